@@ -1,0 +1,15 @@
+"""frepro: vision backbones that learn in the frequency domain, and the four papers' tables and figures measured anew.
+
+``import frepro`` registers every model with timm, so that ``timm.create_model("dfformer_s18")`` finds it.
+"""
+
+import sys
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+# The command line (`frepro ...`, `python -m frepro ...`; Python names the program "-m" while it looks for it) imports the
+# models when a command needs them: torch and timm take seconds to import, and `reproduce` with nothing to do answers
+# at once.
+if Path(sys.argv[0] if sys.argv else "").name not in ("-m", "frepro"):
+    from frepro import models as models

@@ -1,0 +1,314 @@
+"""DFFormer, CDFFormer and GFFormer: MetaFormers that mix tokens by filters in the frequency domain.
+
+"FFT-Based Dynamic Token Mixer for Vision", Tatsunami and Taki, AAAI 2024, https://arxiv.org/abs/2303.03932.
+Official code: https://github.com/okojoalg/dfformer (read at 2b757c5, Apache-2.0). This file was written anew; tensor names
+are the official ones, so the authors' checkpoints load as they are.
+
+    @inproceedings{tatsunami2024dfformer,
+      title     = {{FFT}-Based Dynamic Token Mixer for Vision},
+      author    = {Tatsunami, Yuki and Taki, Masato},
+      booktitle = {AAAI},
+      year      = {2024}
+    }
+
+Paper, official code, frepro:
+- The filter is ceil(W / 2) wide in the paper and W // 2 + 1 in the code, as a real FFT needs; we follow the code.
+- Eq. 4 numbers the coefficients (c - 1) N + i, the code n C' + c; we follow the code, or its checkpoints would not fit.
+- Eq. 6 has a norm inside the routing MLP; in the code it is the block's norm, before the pooling; we follow the code.
+- With other activations (Table 4) the routing MLP keeps StarReLU and the head its squared ReLU, as in the code.
+- The official classifiers accept 224 x 224 alone. Ours take any size: filters are refitted at each forward pass by
+  the rule that the official dense-prediction backbones use (``ops.resize_filter``).
+- The last row of Table 4 (ReLU and AFNO) has no official entry point: ``dfformer_s18_relu_afno`` combines the two that do.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import Mlp
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.metaformer import StarReLU
+from torch import Tensor, nn
+
+from frepro.models.metaformer import MetaFormer, SepConv
+from frepro.ops import dynamic_filter, global_filter, resize_filter
+
+__all__ = ["AFNO2D", "DFFormer", "DynamicFilter", "GlobalFilter"]
+
+
+class DynamicFilter(nn.Module):
+    """Filter whose spectrum is mixed for each image from a learnt basis (eq. 3 to 6): (B, H, W, C) to (B, H, W, C).
+
+    Args:
+        size: Height and width of the map that the basis is made for.
+        num_filters: N, the size of the basis.
+        routing_ratio: rho, the hidden width of the routing MLP relative to C.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        size: tuple[int, int],
+        act_layer: Callable = StarReLU,
+        num_filters: int = 4,
+        routing_ratio: float = 0.25,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        hidden = 2 * dim
+        self.num_filters = num_filters
+        self.pwconv1 = nn.Linear(dim, hidden, bias=False, **dd)
+        self.act1 = act_layer()
+        self.reweight = Mlp(
+            dim, int(routing_ratio * dim), num_filters * hidden, act_layer=partial(StarReLU, **dd), bias=False, **dd
+        )
+        self.complex_weights = nn.Parameter(0.02 * torch.randn(size[0], size[1] // 2 + 1, num_filters, 2, **dd))
+        self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
+
+    def set_size(self, size: tuple[int, int]) -> None:
+        self.complex_weights = nn.Parameter(resize_filter(self.complex_weights.detach(), *size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = x.mean(dim=(1, 2))  # (B, C)
+        coefficients = self.reweight(pooled).unflatten(1, (self.num_filters, -1)).softmax(dim=1)  # (B, N, 2C)
+        x = self.act1(self.pwconv1(x))
+        basis = resize_filter(self.complex_weights, x.shape[1], x.shape[2])
+        return self.pwconv2(dynamic_filter(x, coefficients, basis))
+
+
+class GlobalFilter(nn.Module):
+    """Static filter, one for each expanded channel (eq. 2), GFFormer's mixer: (B, H, W, C) to (B, H, W, C)."""
+
+    def __init__(self, dim: int, *, size: tuple[int, int], act_layer: Callable = StarReLU, **dd: Any) -> None:
+        super().__init__()
+        hidden = 2 * dim
+        self.pwconv1 = nn.Linear(dim, hidden, bias=False, **dd)
+        self.act1 = act_layer()
+        self.complex_weights = nn.Parameter(0.02 * torch.randn(size[0], size[1] // 2 + 1, hidden, 2, **dd))
+        self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
+
+    def set_size(self, size: tuple[int, int]) -> None:
+        self.complex_weights = nn.Parameter(resize_filter(self.complex_weights.detach(), *size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act1(self.pwconv1(x))
+        return self.pwconv2(global_filter(x, resize_filter(self.complex_weights, x.shape[1], x.shape[2])))
+
+
+class AFNO2D(nn.Module):
+    """Adaptive Fourier neural operator (Guibas et al. 2022) in DFFormer's bottleneck (Table 4).
+
+    A two-layer MLP of complex weights acts on each frequency alike, in ``num_blocks`` blocks of channels, with a ReLU on
+    real and imaginary parts, and is soft-shrunk; the mixer's input is added back. (B, H, W, C) to (B, H, W, C).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        size: tuple[int, int],
+        act_layer: Callable = StarReLU,
+        num_blocks: int = 8,
+        sparsity_threshold: float = 0.01,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        hidden = 2 * dim
+        if hidden % num_blocks:
+            raise ValueError(f"AFNO2D splits 2 x dim = {hidden} channels into {num_blocks} blocks of equal size")
+        block = hidden // num_blocks
+        self.sparsity_threshold = sparsity_threshold
+        self.pwconv1 = nn.Linear(dim, hidden, bias=False, **dd)
+        self.act1 = act_layer()
+        # First axis: real and imaginary part.
+        self.w1 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, block, **dd))
+        self.b1 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, **dd))
+        self.w2 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, block, **dd))
+        self.b2 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, **dd))
+        self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
+
+    @staticmethod
+    def _complex_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """(..., blocks, 2 x in) to (..., blocks, 2 x out), real parts first; (a + ib)(c + id) as one real product."""
+        real, imag = weight.float()
+        matrix = torch.cat([torch.cat([real, imag], dim=2), torch.cat([-imag, real], dim=2)], dim=1)
+        return torch.einsum("...ki,kio->...ko", x, matrix) + torch.cat([bias[0], bias[1]], dim=1).float()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act1(self.pwconv1(x))
+        with torch.autocast(x.device.type, enabled=False):
+            spectrum = torch.fft.rfft2(x.float(), dim=(1, 2), norm="ortho")
+            blocks = spectrum.unflatten(3, self.b1.shape[1:])  # (B, H, W // 2 + 1, blocks, block)
+            hidden = F.relu(self._complex_linear(torch.cat([blocks.real, blocks.imag], dim=-1), self.w1, self.b1))
+            output = F.softshrink(self._complex_linear(hidden, self.w2, self.b2), self.sparsity_threshold)
+            spectrum = torch.complex(*output.chunk(2, dim=-1)).flatten(3)
+            mixed = torch.fft.irfft2(spectrum, s=x.shape[1:3], dim=(1, 2), norm="ortho").to(x.dtype)
+        return self.pwconv2(x + mixed)
+
+
+class DFFormer(MetaFormer):
+    """MetaFormer with filters in the frequency domain as token mixers; sizes in Table 1 of the paper.
+
+    Args:
+        mixers: Name of the token mixer in each stage: "dynamic", "global", "afno" or "conv".
+        num_filters: N, the size of the dynamic filters' basis.
+        routing_ratio: rho, the hidden width of their routing MLP relative to the channels.
+        **kwargs: As in ``MetaFormer``.
+    """
+
+    def __init__(
+        self,
+        mixers: tuple[str, str, str, str] = ("dynamic",) * 4,
+        num_filters: int = 4,
+        routing_ratio: float = 0.25,
+        **kwargs: Any,
+    ) -> None:
+        by_name = {
+            "dynamic": partial(DynamicFilter, num_filters=num_filters, routing_ratio=routing_ratio),
+            "global": GlobalFilter,
+            "afno": AFNO2D,
+            "conv": SepConv,
+        }
+        unknown = set(mixers) - set(by_name)
+        if unknown:
+            raise ValueError(f"unknown token mixer {sorted(unknown)}; there are {sorted(by_name)}")
+        super().__init__([by_name[name] for name in mixers], **kwargs)
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "pool_size": (7, 7),
+        "crop_pct": 1.0,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "downsample_layers.0.conv",
+        "classifier": "head.fc2",
+        "license": "apache-2.0",
+        "paper_ids": "arXiv:2303.03932",
+        "paper_name": "FFT-Based Dynamic Token Mixer for Vision",
+        "origin_url": "https://github.com/okojoalg/dfformer",
+        **kwargs,
+    }
+
+
+SIZES = {
+    "s18": {"depths": (3, 3, 9, 3), "dims": (64, 128, 320, 512)},
+    "s36": {"depths": (3, 12, 18, 3), "dims": (64, 128, 320, 512)},
+    "m36": {"depths": (3, 12, 18, 3), "dims": (96, 192, 384, 576)},
+    "b36": {"depths": (3, 12, 18, 3), "dims": (128, 256, 512, 768)},
+}
+CONV_THEN_DYNAMIC = ("conv", "conv", "dynamic", "dynamic")
+
+default_cfgs = generate_default_cfgs(
+    {
+        f"{name}.untrained": _cfg()
+        for name in (
+            *(f"{family}_{size}" for family in ("dfformer", "cdfformer") for size in SIZES),
+            "gfformer_s18",
+            *(f"dfformer_s18_{variant}" for variant in ("k2", "d8", "gelu", "relu", "afno", "relu_afno")),
+        )
+    }
+)
+
+
+def _create_dfformer(
+    variant: str, pretrained: bool, size: str, kwargs: dict[str, Any], **variant_args: Any
+) -> DFFormer:
+    return build_model_with_cfg(
+        DFFormer,
+        variant,
+        pretrained,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        **{**SIZES[size], **variant_args, **kwargs},
+    )
+
+
+@register_model
+def dfformer_s18(pretrained: bool = False, **kwargs: Any) -> DFFormer:
+    return _create_dfformer("dfformer_s18", pretrained, "s18", kwargs)
+
+
+@register_model
+def dfformer_s36(pretrained: bool = False, **kwargs: Any) -> DFFormer:
+    return _create_dfformer("dfformer_s36", pretrained, "s36", kwargs)
+
+
+@register_model
+def dfformer_m36(pretrained: bool = False, **kwargs: Any) -> DFFormer:
+    return _create_dfformer("dfformer_m36", pretrained, "m36", kwargs)
+
+
+@register_model
+def dfformer_b36(pretrained: bool = False, **kwargs: Any) -> DFFormer:
+    return _create_dfformer("dfformer_b36", pretrained, "b36", kwargs)
+
+
+@register_model
+def cdfformer_s18(pretrained: bool = False, **kwargs: Any) -> DFFormer:
+    return _create_dfformer("cdfformer_s18", pretrained, "s18", kwargs, mixers=CONV_THEN_DYNAMIC)
+
+
+@register_model
+def cdfformer_s36(pretrained: bool = False, **kwargs: Any) -> DFFormer:
+    return _create_dfformer("cdfformer_s36", pretrained, "s36", kwargs, mixers=CONV_THEN_DYNAMIC)
+
+
+@register_model
+def cdfformer_m36(pretrained: bool = False, **kwargs: Any) -> DFFormer:
+    return _create_dfformer("cdfformer_m36", pretrained, "m36", kwargs, mixers=CONV_THEN_DYNAMIC)
+
+
+@register_model
+def cdfformer_b36(pretrained: bool = False, **kwargs: Any) -> DFFormer:
+    return _create_dfformer("cdfformer_b36", pretrained, "b36", kwargs, mixers=CONV_THEN_DYNAMIC)
+
+
+@register_model
+def gfformer_s18(pretrained: bool = False, **kwargs: Any) -> DFFormer:
+    """Static filters in all stages (Table 4)."""
+    return _create_dfformer("gfformer_s18", pretrained, "s18", kwargs, mixers=("global",) * 4)
+
+
+@register_model
+def dfformer_s18_k2(pretrained: bool = False, **kwargs: Any) -> DFFormer:
+    """A basis of two filters, N = 2 (Table 4)."""
+    return _create_dfformer("dfformer_s18_k2", pretrained, "s18", kwargs, num_filters=2)
+
+
+@register_model
+def dfformer_s18_d8(pretrained: bool = False, **kwargs: Any) -> DFFormer:
+    """A routing MLP of half the width, rho = 1/8 (Table 4)."""
+    return _create_dfformer("dfformer_s18_d8", pretrained, "s18", kwargs, routing_ratio=0.125)
+
+
+@register_model
+def dfformer_s18_gelu(pretrained: bool = False, **kwargs: Any) -> DFFormer:
+    """GELU for StarReLU in mixers and MLPs (Table 4)."""
+    return _create_dfformer("dfformer_s18_gelu", pretrained, "s18", kwargs, act_layer=nn.GELU)
+
+
+@register_model
+def dfformer_s18_relu(pretrained: bool = False, **kwargs: Any) -> DFFormer:
+    """ReLU for StarReLU in mixers and MLPs (Table 4)."""
+    return _create_dfformer("dfformer_s18_relu", pretrained, "s18", kwargs, act_layer=nn.ReLU)
+
+
+@register_model
+def dfformer_s18_afno(pretrained: bool = False, **kwargs: Any) -> DFFormer:
+    """AFNO for the dynamic filter (Table 4)."""
+    return _create_dfformer("dfformer_s18_afno", pretrained, "s18", kwargs, mixers=("afno",) * 4)
+
+
+@register_model
+def dfformer_s18_relu_afno(pretrained: bool = False, **kwargs: Any) -> DFFormer:
+    """ReLU for StarReLU and AFNO for the dynamic filter (Table 4, last row)."""
+    return _create_dfformer(
+        "dfformer_s18_relu_afno", pretrained, "s18", kwargs, mixers=("afno",) * 4, act_layer=nn.ReLU
+    )

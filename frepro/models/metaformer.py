@@ -1,0 +1,287 @@
+"""The four-stage MetaFormer frame that DFFormer, CDFFormer, GFFormer and SPANetV2 share.
+
+"MetaFormer Baselines for Vision", Yu et al., https://arxiv.org/abs/2210.13452. A block is
+
+    x = res_scale1(x) + drop_path(token_mixer(norm1(x)))
+    x = res_scale2(x) + drop_path(mlp(norm2(x)))
+
+and a family differs from another in its token mixers alone. Maps are channels-last, (B, H, W, C), between the modules;
+only the convolutions see (B, C, H, W). Module names are those of the official DFFormer and SPANetV2 code, so that their
+checkpoints fit as they are. Parts that timm keeps (StarReLU, Scale, Mlp, MlpHead, DropPath) are timm's.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from timm.layers import DropPath, Mlp, calculate_drop_path_rates, get_device_dtype, to_2tuple, trunc_normal_
+from timm.models import checkpoint_seq
+from timm.models._features import feature_take_indices
+from timm.models.metaformer import MlpHead, Scale, StarReLU
+from torch import Tensor, nn
+
+__all__ = ["MetaFormer", "SepConv"]
+
+# Layer norm over channels with a weight and no bias, in the blocks and around the downsampling convolutions.
+LayerNormNoBias = partial(nn.LayerNorm, eps=1e-6, bias=False)
+
+
+class Downsampling(nn.Module):
+    """Convolution between stages: (B, C, H, W) in, (B, H', W', C') out; the stem normalises after it, the rest before."""
+
+    def __init__(self, in_chans: int, out_chans: int, *, stem: bool, **dd: Any) -> None:
+        super().__init__()
+        kernel_size, stride, padding = (7, 4, 2) if stem else (3, 2, 1)
+        self.pre_norm = nn.Identity() if stem else LayerNormNoBias(in_chans, **dd)
+        self.conv = nn.Conv2d(in_chans, out_chans, kernel_size, stride, padding, **dd)
+        self.post_norm = LayerNormNoBias(out_chans, **dd) if stem else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pre_norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.post_norm(self.conv(x).permute(0, 2, 3, 1))
+
+
+class SepConv(nn.Module):
+    """Inverted separable 7x7 convolution, the ConvFormer mixer: (B, H, W, C) to (B, H, W, C)."""
+
+    def __init__(self, dim: int, *, size: tuple[int, int], act_layer: Callable = StarReLU, **dd: Any) -> None:
+        super().__init__()
+        hidden = 2 * dim
+        self.pwconv1 = nn.Linear(dim, hidden, bias=False, **dd)
+        self.act1 = act_layer()
+        self.dwconv = nn.Conv2d(hidden, hidden, 7, padding=3, groups=hidden, bias=False, **dd)
+        self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.act1(self.pwconv1(x))
+        x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return self.pwconv2(x)
+
+
+class MetaFormerBlock(nn.Module):
+    """One block: token mixer, then channel MLP, each behind a norm and added to the (scaled) residual stream."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        size: tuple[int, int],
+        token_mixer: Callable,
+        act_layer: Callable,
+        drop_path: float,
+        res_scale: bool,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        scale = partial(Scale, dim, init_value=1.0, use_nchw=False, **dd) if res_scale else nn.Identity
+        self.norm1 = LayerNormNoBias(dim, **dd)
+        self.token_mixer = token_mixer(dim, size=size, act_layer=act_layer, **dd)
+        self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.res_scale1 = scale()
+        self.norm2 = LayerNormNoBias(dim, **dd)
+        self.mlp = Mlp(dim, 4 * dim, act_layer=act_layer, bias=False, **dd)
+        self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.res_scale2 = scale()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.res_scale1(x) + self.drop_path1(self.token_mixer(self.norm1(x)))
+        return self.res_scale2(x) + self.drop_path2(self.mlp(self.norm2(x)))
+
+
+class MetaFormer(nn.Module):
+    """Four stages of MetaFormer blocks, global average pool, norm and MLP head.
+
+    Input (B, in_chans, H, W); features (B, C, H / 32, W / 32); logits (B, num_classes).
+
+    Args:
+        token_mixers: One mixer for each stage, called as ``mixer(dim, size=(h, w), act_layer=..., device=, dtype=)``.
+            A mixer whose parameters depend on the map size has a method ``set_size((h, w))``.
+        img_size: Size that size-dependent mixers are made for, (H, W) or one number.
+        act_layer: Activation of mixers and MLPs; the head keeps its squared ReLU (DFFormer, Table 4).
+        drop_rate: Dropout before the last linear layer of the head.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
+    """
+
+    def __init__(
+        self,
+        token_mixers: Sequence[Callable],
+        depths: Sequence[int] = (3, 3, 9, 3),
+        dims: Sequence[int] = (64, 128, 320, 512),
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        act_layer: Callable = StarReLU,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        if act_layer is StarReLU:  # the only activation with parameters
+            act_layer = partial(StarReLU, **dd)
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        self.img_size = to_2tuple(img_size)
+        self.feature_info = [
+            {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
+        ]
+
+        self.downsample_layers = nn.ModuleList(
+            Downsampling(previous, dim, stem=i == 0, **dd)
+            for i, (previous, dim) in enumerate(zip((in_chans, *dims), dims, strict=False))
+        )
+        drop_path_rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        self.stages = nn.ModuleList()
+        for i, (mixer, size) in enumerate(zip(token_mixers, self._map_sizes(self.img_size), strict=True)):
+            blocks = [
+                MetaFormerBlock(
+                    dims[i],
+                    size=size,
+                    token_mixer=mixer,
+                    act_layer=act_layer,
+                    drop_path=rate,
+                    res_scale=i >= 2,
+                    **dd,
+                )
+                for rate in drop_path_rates[i]
+            ]
+            self.stages.append(nn.Sequential(*blocks))
+        self.norm = nn.LayerNorm(dims[-1], eps=1e-6, **dd)
+        self._set_global_pool(global_pool)
+        self.head = self._make_head(**dd)
+        self.apply(self._init_weights)
+
+    def _map_sizes(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        """Height and width of the map in each stage: the stem's (s - 3) // 4 + 1, then halved, rounding up."""
+        sizes = []
+        height, width = ((side - 3) // 4 + 1 for side in img_size)
+        for _ in self.feature_info:
+            if min(height, width) < 1:
+                raise ValueError(f"img_size {img_size} is too small: the stem needs at least 3 pixels a side")
+            sizes.append((height, width))
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return sizes
+
+    def _make_head(self, **dd: Any) -> nn.Module:
+        if self.num_classes == 0:
+            return nn.Identity()
+        return MlpHead(self.num_features, self.num_classes, drop_rate=self.drop_rate, norm_layer=nn.LayerNorm, **dd)
+
+    def _set_global_pool(self, global_pool: str | None) -> None:
+        if global_pool not in ("avg", "", None):
+            raise ValueError(f"global_pool is 'avg' or '' (none), not {global_pool!r}")
+        self.global_pool = global_pool or ""
+
+    @staticmethod
+    def _init_weights(module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Refit size-dependent filters to another input size, once and for good (see ``ops.resize_filter``)."""
+        self.img_size = to_2tuple(img_size)
+        for stage, size in zip(self.stages, self._map_sizes(self.img_size), strict=True):
+            for block in stage:
+                if hasattr(block.token_mixer, "set_size"):
+                    block.token_mixer.set_size(size)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        if coarse:
+            return {"stem": r"^downsample_layers\.0", "blocks": r"^(?:downsample_layers|stages)\.(\d+)"}
+        return {
+            "stem": r"^downsample_layers\.0",
+            "blocks": [
+                (r"^downsample_layers\.(\d+)", (-1,)),
+                (r"^stages\.(\d+)\.(\d+)", None),
+                (r"^norm", (99999,)),
+            ],
+        }
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Nothing: as in the official runs, filters are decayed; timm exempts vectors and biases by itself."""
+        return set()
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self._set_global_pool(global_pool)
+        self.head = self._make_head(**get_device_dtype(self, device=device, dtype=dtype)).train(self.training)
+        self.head.apply(self._init_weights)
+
+    def _forward_stage(self, index: int, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H', W')."""
+        x = self.downsample_layers[index](x)
+        stage = self.stages[index]
+        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+            x = checkpoint_seq(stage, x)
+        else:
+            x = stage(x)
+        return x.permute(0, 3, 1, 2)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Maps after the chosen stages (indices 0 to 3; an int means the last n), with the last map unless told.
+
+        ``norm`` is taken and changes nothing: the one norm after the stages acts on the pooled vector.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt is 'NCHW' or 'NHWC', not {output_fmt!r}")
+        take_indices, last = feature_take_indices(len(self.stages), indices)
+        intermediates = []
+        for i in range(last + 1 if stop_early else len(self.stages)):
+            x = self._forward_stage(i, x)
+            if i in take_indices:
+                intermediates.append(x if output_fmt == "NCHW" else x.permute(0, 2, 3, 1))
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages after the last one that ``indices`` asks for."""
+        take_indices, last = feature_take_indices(len(self.stages), indices)
+        self.downsample_layers = self.downsample_layers[: last + 1]
+        self.stages = self.stages[: last + 1]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return take_indices
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) to (B, C, H / 32, W / 32)."""
+        for i in range(len(self.stages)):
+            x = self._forward_stage(i, x)
+        return x
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``."""
+        x = x.mean(dim=(2, 3)) if self.global_pool else x.permute(0, 2, 3, 1)
+        x = self.norm(x)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
