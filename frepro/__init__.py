@@ -8,7 +8,7 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-# The command line (`frepro ...`, `python -m frepro ...`; Python names the program "-m" while it looks for it) imports the
+# The command line (`frepro ...`, or `python -m frepro ...`, which Python names "-m" while it looks for it) imports the
 # models when a command needs them: torch and timm take seconds to import, and `reproduce` with nothing to do answers
 # at once.
 if Path(sys.argv[0] if sys.argv else "").name not in ("-m", "frepro"):

@@ -1,8 +1,8 @@
 """DFFormer, CDFFormer and GFFormer: MetaFormers that mix tokens by filters in the frequency domain.
 
 "FFT-Based Dynamic Token Mixer for Vision", Tatsunami and Taki, AAAI 2024, https://arxiv.org/abs/2303.03932.
-Official code: https://github.com/okojoalg/dfformer (read at 2b757c5, Apache-2.0). This file was written anew; tensor names
-are the official ones, so the authors' checkpoints load as they are.
+Official code: https://github.com/okojoalg/dfformer (read at 2b757c5, Apache-2.0). This file was written anew; tensor
+names are the official ones, so the authors' checkpoints load as they are.
 
     @inproceedings{tatsunami2024dfformer,
       title     = {{FFT}-Based Dynamic Token Mixer for Vision},
@@ -18,7 +18,8 @@ Paper, official code, frepro:
 - With other activations (Table 4) the routing MLP keeps StarReLU and the head its squared ReLU, as in the code.
 - The official classifiers accept 224 x 224 alone. Ours take any size: filters are refitted at each forward pass by
   the rule that the official dense-prediction backbones use (``ops.resize_filter``).
-- The last row of Table 4 (ReLU and AFNO) has no official entry point: ``dfformer_s18_relu_afno`` combines the two that do.
+- The last row of Table 4 (ReLU and AFNO) has no official entry point: ``dfformer_s18_relu_afno`` combines the two that
+  do.
 """
 
 from collections.abc import Callable
@@ -102,8 +103,8 @@ class GlobalFilter(nn.Module):
 class AFNO2D(nn.Module):
     """Adaptive Fourier neural operator (Guibas et al. 2022) in DFFormer's bottleneck (Table 4).
 
-    A two-layer MLP of complex weights acts on each frequency alike, in ``num_blocks`` blocks of channels, with a ReLU on
-    real and imaginary parts, and is soft-shrunk; the mixer's input is added back. (B, H, W, C) to (B, H, W, C).
+    A two-layer MLP of complex weights acts on each frequency alike, in ``num_blocks`` blocks of channels, with a ReLU
+    on real and imaginary parts, and is soft-shrunk; the activated input is added back. (B, H, W, C) to (B, H, W, C).
     """
 
     def __init__(

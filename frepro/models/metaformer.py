@@ -28,7 +28,7 @@ LayerNormNoBias = partial(nn.LayerNorm, eps=1e-6, bias=False)
 
 
 class Downsampling(nn.Module):
-    """Convolution between stages: (B, C, H, W) in, (B, H', W', C') out; the stem normalises after it, the rest before."""
+    """Convolution between stages, (B, C, H, W) to (B, H', W', C'); the stem has its norm after it, the rest before."""
 
     def __init__(self, in_chans: int, out_chans: int, *, stem: bool, **dd: Any) -> None:
         super().__init__()
