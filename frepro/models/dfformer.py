@@ -184,6 +184,7 @@ def _cfg(**kwargs: Any) -> dict[str, Any]:
     return {
         "num_classes": 1000,
         "input_size": (3, 224, 224),
+        "fixed_input_size": True,  # timm's word for a model that takes img_size; ours runs at other sizes too
         "pool_size": (7, 7),
         "crop_pct": 1.0,
         "interpolation": "bicubic",

@@ -1,0 +1,117 @@
+"""Which data: found, counted and fingerprinted without importing torch.
+
+(nothing)               the embedded digits
+/path/to/folder         train/ and val/ (or validation/, test/) with one folder a class: the layout of ImageNet
+torch/cifar10:/path     a data set that timm.data.create_dataset reads, with its root after the colon
+"""
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from frepro import provenance
+from frepro.errors import FreproError
+
+# timm's names of readers, which stand before a slash.
+READERS = ("torch", "hfds", "hfids", "tfds", "wds")
+IMAGES = (".png", ".jpg", ".jpeg")
+TEST_FOLDERS = ("val", "validation", "test")
+
+# The first 1,297 scans train, the last 500 test. Neighbours in the file were written by the same people, so that this
+# cut, unlike a shuffled one, tests on handwriting that was mostly not trained on.
+DIGITS_TRAIN, DIGITS_TEST = 1297, 500
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set that is there.
+
+    Attributes:
+        name: How tables call it.
+        reader: "digits", "folder", or a name for ``timm.data.create_dataset``.
+        root: Its folder; none for embedded data.
+        fingerprint: Changes when the data change.
+        train, test, classes: Counts; none where only opening the data set tells.
+    """
+
+    name: str
+    reader: str
+    root: str | None
+    fingerprint: str
+    train: int | None = None
+    test: int | None = None
+    classes: int | None = None
+
+    @property
+    def embedded(self) -> bool:
+        return self.root is None
+
+    def spec(self) -> dict[str, Any]:
+        """What decides about a run; where the data lie does not."""
+        return {"name": self.name, "fingerprint": self.fingerprint}
+
+    def __str__(self) -> str:
+        if self.train is None:
+            return self.name
+        return f"{self.name} ({self.train:,} training and {self.test:,} test images, {self.classes:,} classes)"
+
+
+def locate(data: str | None) -> Source:
+    """The data set that ``data`` names, as in the module's text.
+
+    Raises:
+        FreproError: It is not there, or does not have the layout that it should.
+    """
+    if data in (None, "", "digits"):
+        return _digits()
+    reader, _, root = data.partition(":")
+    if reader.split("/")[0] in READERS and "/" in reader:
+        fingerprint = provenance.sha256(reader, str(provenance.version("timm")))
+        return Source(reader.split("/", 1)[1], reader, root or ".", fingerprint)
+    return _folder(Path(data))
+
+
+def _digits() -> Source:
+    spec = importlib.util.find_spec("sklearn")
+    if spec is None or not spec.submodule_search_locations:
+        raise FreproError("the embedded digits come with scikit-learn: pip install scikit-learn, or name data of yours")
+    file = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    fingerprint = provenance.sha256(file.read_bytes(), f"{DIGITS_TRAIN}+{DIGITS_TEST}")
+    return Source("digits", "digits", None, fingerprint, DIGITS_TRAIN, DIGITS_TEST, 10)
+
+
+def _folder(root: Path) -> Source:
+    if not root.exists():
+        raise FreproError(f"no data at {root}: give a folder with train/ and val/, or leave DATA out for the digits")
+    if not root.is_dir():
+        raise FreproError(f"{root} is a file: give the folder that holds train/ and val/")
+    test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    if not (root / "train").is_dir() or test is None:
+        raise FreproError(f"{root} has no train/ and val/ folders: it should look like ImageNet, train/<class>/<image>")
+    listings, classes = [], []
+    for split in (root / "train", test):
+        files = sorted(_images(split))
+        if not files:
+            raise FreproError(f"{split} holds no images ({', '.join(IMAGES)}) in class folders")
+        listings.append(files)
+        classes.append({file.partition("/")[0] for file, _ in files})
+    if only := sorted(classes[0] ^ classes[1]):
+        raise FreproError(f"{root}: {len(only)} classes stand in one of train/ and {test.name}/ alone, as {only[0]!r}")
+    fingerprint = provenance.sha256(*(f"{file}:{size}" for files in listings for file, size in files))
+    return Source(
+        root.resolve().name, "folder", str(root.resolve()), fingerprint, *map(len, listings), classes=len(classes[0])
+    )
+
+
+def _images(split: Path) -> Iterator[tuple[str, int]]:
+    """Path below ``split`` and size in bytes of each image."""
+    waiting = [entry.path for entry in os.scandir(split) if entry.is_dir()]
+    while waiting:
+        for entry in os.scandir(waiting.pop()):
+            if entry.is_dir():
+                waiting.append(entry.path)
+            elif entry.name.lower().endswith(IMAGES):
+                yield os.path.relpath(entry.path, split).replace(os.sep, "/"), entry.stat().st_size

@@ -1,0 +1,21 @@
+"""The one error that a user is meant to read."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class FreproError(Exception):
+    """Something that the user can mend. The message is one line that names the cause and the remedy."""
+
+
+def unknown(kind: str, name: object, known: Iterable[object]) -> FreproError:
+    """An error for a name that does not exist, with its near matches, or all there are when they are few."""
+    names = sorted(str(item) for item in known)
+    near = get_close_matches(str(name), names, n=5, cutoff=0.5)
+    if near:
+        hint = f"did you mean {', '.join(near)}?"
+    elif 0 < len(names) <= 20:
+        hint = f"there is {', '.join(names)}"
+    else:
+        hint = "`frepro list` shows what there is"
+    return FreproError(f"unknown {kind} {name!r}: {hint}")

@@ -1,0 +1,285 @@
+"""An experiment: the variants of a published table, to be trained with several seeds, timed and counted.
+
+A notebook makes one from its parameters and its list of variants, and shows what it found; ``frepro reproduce`` makes
+the same one to tell what is still to do. Making one imports no torch.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, astuple, dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from statistics import mean, median, stdev
+from typing import Any
+
+from frepro import data, papers, provenance, recipes, results
+from frepro.errors import FreproError, unknown
+from frepro.runs import Run, Throughput
+
+Variant = tuple[str, str, dict[str, Any]]
+
+# Columns whose values are measured; a published column of another kind stays as it is printed.
+MEASURED = ("params", "flops", "throughput", "top1")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One published value and what was measured for it, in the unit of its column; none where there is no such value.
+
+    Attributes:
+        setting: Where the measured value comes from: a data set, or a device.
+        spread: Standard deviation over seeds, or of the rounds of a timing.
+        n: Seeds, or rounds.
+    """
+
+    group: str
+    label: str
+    model: str
+    metric: str
+    unit: str
+    published: float | None
+    measured: float | None = None
+    spread: float | None = None
+    n: int | None = None
+    setting: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The variants of one table.
+
+    Args:
+        paper, table: Which table; ``papers.load(paper).tables[table]``.
+        variants: (label, model, model_args) in the order in which they are to stand. A variant whose model is a row of
+            the table has that row's published values beside it; others stand for themselves.
+        profile: "smoke", "demo" or "paper".
+        seeds: One training run of each variant for each of them.
+        models: Keep only the variants of these models; none for all.
+        data: What to train on, as ``data.locate`` takes it; none for the embedded digits.
+        device: "auto", "cpu" or "cuda".
+    """
+
+    paper: str
+    table: int
+    variants: Sequence[Variant]
+    profile: str = "smoke"
+    seeds: Sequence[int] = (0,)
+    models: Sequence[str] | None = None
+    data: str | None = None
+    device: str = "auto"
+    recipe: recipes.Recipe = field(init=False)
+    source: data.Source = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.table not in papers.load(self.paper).tables:
+            raise unknown(f"table of {self.paper}", self.table, papers.load(self.paper).tables)
+        if self.profile == "paper" and not self.data:
+            raise FreproError(
+                "profile paper needs the real data set: add DATA=/path/to/imagenet (with train/ and val/), or use profile "
+                "demo, which trains on embedded digits"
+            )
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or not all(type(s) is int for s in self.seeds):
+            raise FreproError(f"seeds are different whole numbers, at least one, not {list(self.seeds)!r}")
+        known = [model for _, model, _ in self.variants]
+        for model in self.models or ():
+            if model not in known:
+                raise unknown("model of this table", model, known)
+        kept = tuple(variant for variant in self.variants if not self.models or variant[1] in self.models)
+        object.__setattr__(self, "variants", kept)
+        for _, model, _ in self.variants:
+            check_model(model)
+        object.__setattr__(self, "recipe", recipes.load(self.paper, self.profile))
+        object.__setattr__(self, "source", data.locate(self.data))
+
+    @property
+    def published(self) -> papers.Table:
+        return papers.load(self.paper).tables[self.table]
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """Every training run, one seed of all variants after the other, so that early results compare all variants."""
+        return [
+            Run(model, self.recipe, self.profile, self.source, seed, args)
+            for seed in self.seeds
+            for _, model, args in self.variants
+        ]
+
+    def to_train(self) -> list[Run]:
+        return [run for run in self.runs if run.measurement.record() is None]
+
+    @cached_property
+    def timing(self) -> Throughput:
+        """Throughput of the variants at full size on this device."""
+        models = tuple((model, tuple(sorted(args.items()))) for _, model, args in self.variants)
+        device, name = self._device
+        return Throughput(models, self.recipe.benchmark, device, name)
+
+    @cached_property
+    def _device(self) -> tuple[str, str]:
+        # A machine without an NVIDIA driver needs no torch to know that it has no CUDA device.
+        if self.device != "cpu" and Path("/dev/nvidiactl").exists():
+            import torch
+
+            if torch.cuda.is_available():
+                return "cuda", torch.cuda.get_device_name()
+        machine = provenance.machine()
+        return "cpu", f"{machine['cpu']}, {machine['cores']} cores"
+
+    def is_timed(self) -> bool:
+        return self.timing.measurement.record() is not None
+
+    def run(self, jobs: int | None = None, log: Callable[[str], None] = print) -> None:
+        """Train and time what has not been yet.
+
+        Args:
+            jobs: Training runs at a time; none for one a core on a CPU (small models gain nothing from more threads),
+                one on a GPU.
+            log: Called with a line for each run that ends.
+        """
+        from frepro import parallel
+
+        missing = self.to_train()
+        if missing:
+            parallel.train(missing, self.device, jobs or self.default_jobs(), log)
+        if not self.is_timed():
+            from frepro.analysis import cost
+
+            cost.throughput(self.timing)
+            log(f"timed {len(self.variants)} models on {self.timing.name}")
+
+    def default_jobs(self) -> int:
+        return provenance.machine()["cores"] if self._device[0] == "cpu" else 1
+
+    def findings(self) -> list[Finding]:
+        """All there is to tell, in order of the variants; what was not measured is left empty.
+
+        Raises:
+            FreproError: Something is still to be run.
+        """
+        if self.to_train() or not self.is_timed():
+            raise FreproError("not everything has been measured: call run() first")
+        from frepro.analysis import cost
+
+        rates = self.timing.measurement.record()["values"]["images_per_second"]
+        found = []
+        for (label, model, args), rate in zip(self.variants, rates, strict=True):
+            counted = cost.count(model, **args)
+            runs = [run for run in self.runs if (run.model, run.model_args) == (model, args)]
+            scores = [run.measurement.record()["values"]["top1"] for run in runs]
+            values: dict[str, dict[str, Any]] = {
+                "params": {"measured": counted["params"] / 1e6},
+                "flops": {"measured": counted["macs"] / 1e9},
+                "throughput": {**spread_of(rate, median), "setting": self.timing.name},
+            }
+            accuracy = {**spread_of(scores, mean), "setting": self.source.name}
+            if self.source.name == self.published.dataset:
+                values["top1"] = accuracy
+            found += [self._finding(label, model, args, key, values.get(key, {})) for key in MEASURED]
+            if "top1" not in values:
+                found.append(
+                    Finding(self._group(model), label, model, f"{self.source.name}_top1", "%", None, **accuracy)
+                )
+        return found
+
+    def _group(self, model: str) -> str:
+        row = self.published.row(model)
+        return str(self.published.value(row, "group")) if row and self.published.column("group") else ""
+
+    def _finding(self, label: str, model: str, args: dict[str, Any], key: str, measured: dict[str, Any]) -> Finding:
+        row, column = self.published.row(model), self.published.column(key)
+        published = self.published.value(row, key) if row and column and not args else None
+        return Finding(self._group(model), label, model, key, column.unit if column else "", published, **measured)
+
+    def provenance(self) -> dict[str, Any]:
+        """Every run with its seed, score and origin; the timing with all its rounds."""
+        records = [(run, run.measurement.record()) for run in self.runs]
+        timing = self.timing.measurement.record()
+        return {
+            "paper": self.paper,
+            "table": self.table,
+            "profile": self.profile,
+            "data": asdict(self.source) | {"root": None},
+            "recipe": asdict(self.recipe),
+            "runs": [
+                {
+                    "key": record["key"],
+                    "model": run.model,
+                    "model_args": run.all_model_args,
+                    "seed": run.seed,
+                    "values": record["values"],
+                    "seconds": record["seconds"],
+                    "origin": _origin(record),
+                }
+                for run, record in records
+            ],
+            "timing": {
+                "key": timing["key"],
+                "benchmark": asdict(self.timing.benchmark),
+                "images_per_second": dict(
+                    zip([label for label, *_ in self.variants], timing["values"]["images_per_second"], strict=True)
+                ),
+                "seconds": timing["seconds"],
+                "origin": _origin(timing),
+            },
+        }
+
+    def write(self, output: str | None, **figures: Any) -> None:
+        """Write findings.csv, origin.json and the figures given as name=figure into a folder; with none, nothing."""
+        if output is None:
+            return
+        folder = Path(output)
+        results.write_text(folder / "findings.csv", to_csv(self.findings()))
+        results.write_text(
+            folder / "origin.json", json.dumps(self.provenance(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+        )
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png", dpi=150)
+
+
+def spread_of(values: Sequence[float], centre: Callable[[Sequence[float]], float]) -> dict[str, Any]:
+    """The centre of some values, their standard deviation (none for a single one) and their number."""
+    return {"measured": centre(values), "spread": stdev(values) if len(values) > 1 else None, "n": len(values)}
+
+
+def to_csv(findings: Sequence[Finding]) -> str:
+    """Tidy CSV: a line for each value of each variant, unrounded; empty where nothing was published or measured."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(column.name for column in fields(Finding))
+    writer.writerows(astuple(finding) for finding in findings)
+    return text.getvalue()
+
+
+def from_csv(text: str) -> list[Finding]:
+    """The findings that ``to_csv`` wrote."""
+
+    def number(cell: str) -> float | None:
+        return float(cell) if cell else None
+
+    return [
+        Finding(
+            **{
+                **row,
+                **{name: number(row[name]) for name in ("published", "measured", "spread")},
+                "n": int(row["n"]) if row["n"] else None,
+            }
+        )
+        for row in csv.DictReader(io.StringIO(text))
+    ]
+
+
+def check_model(name: str) -> None:
+    """Raise for a name that neither frepro nor timm knows; timm is imported only for names that are not ours."""
+    own = provenance.own_models()
+    if name in own:
+        return
+    import timm
+
+    if not timm.is_model(name):
+        raise unknown("model", name, [*own, *timm.list_models()])
+
+
+def _origin(record: dict[str, Any]) -> dict[str, Any]:
+    return {"code": record["code"], **record["provenance"]}

@@ -1,0 +1,137 @@
+"""What the papers published, as data: their tables (every row and column as printed) and their figures.
+
+One YAML file a paper. Nothing measured is in it, and nothing here computes: measured values live in ``results/``.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from frepro.errors import FreproError, unknown
+from frepro.schema import Document
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as printed.
+
+    Attributes:
+        key: What it holds; the same key names the measured value beside it (params, flops, throughput, top1 ...).
+        name: The printed heading.
+        unit: Unit of a number.
+        decimals: Printed decimals of a number; none for text.
+    """
+
+    key: str
+    name: str
+    unit: str = ""
+    decimals: int | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row as printed, one cell for each column; ``null`` where the paper prints nothing.
+
+    Attributes:
+        model: The timm or frepro model that the row means; none where neither has one.
+        marks: "ours" for the paper's own models, "baseline" for the row that others are compared with.
+        note: Where the print and the official code disagree.
+    """
+
+    cells: list[Cell]
+    model: str | None = None
+    marks: list[Literal["ours", "baseline"]] = field(default_factory=list)
+    note: str | None = None
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Table:
+    caption: str
+    columns: list[Column]
+    rows: list[Row]
+    dataset: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def value(self, row: Row, key: str) -> Cell:
+        return row.cells[[column.key for column in self.columns].index(key)]
+
+    def row(self, model: str) -> Row | None:
+        """The row that means ``model``, if the table has one."""
+        return next((row for row in self.rows if row.model == model), None)
+
+    def column(self, key: str) -> Column | None:
+        return next((column for column in self.columns if column.key == key), None)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: its caption as printed and, in our words, what it shows; ``models`` are those it is about."""
+
+    caption: str
+    shows: str
+    models: list[str] = field(default_factory=list)
+    dataset: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Paper:
+    name: str
+    title: str
+    authors: list[str]
+    venue: str
+    year: int
+    url: str
+    code: str
+    tables: dict[int, Table]
+    figures: dict[int, Figure]
+
+    def artefacts(self) -> Iterator[tuple[str, Table | Figure]]:
+        """("table_1", ...), ..., ("figure_1", ...), ... in order."""
+        for number in sorted(self.tables):
+            yield f"table_{number}", self.tables[number]
+        for number in sorted(self.figures):
+            yield f"figure_{number}", self.figures[number]
+
+
+def names() -> list[str]:
+    """The papers there are."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml"))
+
+
+@lru_cache
+def load(name: str) -> Paper:
+    """The paper of that name.
+
+    Raises:
+        FreproError: No such paper, or its file does not hold what a paper must, with file and line.
+    """
+    if name not in names():
+        raise unknown("paper", name, names())
+    return read(Path(__file__).parent / f"{name}.yaml")
+
+
+def read(path: Path) -> Paper:
+    """The paper in a file of any name; ``load`` for those of the package."""
+    paper = Document.read(path).bind(Paper)
+    for number, table in paper.tables.items():
+        for row in table.rows:
+            _check(row, table, f"{path}:{row.line}: Table {number}")
+    return paper
+
+
+def _check(row: Row, table: Table, where: str) -> None:
+    if len(row.cells) != len(table.columns):
+        raise FreproError(f"{where}: {len(table.columns)} columns, but {len(row.cells)} cells in this row")
+    for cell, column in zip(row.cells, table.columns, strict=True):
+        if cell is None:
+            continue
+        is_number = isinstance(cell, int | float) and not isinstance(cell, bool)
+        if is_number != (column.decimals is not None):
+            expected = "text" if column.decimals is None else "a number"
+            raise FreproError(f"{where}, column {column.key!r}: expected {expected}, found {cell!r}")

@@ -1,0 +1,162 @@
+"""Where a number comes from: commit, versions, machine, and the code that a run passes through.
+
+Nothing here imports torch, so that a plan can be made at once; what only torch knows is added by ``device_record``.
+"""
+
+import ast
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from frepro import paths
+
+PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scikit-learn")
+
+
+def record() -> dict[str, Any]:
+    """Commit, versions and machine, as of now."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_commit(),
+        "python": platform.python_version(),
+        "versions": {name: found for name in ("frepro", *PACKAGES) if (found := version(name))},
+        "machine": machine(),
+    }
+
+
+def device_record(device: str) -> dict[str, Any]:
+    """The device that torch computes on, and the number of CPU threads."""
+    import torch
+
+    if device.startswith("cuda"):
+        properties = torch.cuda.get_device_properties(device)
+        name, extra = properties.name, {"memory_gib": round(properties.total_memory / 2**30, 1)}
+    else:
+        name, extra = machine()["cpu"], {}
+    return {"device": device, "name": name, "threads": torch.get_num_threads(), **extra}
+
+
+@lru_cache
+def machine() -> dict[str, Any]:
+    """Processor, cores that this process may use, memory and operating system."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists() and (found := re.search(r"model name\s*:\s*(.+)", info.read_text())):
+        cpu = found[1].strip()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
+    return {"cpu": cpu, "cores": cores, "memory_gib": round(memory / 2**30, 1), "system": platform.system()}
+
+
+def version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> dict[str, Any]:
+    """Commit of the checkout, and whether the code differed from it; results do not count as a difference."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(paths.ROOT), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != paths.ROOT:
+            raise FileNotFoundError("the package does not stand in a checkout of its own")
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--", ".", ":!results", ":!book/results")),
+        }
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+def sha256(*parts: bytes | str) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big"))  # so that ("ab", "c") and ("a", "bc") differ
+        digest.update(data)
+    return digest.hexdigest()[:16]
+
+
+def code_fingerprint(*modules: str) -> str:
+    """A hash of the frepro modules named and of all frepro modules that they import.
+
+    It is taken over the syntax trees without docstrings, so that comments, docstrings and formatting do not count.
+    """
+    found: dict[str, str] = {}
+    waiting = list(modules)
+    while waiting:
+        name = waiting.pop()
+        path = _module_path(name)
+        if name in found or path is None:
+            continue
+        found[name], imported = _parsed(path, path.stat().st_mtime_ns)
+        waiting += [module for module in imported if module not in NOT_FOLLOWED]
+    return sha256(*(part for name in sorted(found) for part in (name, found[name])))
+
+
+# What registers models, reads the recipe (which is part of a run's key) or keeps records decides about no number:
+# importing it makes no code part of a run.
+NOT_FOLLOWED = {"frepro"} | {
+    f"frepro.{name}" for name in ("errors", "models", "papers", "paths", "provenance", "recipes", "results", "schema")
+}
+
+
+@lru_cache
+def _parsed(path: Path, modified: int) -> tuple[str, tuple[str, ...]]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level:
+                package = ".".join(path.relative_to(paths.ROOT).parent.parts)
+                module = f"{package}.{module}" if module else package
+            imported |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            first = body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                first.value.value = None
+    return ast.dump(tree), tuple(sorted(name for name in imported if name.split(".")[0] == "frepro"))
+
+
+def _module_path(name: str) -> Path | None:
+    base = paths.ROOT.joinpath(*name.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.exists():
+            return path
+    return None
+
+
+@lru_cache
+def own_models() -> dict[str, str]:
+    """Name of every model that frepro registers -> its module, read from the source so that nothing is imported."""
+    models = {}
+    for path in sorted((paths.PACKAGE / "models").glob("*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and any(
+                isinstance(decorator, ast.Name) and decorator.id == "register_model"
+                for decorator in node.decorator_list
+            ):
+                models[node.name] = f"frepro.models.{path.stem}"
+    return models
+
+
+def command() -> str:
+    """The command line that this process was started with, without the path of the interpreter."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,165 @@
+"""The store of results: every measurement in a folder named by a hash of what was asked, written whole or not at all.
+
+    results/runs/<key>/record.json         the answer, there only when the run is done
+    results/runs/<key>/metrics.jsonl       how it went, one line an epoch
+    results/runs/<key>/checkpoint.safetensors
+    results/<profile>/<paper>/<artefact>/  executed notebook, tidy CSV, picture, provenance.json
+
+Numbers are stored raw; rounding and units are the report's.
+"""
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from frepro import paths, provenance
+from frepro.errors import FreproError
+
+
+def canonical(value: Any) -> str:
+    """JSON in one form for equal values: keys sorted, no spaces, dataclasses as mappings."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=asdict)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One thing to measure: what kind, and everything that decides about the answer.
+
+    ``code`` is a fingerprint of the code that the measurement passes through. It is no part of the key: when the code
+    changed, the record is stale and is replaced once the new one is whole.
+    """
+
+    kind: str
+    spec: dict[str, Any]
+    code: str = ""
+
+    @property
+    def key(self) -> str:
+        return provenance.sha256(self.kind, canonical(self.spec))
+
+    @property
+    def folder(self) -> Path:
+        return paths.results() / "runs" / self.key
+
+    def record(self) -> dict[str, Any] | None:
+        """The stored answer, if it is there and was measured with this code."""
+        stored = self.stored()
+        return stored if stored is not None and stored["code"] == self.code else None
+
+    def stored(self) -> dict[str, Any] | None:
+        """The stored answer, whatever code it was measured with."""
+        path = self.folder / "record.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise FreproError(f"{path} is damaged ({error}): delete it, and the run is made again") from error
+
+    def write(self, values: dict[str, Any], seconds: float, device: str) -> dict[str, Any]:
+        """Store the answer with its provenance, in one step; returns the record."""
+        record = {
+            "kind": self.kind,
+            "key": self.key,
+            "spec": json.loads(canonical(self.spec)),
+            "code": self.code,
+            "values": values,
+            "seconds": round(seconds, 3),
+            "provenance": {**provenance.record(), "device": provenance.device_record(device)},
+        }
+        write_text(self.folder / "record.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        return record
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep another process from the same run.
+
+        Raises:
+            FreproError: Another process is at it.
+        """
+        with written(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise FreproError(f"another process is working on run {self.key}: wait for it, or stop it") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Turn what a disk can refuse into one clear line that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "the disk is full: free some space and run the same command again",
+            errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
+            errno.EROFS: "it is on a read-only file system: set FREPRO_RESULTS to a folder that can be written",
+            errno.EACCES: "permission denied: set FREPRO_RESULTS to a folder that you can write",
+            errno.EPERM: "permission denied: set FREPRO_RESULTS to a folder that you can write",
+            errno.ENOTDIR: "a part of this path is a file, not a folder: set FREPRO_RESULTS to another folder",
+            errno.EEXIST: "a part of this path is a file, not a folder: set FREPRO_RESULTS to another folder",
+        }
+        reason = reasons.get(error.errno)
+        if reason is None:
+            raise
+        raise FreproError(f"cannot write {path}: {reason}") from error
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A neighbour of ``path`` to write into; when all is written it takes the place of ``path``, else it is gone."""
+    with written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            yield Path(name)
+            with open(name, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)  # mkstemp makes files private
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """A fresh folder to write into; when all is written it takes the place of ``folder``, else it is gone."""
+    with written(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        fresh.chmod(0o755)
+    try:
+        with written(folder):
+            yield fresh
+            old = folder.with_name(f".{folder.name}.old")
+            shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                folder.rename(old)
+            fresh.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise

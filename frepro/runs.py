@@ -1,0 +1,83 @@
+"""What is to be measured: a training run, or throughput. Plain descriptions; nothing here imports torch."""
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, lru_cache
+from typing import Any
+
+from frepro import provenance
+from frepro.data.sources import Source
+from frepro.recipes import Benchmark, Recipe
+from frepro.results import Measurement
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run: a model, a recipe in a profile, data and a seed. Equal runs are made once.
+
+    ``model_args`` are the variant's; the recipe's (which make models small for embedded data) are added to them.
+    """
+
+    model: str
+    recipe: Recipe
+    profile: str
+    source: Source
+    seed: int
+    model_args: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def all_model_args(self) -> dict[str, Any]:
+        return {**self.recipe.model_args, **self.model_args}
+
+    @property
+    def drop_path(self) -> float:
+        return self.recipe.drop_path_by_model.get(self.model, self.recipe.drop_path)
+
+    @property
+    def title(self) -> str:
+        arguments = "".join(f", {key}={value}" for key, value in self.model_args.items())
+        return f"{self.model}{arguments}, seed {self.seed}"
+
+    @cached_property
+    def measurement(self) -> Measurement:
+        recipe = asdict(self.recipe)
+        for key in ("benchmark", "drop_path_by_model", "model_args"):  # not of the training, or resolved below
+            del recipe[key]
+        spec = {
+            "model": self.model,
+            "model_args": self.all_model_args,
+            "recipe": {**recipe, "drop_path": self.drop_path},
+            "profile": self.profile,
+            "data": self.source.spec(),
+            "seed": self.seed,
+        }
+        return Measurement("train", spec, model_code("frepro.train", self.model))
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Images per second of several models, timed in turn in one process.
+
+    Attributes:
+        models: (model, model_args) of each.
+        device: "cpu" or "cuda".
+        name: The device's name; a number of one machine is not another's.
+    """
+
+    models: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
+    benchmark: Benchmark
+    device: str
+    name: str
+
+    @property
+    def measurement(self) -> Measurement:
+        code = [model_code("frepro.analysis.cost", model) for model, _ in self.models]
+        return Measurement("throughput", asdict(self), provenance.sha256(*code))
+
+
+@lru_cache
+def model_code(module: str, model: str) -> str:
+    """Fingerprint of a module and of the model's own, or timm's version for a model of timm's."""
+    own = provenance.own_models().get(model)
+    if own is None:
+        return provenance.sha256(provenance.code_fingerprint(module), f"timm {provenance.version('timm')}")
+    return provenance.code_fingerprint(module, own)

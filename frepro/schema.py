@@ -1,0 +1,154 @@
+"""Strict YAML: a file becomes dataclasses, or an error that names file and line.
+
+Papers and recipes are data that people edit by hand, so that a typing error must not pass in silence: unknown keys,
+missing keys, duplicate keys and wrong types are errors. (pydantic would check as much, but knows no line numbers, and a
+bare machine with torch, timm and accelerate does not have it.)
+"""
+
+import dataclasses
+import types
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from frepro.errors import FreproError, unknown
+
+T = TypeVar("T")
+
+
+class Document:
+    """The root of a YAML file, or a part of one, that knows where it stands."""
+
+    def __init__(self, path: Path, node: yaml.Node) -> None:
+        self.path = path
+        self.node = node
+
+    @classmethod
+    def read(cls, path: Path) -> "Document":
+        try:
+            node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise FreproError(f"{path}:{line}: not YAML: {error.problem}") from error
+        if node is None:
+            raise FreproError(f"{path}:1: the file is empty")
+        return cls(path, node)
+
+    def error(self, message: str, node: yaml.Node | None = None) -> FreproError:
+        line = (node or self.node).start_mark.line + 1
+        return FreproError(f"{self.path}:{line}: {message}")
+
+    def items(self) -> dict[Any, tuple[yaml.Node, "Document"]]:
+        """Key -> (the key's node, the value) of a mapping."""
+        if not isinstance(self.node, yaml.MappingNode):
+            raise self.error(f"expected keys and values, found {self._found()}")
+        pairs: dict[Any, tuple[yaml.Node, Document]] = {}
+        for key_node, value_node in self.node.value:
+            key = Document(self.path, key_node).scalar()
+            if key in pairs:
+                raise self.error(f"key {key!r} stands twice", key_node)
+            pairs[key] = (key_node, Document(self.path, value_node))
+        return pairs
+
+    def scalar(self) -> Any:
+        if not isinstance(self.node, yaml.ScalarNode):
+            raise self.error(f"expected one value, found {self._found()}")
+        return self.plain()
+
+    def plain(self) -> Any:
+        """The value as YAML has it, unchecked: mappings, lists and scalars."""
+        return yaml.SafeLoader("").construct_object(self.node, deep=True)
+
+    def overlaid(self, other: "Document") -> "Document":
+        """This mapping with the keys of ``other`` in place of its own; lines stay those of each key's file."""
+        keys = set(other.items())
+        kept = [pair for pair in self.node.value if Document(self.path, pair[0]).scalar() not in keys]
+        self.items()  # complain about doubled keys here too
+        node = yaml.MappingNode(self.node.tag, kept + other.node.value, self.node.start_mark, self.node.end_mark)
+        return Document(self.path, node)
+
+    def bind(self, kind: type[T]) -> T:
+        """The value as ``kind``: a dataclass, dict, list, tuple, union, Literal or plain scalar type."""
+        return _bind(self, kind)
+
+    def _found(self) -> str:
+        if isinstance(self.node, yaml.MappingNode):
+            return "keys and values"
+        if isinstance(self.node, yaml.SequenceNode):
+            return "a list"
+        return repr(self.node.value)
+
+
+def _bind(document: Document, kind: Any) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _bind_dataclass(document, kind)
+    if origin is dict:
+        return {
+            _bind(Document(document.path, key_node), arguments[0]): _bind(value, arguments[1])
+            for key_node, value in document.items().values()
+        }
+    if origin in (list, tuple):
+        if not isinstance(document.node, yaml.SequenceNode):
+            raise document.error(f"expected a list, found {document._found()}")
+        parts = [Document(document.path, node) for node in document.node.value]
+        if origin is list or arguments[-1] is ...:
+            return origin(_bind(part, arguments[0]) for part in parts)
+        if len(parts) != len(arguments):
+            raise document.error(f"expected {len(arguments)} values, found {len(parts)}")
+        return tuple(_bind(part, argument) for part, argument in zip(parts, arguments, strict=True))
+    if origin in (Union, types.UnionType):
+        return _bind_union(document, arguments)
+    if kind is Any:
+        return document.plain()
+    value = document.scalar()
+    if origin is Literal:
+        if value not in arguments:
+            raise document.error(f"expected one of {', '.join(map(repr, arguments))}, found {value!r}")
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        hint = " (YAML reads 1e-3 as text: write 1.0e-3)" if kind is float and isinstance(value, str) else ""
+        raise document.error(f"expected {_name(kind)}, found {value!r}{hint}")
+    return value
+
+
+def _bind_union(document: Document, arguments: tuple[Any, ...]) -> Any:
+    errors = []
+    for argument in arguments:
+        try:
+            return _bind(document, argument)
+        except FreproError as error:
+            if argument is not types.NoneType:
+                errors.append(error)
+    if len(errors) == 1:  # X | None: say what is wrong with X
+        raise errors[0]
+    raise document.error(f"expected {' or '.join(_name(a) for a in arguments)}, found {document._found()}")
+
+
+def _bind_dataclass(document: Document, kind: Any) -> Any:
+    hints = get_type_hints(kind)
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.name != "line"}
+    values: dict[str, Any] = {}
+    for key, (key_node, value) in document.items().items():
+        if key not in fields:
+            raise document.error(str(unknown("key", key, fields)), key_node)
+        values[key] = _bind(value, hints[key])
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise document.error(f"{name!r} is missing")
+    if "line" in hints:
+        values["line"] = document.node.start_mark.line + 1
+    try:
+        return kind(**values)
+    except ValueError as error:  # a check in __post_init__
+        raise document.error(str(error)) from error
+
+
+def _name(kind: Any) -> str:
+    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(
+        kind, "nothing" if kind is types.NoneType else str(kind)
+    )
