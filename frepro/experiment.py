@@ -14,7 +14,8 @@ from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
 
-from frepro import data, papers, provenance, recipes, results
+from frepro import papers, provenance, recipes, results
+from frepro.data import Source, locate
 from frepro.errors import FreproError, unknown
 from frepro.runs import Run, Throughput
 
@@ -70,15 +71,15 @@ class Experiment:
     data: str | None = None
     device: str = "auto"
     recipe: recipes.Recipe = field(init=False)
-    source: data.Source = field(init=False)
+    source: Source = field(init=False)
 
     def __post_init__(self) -> None:
         if self.table not in papers.load(self.paper).tables:
             raise unknown(f"table of {self.paper}", self.table, papers.load(self.paper).tables)
         if self.profile == "paper" and not self.data:
             raise FreproError(
-                "profile paper needs the real data set: add DATA=/path/to/imagenet (with train/ and val/), or use profile "
-                "demo, which trains on embedded digits"
+                "profile paper needs the real data set: add DATA=/path/to/imagenet (a folder with train/ and val/), "
+                "or use profile demo, which trains on embedded digits"
             )
         if not self.seeds or len(set(self.seeds)) != len(self.seeds) or not all(type(s) is int for s in self.seeds):
             raise FreproError(f"seeds are different whole numbers, at least one, not {list(self.seeds)!r}")
@@ -91,7 +92,7 @@ class Experiment:
         for _, model, _ in self.variants:
             check_model(model)
         object.__setattr__(self, "recipe", recipes.load(self.paper, self.profile))
-        object.__setattr__(self, "source", data.locate(self.data))
+        object.__setattr__(self, "source", locate(self.data))
 
     @property
     def published(self) -> papers.Table:
@@ -163,17 +164,16 @@ class Experiment:
         from frepro.analysis import cost
 
         rates = self.timing.measurement.record()["values"]["images_per_second"]
+        scores = self.scores()
         found = []
         for (label, model, args), rate in zip(self.variants, rates, strict=True):
             counted = cost.count(model, **args)
-            runs = [run for run in self.runs if (run.model, run.model_args) == (model, args)]
-            scores = [run.measurement.record()["values"]["top1"] for run in runs]
             values: dict[str, dict[str, Any]] = {
                 "params": {"measured": counted["params"] / 1e6},
                 "flops": {"measured": counted["macs"] / 1e9},
                 "throughput": {**spread_of(rate, median), "setting": self.timing.name},
             }
-            accuracy = {**spread_of(scores, mean), "setting": self.source.name}
+            accuracy = {**spread_of(scores[label], mean), "setting": self.source.name}
             if self.source.name == self.published.dataset:
                 values["top1"] = accuracy
             found += [self._finding(label, model, args, key, values.get(key, {})) for key in MEASURED]
@@ -182,6 +182,17 @@ class Experiment:
                     Finding(self._group(model), label, model, f"{self.source.name}_top1", "%", None, **accuracy)
                 )
         return found
+
+    def scores(self) -> dict[str, list[float]]:
+        """Label of each variant -> its test top-1 in percent, seed by seed."""
+        return {
+            label: [
+                run.measurement.record()["values"]["top1"]
+                for run in self.runs
+                if (run.model, run.model_args) == (model, args)
+            ]
+            for label, model, args in self.variants
+        }
 
     def _group(self, model: str) -> str:
         row = self.published.row(model)

@@ -9,7 +9,6 @@ from frepro import papers
 from frepro.experiment import Finding
 
 NOT_RUN = "not run"
-NAMES = {"params": "Params", "flops": "MACs", "throughput": "Throughput", "top1": "top-1"}
 
 
 @dataclass(frozen=True)
@@ -56,11 +55,8 @@ class View:
         )
         lower = "".join(f'<th scope="col">{escape(name)}</th>' for _, name in self.headings)
         body = "".join(
-            "<tr>"
-            + f'<th scope="row">{escape(row[0])}</th>'
-            + "".join(f"<td>{escape(c)}</td>" for c in row[1:])
-            + "</tr>"
-            for row in self.rows
+            f'<tr><th scope="row">{escape(label)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
+            for label, *cells in self.rows
         )
         notes = "".join(f"<p>{mark} {escape(note)}</p>" for mark, note in self._marked_notes())
         return (

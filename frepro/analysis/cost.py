@@ -16,9 +16,9 @@ from frepro.runs import Throughput
 def count(model: str, img_size: int = 224, **model_args: Any) -> dict[str, int]:
     """Parameters, and multiply-accumulates of one image by the papers' convention.
 
-    The papers print what fvcore counts and call it FLOPs: multiply-accumulates of convolutions and matrix products, a
-    complex product as one, with attention written out. FFTs, elementwise operations and scans are not counted. The model
-    is made on the meta device, so that nothing is computed.
+    The papers print what fvcore counts and call it FLOPs: multiply-accumulates of convolutions and matrix products,
+    a complex product as one, with attention written out. FFTs, elementwise operations and scans are not counted.
+    The model is made on the meta device, so that nothing is computed.
 
     Returns:
         ``params`` and ``macs``.
@@ -41,8 +41,8 @@ def count(model: str, img_size: int = 224, **model_args: Any) -> dict[str, int]:
 def throughput(job: Throughput) -> dict[str, Any]:
     """The record of a throughput measurement: the stored one if there is one, else it is measured now.
 
-    All models take turns in each round, so that a machine that grows faster or slower treats them alike; float32, eager,
-    inference. The record holds images per second of every round, for each model in the order of ``job.models``.
+    All models take turns in each round, so that a machine that grows faster or slower treats them alike; float32,
+    eager, inference. The record holds images per second of every round, for each model in the order of ``job.models``.
     """
     record = job.measurement.record()
     if record is not None:

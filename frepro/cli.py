@@ -1,0 +1,282 @@
+"""The command line: reproduce, train, eval, list, doctor."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+import frepro
+from frepro import papers, paths, provenance, recipes, reproduce
+from frepro.data import Source, locate
+from frepro.errors import FreproError
+
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+DATA_HELP = "ImageNet-style folder (train/ and val/ with a folder for each class), or a name that timm reads with its \
+root, as torch/cifar10:/path. Default: the embedded digits."
+
+
+class Seeds(click.ParamType):
+    """A number of seeds (3 means 0, 1 and 2) or a list of them (0,7,11)."""
+
+    name = "N or LIST"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> list[int]:
+        if isinstance(value, list):
+            return value
+        try:
+            numbers = [int(part) for part in str(value).split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is neither a number of seeds nor a list of them like 0,1,2", parameter, context)
+        return numbers if "," in str(value) else list(range(numbers[0]))
+
+
+class Value(click.ParamType):
+    """A number, a JSON list, or text."""
+
+    name = "VALUE"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        try:
+            return json.loads(value)
+        except (TypeError, ValueError):
+            return value
+
+
+def blank_as_none(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """The Makefile passes options on even when their variable is empty."""
+    return None if value == "" else value
+
+
+@click.group(context_settings=HELP)
+@click.version_option(frepro.__version__)
+def cli() -> None:
+    """Frequency-domain vision backbones, and the tables and figures of their papers measured anew.
+
+    \b
+    frepro reproduce --table 4             Table 4 of every paper that has one, on embedded data
+    frepro reproduce --paper dfformer      everything of one paper
+    frepro train --model dfformer_s18      one training run
+    frepro list                            what there is
+    frepro doctor                          what this machine can do
+    """
+
+
+@cli.command("reproduce")
+@click.option("--table", type=int, help="Number of a table.")
+@click.option("--figure", type=int, help="Number of a figure.")
+@click.option("--paper", callback=blank_as_none, help="One paper. Default: all.")
+@click.option("--profile", default="demo", show_default=True, help="smoke (seconds), demo (minutes) or paper (days).")
+@click.option("--data", callback=blank_as_none, help=DATA_HELP)
+@click.option("--seeds", type=Seeds(), default="3", show_default=True, help="How many, or which, as 0,7,11.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option("--jobs", type=click.IntRange(1), help="Training runs at a time. Default: one a core, or one on a GPU.")
+@click.option(
+    "-p",
+    "--parameter",
+    "extra",
+    nargs=2,
+    type=(str, Value()),
+    multiple=True,
+    help="Any other parameter of \
+the notebook, as: -p models '[\"dfformer_s18\"]'.",
+)
+@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
+def reproduce_command(
+    table: int | None,
+    figure: int | None,
+    paper: str | None,
+    profile: str,
+    data: str | None,
+    seeds: list[int],
+    device: str,
+    jobs: int | None,
+    extra: tuple[tuple[str, Any], ...],
+    dry_run: bool,
+) -> None:
+    """Make tables and figures anew: published beside measured.
+
+    Prints the plan first, runs only what is missing, and ends with the table. Runs are stored, so that a second call
+    answers at once, and a call that was stopped goes on where it was.
+    """
+    chosen = reproduce.find(paper, table, figure)
+    given = {"profile": profile, "data": data, "seeds": seeds, "device": device}
+    plans = [reproduce.plan(artefact, {**given, **dict(extra)}) for artefact in chosen]
+    if data is None:
+        click.echo(f"No DATA given: profile {profile} on the embedded digits. Numbers from them are not ImageNet's.")
+    for plan in plans:
+        click.echo(plan.describe(jobs or plan.experiment.default_jobs()))
+    if dry_run:
+        return
+    for plan in plans:
+        if not plan.is_current:
+            started = time.perf_counter()
+            reproduce.make(plan, jobs, click.echo)
+            click.echo(f"{plan.artefact.title} made in {reproduce.minutes(time.perf_counter() - started)}")
+        click.echo(f"\n{plan.artefact.title}, profile {plan.experiment.profile}\n{reproduce.table_text(plan)}\n")
+        for file in sorted(plan.folder.iterdir()):
+            click.echo(f"  {reproduce.shown(file)}")
+
+
+def training_options(command: Any) -> Any:
+    """The options that train and eval share."""
+    options = [
+        click.option("--model", required=True, help="A name of frepro or timm; `frepro list models` shows ours."),
+        click.option("--recipe", help="Recipe of a paper. Default: that of the model's family."),
+        click.option("--profile", default="demo", show_default=True, help="smoke, demo or paper."),
+        click.option("--data", callback=blank_as_none, help=DATA_HELP),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
+        click.option("--per-device", type=click.IntRange(1), help="Most samples in a forward pass on one device."),
+        click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Data-loading processes."),
+        click.option(
+            "-a",
+            "--arg",
+            "args",
+            nargs=2,
+            type=(str, Value()),
+            multiple=True,
+            help="An argument of the \
+model, as: -a num_filters 2.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.command("train")
+@training_options
+@click.option("--seed", type=int, default=0, show_default=True)
+def train_command(
+    model: str, recipe: str | None, profile: str, data: str | None, seed: int, args: tuple, **execution: Any
+) -> None:
+    """Train one model and store the run; a run that is there is not made again.
+
+    On several GPUs: accelerate launch -m frepro train ... The recipe's batch is the effective one: it is shared by the
+    processes, and cut by --per-device into accumulation steps.
+    """
+    from frepro import train
+    from frepro.runs import Run
+
+    job = Run(model, *resolve(model, recipe, profile, data), seed, dict(args))
+    log = lambda line: click.echo(line, err=True)  # noqa: E731
+    record = train.run(job, train.Execution(log=log, **execution))
+    if int(os.environ.get("RANK", "0")) == 0:
+        values = record["values"]
+        click.echo(
+            f"{job.title}: test top-1 {values['top1']:.2f} % on {values['test_images']} images of {job.source.name}, "
+            f"effective batch {values['effective_batch']}, {values['epochs']} epochs in {record['seconds']:.0f} s"
+        )
+        click.echo(f"  {reproduce.shown(job.measurement.folder)}")
+
+
+@cli.command("eval")
+@training_options
+@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="A model.safetensors of a run.")
+def eval_command(
+    model: str, recipe: str | None, profile: str, data: str | None, checkpoint: Path, args: tuple, **execution: Any
+) -> None:
+    """Accuracy of stored weights on test images, each counted once."""
+    from frepro import train
+
+    settings, _, source = resolve(model, recipe, profile, data)
+    values = train.evaluate_checkpoint(model, checkpoint, source, settings, train.Execution(**execution), dict(args))
+    click.echo(
+        f"{model}: top-1 {values['top1']:.2f} %, top-5 {values['top5']:.2f} %, cross entropy {values['test_loss']:.4f} "
+        f"on {values['test_images']} images of {source.name}"
+    )
+
+
+def resolve(model: str, recipe: str | None, profile: str, source: str | None) -> tuple[recipes.Recipe, str, Source]:
+    """Recipe, profile and data of a run, as the options name them."""
+    if recipe is None:
+        module = provenance.own_models().get(model, "").rpartition(".")[2]
+        if module not in recipes.names():
+            if not module:
+                from frepro.experiment import check_model
+
+                check_model(model)
+            raise FreproError(f"{model} has no recipe of its own: add --recipe, one of {', '.join(recipes.names())}")
+        recipe = module
+    if profile == "paper" and not source:
+        raise FreproError("profile paper needs the real data set: add --data /path/to/imagenet, or use profile demo")
+    return recipes.load(recipe, profile), profile, locate(source)
+
+
+@cli.command("list")
+@click.argument("what", type=click.Choice(["all", "models", "papers", "recipes"]), default="all")
+def list_command(what: str) -> None:
+    """Models, papers with their tables and figures, and recipes."""
+    if what in ("all", "models"):
+        click.echo("models (timm.create_model after `import frepro`)")
+        for module in sorted(set(provenance.own_models().values())):
+            names = [name for name, of in provenance.own_models().items() if of == module]
+            click.echo(f"  {module.rpartition('.')[2]}: {', '.join(names)}")
+    if what in ("all", "papers"):
+        click.echo("papers (frepro reproduce --paper ... --table ... or --figure ...)")
+        for name in papers.names():
+            paper = papers.load(name)
+            click.echo(f"  {name}: {paper.title}, {paper.venue} {paper.year}")
+            for artefact in reproduce.artefacts(name):
+                caption = dict(paper.artefacts())[artefact.name].caption
+                state = "" if artefact.notebook.exists() else " [no notebook yet]"
+                click.echo(f"    {artefact.name.replace('_', ' ')}{state}: {' '.join(caption.split())[:80]}")
+    if what in ("all", "recipes"):
+        click.echo(f"recipes: {', '.join(recipes.names())}, each with profiles {', '.join(recipes.PROFILES)}")
+
+
+@cli.command("doctor")
+def doctor_command() -> None:
+    """What this machine has, what loads, and why not what does not."""
+    record = provenance.record()
+    machine = record["machine"]
+    click.echo(f"frepro {frepro.__version__}, commit {record['commit']}{' with changes' if record['dirty'] else ''}")
+    click.echo(f"python {record['python']} at {sys.prefix}")
+    click.echo(f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}")
+    for name in (
+        "torch",
+        "torchvision",
+        "timm",
+        "accelerate",
+        "scikit-learn",
+        "papermill",
+        "jupyter-book",
+        "mamba-ssm",
+    ):
+        optional = " (optional)" if name in ("papermill", "jupyter-book", "mamba-ssm") else ""
+        click.echo(f"  {name}{' (optional)' * (name in optional)}: {provenance.version(name) or 'not installed'}")
+    import torch
+
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            click.echo(f"CUDA device {index}: {torch.cuda.get_device_name(index)}")
+    else:
+        click.echo("no CUDA device: training and timing run on the CPU")
+    folder = paths.results()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    state = "can be written" if os.access(existing, os.W_OK) and existing.is_dir() else "can NOT be written"
+    click.echo(f"results in {folder}: {state}")
+    click.echo(f"data: {locate(None)}")
+
+
+def main() -> None:
+    """Run the command line; what a user can mend ends in one line and status 1, Ctrl-C in status 130."""
+    try:
+        cli(standalone_mode=False)
+    except FreproError as error:
+        # A data-loading process wraps the error of its own in a traceback; the last line is the error.
+        fail(str(error).strip().splitlines()[-1].removeprefix("frepro.errors.FreproError: "))
+    except click.Abort:
+        click.echo("\nstopped; what was done is kept, and the same command goes on from there", err=True)
+        os._exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+
+
+def fail(message: str) -> None:
+    click.echo(f"frepro: error: {message}", err=True)
+    sys.exit(1)

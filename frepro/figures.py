@@ -1,0 +1,61 @@
+"""Pictures of results, for people: labelled axes with units, readable at page width, safe for the colour-blind."""
+
+from statistics import mean, stdev
+
+import matplotlib.pyplot as plt
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from frepro.experiment import Experiment
+
+PUBLISHED, MEASURED = sns.color_palette("colorblind")[:2]
+
+
+def comparison(experiment: Experiment) -> Figure:
+    """The variants of a table against each other: accuracy as published, accuracy as measured here, relative speed.
+
+    Each accuracy panel has a range of its own, since ImageNet and embedded data are not to be compared in absolute
+    terms; what can be compared is how the variants order themselves.
+    """
+    labels = [label for label, *_ in experiment.variants]
+    findings = {(f.label, f.metric): f for f in experiment.findings()}
+    scores = experiment.scores()
+    rows = range(len(labels))
+    sns.set_theme(style="whitegrid", context="notebook", font_scale=0.85)
+    figure, (left, middle, right) = plt.subplots(
+        1, 3, sharey=True, figsize=(11, 1.2 + 0.42 * len(labels)), layout="constrained"
+    )
+
+    published = [findings[label, "top1"].published for label in labels]
+    left.plot(published, rows, "o", color=PUBLISHED, markersize=8)
+    left.set_xlabel(f"published {experiment.published.dataset}\ntop-1 accuracy (%)")
+    left.set_yticks(rows, labels)
+    left.invert_yaxis()
+
+    for row, label in enumerate(labels):
+        values = scores[label]
+        spread = stdev(values) if len(values) > 1 else 0
+        middle.errorbar(mean(values), row, xerr=spread, fmt="D", color=MEASURED, markersize=7, capsize=4)
+        middle.plot(values, [row + 0.25] * len(values), "|", color="0.35", markersize=9)
+    count = len(experiment.seeds)
+    seeds = "seed" if count == 1 else "seeds, mean ± std;\nticks are single seeds"
+    middle.set_xlabel(f"measured {experiment.source.name}\ntop-1 accuracy (%), {count} {seeds}")
+
+    baseline = next((label for label, model, _ in experiment.variants if _is_baseline(experiment, model)), labels[0])
+    for source, marker, colour, shift in (("published", "o", PUBLISHED, -0.12), ("measured", "D", MEASURED, 0.12)):
+        speeds = [getattr(findings[label, "throughput"], source) for label in labels]
+        reference = getattr(findings[baseline, "throughput"], source)
+        if reference is None:
+            continue
+        points = [(speed / reference, row + shift) for row, speed in enumerate(speeds) if speed is not None]
+        right.plot(*zip(*points, strict=True), marker, color=colour, markersize=7, label=source)
+    right.axvline(1, color="0.5", linewidth=1)
+    right.set_xlabel(f"throughput relative to\n{baseline} (higher is faster)")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
+    plt.close(figure)  # the caller shows it; pyplot would show it a second time
+    return figure
+
+
+def _is_baseline(experiment: Experiment, model: str) -> bool:
+    row = experiment.published.row(model)
+    return row is not None and "baseline" in row.marks

@@ -1,0 +1,310 @@
+"""Which tables and figures there are, which of them are stale, and how they are made anew.
+
+An artefact is up to date when every run that it rests on is in the store, and its result was made by the same notebook,
+parameters, published numbers and reporting code. The plan tells all of that before anything runs, without importing
+torch; what it costs to run is taken from how long the same runs took before.
+"""
+
+import ast
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from frepro import papers, paths, provenance, report, results
+from frepro.errors import FreproError, unknown
+from frepro.experiment import Experiment, from_csv
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """A table or figure of a paper: ``kind`` is "table" or "figure"."""
+
+    paper: str
+    kind: str
+    number: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}_{self.number}"
+
+    @property
+    def title(self) -> str:
+        return f"{self.kind.capitalize()} {self.number} of {self.paper}"
+
+    @property
+    def notebook(self) -> Path:
+        return paths.notebook(self.paper, self.name)
+
+    def folder(self, profile: str) -> Path:
+        return paths.results() / profile / self.paper / self.name
+
+
+def artefacts(paper: str | None = None) -> Iterator[Artefact]:
+    """Every table and figure of one paper, or of all."""
+    for name in [paper] if paper else papers.names():
+        for artefact, _ in papers.load(name).artefacts():
+            kind, _, number = artefact.partition("_")
+            yield Artefact(name, kind, int(number))
+
+
+def find(paper: str | None = None, table: int | None = None, figure: int | None = None) -> list[Artefact]:
+    """The artefacts asked for that can be made; all of them when nothing is asked for.
+
+    Raises:
+        FreproError: There is no such table or figure, or no notebook makes it yet.
+    """
+    wanted = {("table", table), ("figure", figure)} - {("table", None), ("figure", None)}
+    every = list(artefacts(paper))
+    chosen = [a for a in every if not wanted or (a.kind, a.number) in wanted]
+    for kind, number in sorted(wanted):
+        if not any((a.kind, a.number) == (kind, number) for a in every):
+            known = ", ".join(f"{kind} {a.number} ({a.paper})" for a in every if a.kind == kind)
+            where = f"paper {paper!r}" if paper else "any paper"
+            raise FreproError(f"no {kind} {number} in {where}: there is {known}")
+    ready = [a for a in chosen if a.notebook.exists()]
+    if not ready:
+        missing = ", ".join(a.title for a in chosen)
+        can = ", ".join(a.title for a in every if a.notebook.exists()) or "nothing yet"
+        raise FreproError(f"no notebook makes {missing} yet; what can be made: {can}")
+    return ready
+
+
+class Notebook:
+    """A source notebook: its code, the defaults of its parameters, and its list of variants."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        except (OSError, ValueError, KeyError) as error:
+            raise FreproError(f"{path} is not a notebook that can be read: {error}") from error
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return provenance.sha256(*("".join(cell["source"]) for cell in self.cells))
+
+    def parameters(self) -> dict[str, Any]:
+        """Name -> default of everything that the cell tagged ``parameters`` sets."""
+        return self._assigned("parameters")
+
+    def variants(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """The list ``variants`` of the cell tagged ``variants``."""
+        return self._assigned("variants")["variants"]
+
+    def check(self, parameters: dict[str, Any]) -> None:
+        """Refuse parameters that the notebook does not have; papermill would only warn."""
+        known = self.parameters()
+        for name in parameters:
+            if name not in known:
+                raise unknown(f"parameter of {self.path.name}", name, known)
+
+    def _assigned(self, tag: str) -> dict[str, Any]:
+        cell = next((c for c in self.cells if tag in c["metadata"].get("tags", ())), None)
+        if cell is None:
+            raise FreproError(f"{self.path} has no cell tagged {tag!r}")
+        values = {}
+        try:
+            for node in ast.parse("".join(cell["source"])).body:
+                if isinstance(node, ast.Assign):
+                    values[node.targets[0].id] = ast.literal_eval(node.value)
+        except (SyntaxError, ValueError, AttributeError) as error:
+            raise FreproError(
+                f"{self.path}: the cell tagged {tag!r} may only assign plain values (text, numbers, lists): {error}"
+            ) from error
+        return values
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What making one artefact takes.
+
+    Attributes:
+        parameters: What the notebook is run with.
+    """
+
+    artefact: Artefact
+    notebook: Notebook
+    experiment: Experiment
+    parameters: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """Where the result goes: data of the user's have a folder of their own."""
+        experiment = self.experiment
+        own_data = experiment.profile != "paper" and not experiment.source.embedded
+        profile = f"{experiment.profile}-{experiment.source.name}" if own_data else experiment.profile
+        return self.artefact.folder(profile)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of everything that the result was made from."""
+        experiment = self.experiment
+        code = provenance.code_fingerprint("frepro.experiment", "frepro.report", "frepro.figures")
+        measurements = [*(run.measurement for run in experiment.runs), experiment.timing.measurement]
+        return provenance.sha256(
+            self.notebook.fingerprint,
+            results.canonical(self.parameters),
+            results.canonical(experiment.published),
+            code,
+            *(part for measurement in measurements for part in (measurement.key, measurement.code)),
+        )
+
+    @cached_property
+    def to_train(self) -> int:
+        return len(self.experiment.to_train())
+
+    @cached_property
+    def is_current(self) -> bool:
+        if self.to_train or not self.experiment.is_timed():
+            return False
+        try:
+            made = json.loads((self.folder / "provenance.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return False
+        return made["fingerprint"] == self.fingerprint
+
+    def seconds(self, jobs: int) -> tuple[float, str] | None:
+        """About how long the missing runs take, and on what machine that was measured; none where nothing tells."""
+        experiment = self.experiment
+        known: list[tuple[float, str]] = []
+        for run in experiment.runs:
+            if stored := run.measurement.stored():
+                known.append((stored["seconds"], stored["provenance"]["machine"]["cpu"]))
+        if not known:
+            try:
+                origin = json.loads((self.folder / "origin.json").read_text(encoding="utf-8"))
+                known = [(run["seconds"], run["origin"]["machine"]["cpu"]) for run in origin["runs"]]
+            except (FileNotFoundError, ValueError, KeyError):
+                return None
+        if not known:
+            return None
+        return sum(seconds for seconds, _ in known) / len(known) * self.to_train / jobs, known[0][1]
+
+    def describe(self, jobs: int) -> str:
+        experiment = self.experiment
+        lines = [
+            f"{self.artefact.title}: profile {experiment.profile}, data {experiment.source}, "
+            f"{len(experiment.seeds)} seed{'s' * (len(experiment.seeds) > 1)}"
+        ]
+        if self.is_current:
+            return f"{lines[0]}\n  up to date: nothing has changed since it was made"
+        done = len(experiment.runs) - self.to_train
+        stale = sum(r.measurement.stored() is not None for r in experiment.to_train())
+        because = f" ({stale} of them again, since the code that they pass through has changed)" if stale else ""
+        lines.append(f"  training runs: {done} cached, {self.to_train} to do{because}, {jobs} at a time")
+        timing = "cached" if experiment.is_timed() else "to do"
+        lines.append(f"  throughput of {len(experiment.variants)} models at full size: {timing}")
+        if self.to_train:
+            estimate = self.seconds(jobs)
+            about = "not known yet" if estimate is None else f"about {minutes(estimate[0])} (as on {estimate[1]})"
+            lines.append(f"  training time: {about}")
+        lines.append(f"  result: {shown(self.folder)}")
+        return "\n".join(lines)
+
+
+def minutes(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def shown(path: Path) -> str:
+    """A path as people like to read it: relative to the current folder where that is shorter."""
+    relative = os.path.relpath(path)
+    return relative if len(relative) < len(str(path)) else str(path)
+
+
+def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan:
+    """The plan for an artefact with these parameters in place of the notebook's defaults."""
+    notebook = Notebook(artefact.notebook)
+    notebook.check(parameters)
+    merged = {**notebook.parameters(), **parameters}
+    settings = {name: merged[name] for name in ("profile", "seeds", "models", "data", "device")}
+    experiment = Experiment(artefact.paper, artefact.number, notebook.variants(), **settings)
+    return Plan(artefact, notebook, experiment, merged)
+
+
+def make(job: Plan, jobs: int | None, log: Callable[[str], None]) -> None:
+    """Run what is missing, then the notebook, and put its result in place of the old one."""
+    job.experiment.run(jobs, log)
+    log(f"running {shown(job.notebook.path)}")
+    with results.replaced(job.folder) as fresh:
+        execute(job.notebook, {**job.parameters, "output": "."}, fresh / job.notebook.path.name, kept=job.folder)
+        made = {
+            "fingerprint": job.fingerprint,
+            "parameters": {**job.parameters, "data": job.experiment.source.name},
+            "files": sorted(path.name for path in fresh.iterdir()),
+            **provenance.record(),
+        }
+        results.write_text(fresh / "provenance.json", json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+
+
+def execute(notebook: Notebook, parameters: dict[str, Any], output: Path, kept: Path) -> None:
+    """Execute a notebook into ``output`` by papermill, in the folder of ``output``.
+
+    Raises:
+        FreproError: A parameter is unknown, Jupyter is not installed, or a cell failed; the notebook as far as it came
+            is then beside ``kept``.
+    """
+    notebook.check(parameters)
+    try:
+        import papermill
+        from papermill.exceptions import PapermillException
+    except ImportError as error:
+        raise FreproError("notebooks need Jupyter and papermill: pip install -e '.[book]'") from error
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(paths.ROOT), os.environ.get("PYTHONPATH", "")])}
+    try:
+        with _environment(environment):
+            papermill.execute_notebook(
+                str(notebook.path),
+                str(output),
+                parameters,
+                kernel_name="python3",  # of the running environment, whatever the notebook's author had
+                progress_bar=False,
+                cwd=str(output.parent),
+                request_save_on_cell_execute=False,
+            )
+    except PapermillException as error:
+        failed = kept.with_name(f"{kept.name}.failed.ipynb")
+        if output.exists():
+            shutil.copy(output, failed)
+        cause = getattr(error, "evalue", None) or str(error)
+        raise FreproError(f"{shown(notebook.path)} failed: {cause.splitlines()[0]} (see {shown(failed)})") from error
+    _forget_paths(output)
+
+
+def _forget_paths(path: Path) -> None:
+    """Take absolute paths and clock times out of an executed notebook; provenance.json has what matters of them."""
+    executed = json.loads(path.read_text(encoding="utf-8"))
+    executed["metadata"].pop("papermill", None)
+    for cell in executed["cells"]:
+        cell["metadata"].pop("papermill", None)
+        cell["metadata"].pop("execution", None)
+    results.write_text(path, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
+
+
+class _environment:  # noqa: N801 - used like a function
+    """os.environ for a while."""
+
+    def __init__(self, values: dict[str, str]) -> None:
+        self.values = values
+
+    def __enter__(self) -> None:
+        self.before = dict(os.environ)
+        os.environ.update(self.values)
+
+    def __exit__(self, *_: object) -> None:
+        os.environ.clear()
+        os.environ.update(self.before)
+
+
+def table_text(job: Plan) -> str:
+    """The result as a table for a terminal."""
+    findings = from_csv((job.folder / "findings.csv").read_text(encoding="utf-8"))
+    metric = next(f.metric for f in findings if f.metric.endswith("top1") and f.measured is not None)
+    return report.summary(findings, job.experiment.published, metric, f"{job.experiment.source.name} test top-1").text()
