@@ -1,5 +1,8 @@
 """The four-stage MetaFormer frame that DFFormer, CDFFormer, GFFormer and SPANetV2 share.
 
+``Pyramid`` holds what any backbone of four stages owes timm (features, classifier, checkpointing, input size); SPANet,
+whose blocks are older and channels-first, takes that part alone. ``MetaFormer`` is the frame itself.
+
 "MetaFormer Baselines for Vision", Yu et al., https://arxiv.org/abs/2210.13452. A block is
 
     x = res_scale1(x) + drop_path(token_mixer(norm1(x)))
@@ -21,7 +24,7 @@ from timm.models._features import feature_take_indices
 from timm.models.metaformer import MlpHead, Scale, StarReLU
 from torch import Tensor, nn
 
-__all__ = ["MetaFormer", "SepConv"]
+__all__ = ["MetaFormer", "Pyramid", "SepConv"]
 
 # Layer norm over channels with a weight and no bias, in the blocks and around the downsampling convolutions.
 LayerNormNoBias = partial(nn.LayerNorm, eps=1e-6, bias=False)
@@ -89,7 +92,134 @@ class MetaFormerBlock(nn.Module):
         return self.res_scale2(x) + self.drop_path2(self.mlp(self.norm2(x)))
 
 
-class MetaFormer(nn.Module):
+class Pyramid(nn.Module):
+    """What a backbone of four stages (strides 4, 8, 16, 32) owes timm, whatever its blocks are.
+
+    A subclass builds ``stages`` (sequences of blocks that have a ``token_mixer``), ``norm`` and ``head``, and writes
+    ``_forward_stage``, ``_keep_stages``, ``_make_head`` and ``forward_head``. Arguments: see ``MetaFormer``.
+    """
+
+    def __init__(
+        self,
+        dims: Sequence[int],
+        img_size: int | tuple[int, int],
+        num_classes: int,
+        global_pool: str,
+        drop_rate: float,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        self.img_size = to_2tuple(img_size)
+        self.feature_info = [
+            {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
+        ]
+        self._set_global_pool(global_pool)
+
+    def _map_sizes(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
+        """Height and width of the map in each stage: the stem's (s - 3) // 4 + 1, then halved, rounding up."""
+        sizes = []
+        height, width = ((side - 3) // 4 + 1 for side in img_size)
+        for _ in self.feature_info:
+            if min(height, width) < 1:
+                raise ValueError(f"img_size {img_size} is too small: the stem needs at least 3 pixels a side")
+            sizes.append((height, width))
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return sizes
+
+    def _set_global_pool(self, global_pool: str | None) -> None:
+        if global_pool not in ("avg", "", None):
+            raise ValueError(f"global_pool is 'avg' or '' (none), not {global_pool!r}")
+        self.global_pool = global_pool or ""
+
+    @staticmethod
+    def _init_weights(module: nn.Module) -> None:
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            trunc_normal_(module.weight, std=0.02)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Refit size-dependent filters to another input size, once and for good (each mixer's ``set_size``)."""
+        self.img_size = to_2tuple(img_size)
+        for stage, size in zip(self.stages, self._map_sizes(self.img_size), strict=False):  # stages may be pruned
+            for block in stage:
+                if hasattr(block.token_mixer, "set_size"):
+                    block.token_mixer.set_size(size)
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        """Nothing: as in the official runs, filters are decayed; timm exempts vectors and biases by itself."""
+        return set()
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self._set_global_pool(global_pool)
+        self.head = self._make_head(**get_device_dtype(self, device=device, dtype=dtype)).train(self.training)
+        self.head.apply(self._init_weights)
+
+    def _run_blocks(self, stage: nn.Sequential, x: Tensor) -> Tensor:
+        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+            return checkpoint_seq(stage, x)
+        return stage(x)
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Maps after the chosen stages (indices 0 to 3; an int means the last n), with the last map unless told.
+
+        ``norm`` is taken and changes nothing: the one norm after the stages belongs to the head.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt is 'NCHW' or 'NHWC', not {output_fmt!r}")
+        take_indices, last = feature_take_indices(len(self.stages), indices)
+        intermediates = []
+        for i in range(last + 1 if stop_early else len(self.stages)):
+            x = self._forward_stage(i, x)
+            if i in take_indices:
+                intermediates.append(x if output_fmt == "NCHW" else x.permute(0, 2, 3, 1))
+        return intermediates if intermediates_only else (x, intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the stages after the last one that ``indices`` asks for."""
+        take_indices, last = feature_take_indices(len(self.stages), indices)
+        self._keep_stages(last + 1)
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return take_indices
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) to (B, C, H / 32, W / 32)."""
+        for i in range(len(self.stages)):
+            x = self._forward_stage(i, x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+class MetaFormer(Pyramid):
     """Four stages of MetaFormer blocks, global average pool, norm and MLP head.
 
     Input (B, in_chans, H, W); features (B, C, H / 32, W / 32); logits (B, num_classes).
@@ -118,18 +248,10 @@ class MetaFormer(nn.Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__()
+        super().__init__(dims, img_size, num_classes, global_pool, drop_rate)
         dd = {"device": device, "dtype": dtype}
         if act_layer is StarReLU:  # the only activation with parameters
             act_layer = partial(StarReLU, **dd)
-        self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = dims[-1]
-        self.drop_rate = drop_rate
-        self.grad_checkpointing = False
-        self.img_size = to_2tuple(img_size)
-        self.feature_info = [
-            {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
-        ]
 
         self.downsample_layers = nn.ModuleList(
             Downsampling(previous, dim, stem=i == 0, **dd)
@@ -152,49 +274,13 @@ class MetaFormer(nn.Module):
             ]
             self.stages.append(nn.Sequential(*blocks))
         self.norm = nn.LayerNorm(dims[-1], eps=1e-6, **dd)
-        self._set_global_pool(global_pool)
         self.head = self._make_head(**dd)
         self.apply(self._init_weights)
-
-    def _map_sizes(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        """Height and width of the map in each stage: the stem's (s - 3) // 4 + 1, then halved, rounding up."""
-        sizes = []
-        height, width = ((side - 3) // 4 + 1 for side in img_size)
-        for _ in self.feature_info:
-            if min(height, width) < 1:
-                raise ValueError(f"img_size {img_size} is too small: the stem needs at least 3 pixels a side")
-            sizes.append((height, width))
-            height, width = (height + 1) // 2, (width + 1) // 2
-        return sizes
 
     def _make_head(self, **dd: Any) -> nn.Module:
         if self.num_classes == 0:
             return nn.Identity()
         return MlpHead(self.num_features, self.num_classes, drop_rate=self.drop_rate, norm_layer=nn.LayerNorm, **dd)
-
-    def _set_global_pool(self, global_pool: str | None) -> None:
-        if global_pool not in ("avg", "", None):
-            raise ValueError(f"global_pool is 'avg' or '' (none), not {global_pool!r}")
-        self.global_pool = global_pool or ""
-
-    @staticmethod
-    def _init_weights(module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
-    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Refit size-dependent filters to another input size, once and for good (see ``ops.resize_filter``)."""
-        self.img_size = to_2tuple(img_size)
-        for stage, size in zip(self.stages, self._map_sizes(self.img_size), strict=True):
-            for block in stage:
-                if hasattr(block.token_mixer, "set_size"):
-                    block.token_mixer.set_size(size)
-
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
@@ -209,79 +295,17 @@ class MetaFormer(nn.Module):
             ],
         }
 
-    @torch.jit.ignore
-    def no_weight_decay(self) -> set[str]:
-        """Nothing: as in the official runs, filters are decayed; timm exempts vectors and biases by itself."""
-        return set()
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
-        self.num_classes = num_classes
-        if global_pool is not None:
-            self._set_global_pool(global_pool)
-        self.head = self._make_head(**get_device_dtype(self, device=device, dtype=dtype)).train(self.training)
-        self.head.apply(self._init_weights)
-
     def _forward_stage(self, index: int, x: Tensor) -> Tensor:
         """(B, C, H, W) to (B, C', H', W')."""
         x = self.downsample_layers[index](x)
-        stage = self.stages[index]
-        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-            x = checkpoint_seq(stage, x)
-        else:
-            x = stage(x)
-        return x.permute(0, 3, 1, 2)
+        return self._run_blocks(self.stages[index], x).permute(0, 3, 1, 2)
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps after the chosen stages (indices 0 to 3; an int means the last n), with the last map unless told.
-
-        ``norm`` is taken and changes nothing: the one norm after the stages acts on the pooled vector.
-        """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt is 'NCHW' or 'NHWC', not {output_fmt!r}")
-        take_indices, last = feature_take_indices(len(self.stages), indices)
-        intermediates = []
-        for i in range(last + 1 if stop_early else len(self.stages)):
-            x = self._forward_stage(i, x)
-            if i in take_indices:
-                intermediates.append(x if output_fmt == "NCHW" else x.permute(0, 2, 3, 1))
-        return intermediates if intermediates_only else (x, intermediates)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the stages after the last one that ``indices`` asks for."""
-        take_indices, last = feature_take_indices(len(self.stages), indices)
-        self.downsample_layers = self.downsample_layers[: last + 1]
-        self.stages = self.stages[: last + 1]
-        if prune_norm:
-            self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0, "")
-        return take_indices
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) to (B, C, H / 32, W / 32)."""
-        for i in range(len(self.stages)):
-            x = self._forward_stage(i, x)
-        return x
+    def _keep_stages(self, count: int) -> None:
+        self.downsample_layers = self.downsample_layers[:count]
+        self.stages = self.stages[:count]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``."""
         x = x.mean(dim=(2, 3)) if self.global_pool else x.permute(0, 2, 3, 1)
         x = self.norm(x)
         return x if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))

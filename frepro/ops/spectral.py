@@ -1,16 +1,21 @@
 """Filters in the frequency domain of a feature map.
 
-All functions take channels-last maps ``x`` of shape (B, H, W, C) and work on the half spectrum of a real map,
-(B, H, W // 2 + 1, C), un-shifted: row 0 and column 0 are the zero frequency, rows past H / 2 are negative frequencies.
+All functions work on the half spectrum of a real map, un-shifted: row 0 and column 0 are the zero frequency, rows past
+H / 2 are negative frequencies. DFFormer's filters take channels-last maps, (B, H, W, C), with a spectrum of
+(B, H, W // 2 + 1, C); the SPANets' filters follow convolutions and take (B, C, H, W), with (B, C, H, W // 2 + 1).
 Transforms are orthonormal (``norm="ortho"``), so that Parseval's theorem holds without a factor.
 
-FFTs run in float32 whatever the surrounding precision: half-precision FFTs exist on CUDA alone, and there only for
-sizes that are powers of two, which 56, 28, 14 and 7 are not. The result has the dtype of ``x``.
+FFTs run in float32 or more whatever the surrounding precision: half-precision FFTs exist on CUDA alone, and there only
+for sizes that are powers of two, which 56, 28, 14 and 7 are not. The result has the dtype of ``x``.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def _float32_or_more(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def global_filter(x: Tensor, weight: Tensor) -> Tensor:
@@ -24,8 +29,8 @@ def global_filter(x: Tensor, weight: Tensor) -> Tensor:
         (B, H, W, C), in the dtype of ``x``.
     """
     with torch.autocast(x.device.type, enabled=False):
-        kernel = torch.view_as_complex(weight.float().contiguous())
-        spectrum = torch.fft.rfft2(x.float(), dim=(1, 2), norm="ortho")
+        kernel = torch.view_as_complex(_float32_or_more(weight).contiguous())
+        spectrum = torch.fft.rfft2(_float32_or_more(x), dim=(1, 2), norm="ortho")
         return torch.fft.irfft2(spectrum * kernel, s=x.shape[1:3], dim=(1, 2), norm="ortho").to(x.dtype)
 
 
@@ -43,30 +48,91 @@ def dynamic_filter(x: Tensor, coefficients: Tensor, basis: Tensor) -> Tensor:
         (B, H, W, C), in the dtype of ``x``.
     """
     with torch.autocast(x.device.type, enabled=False):
-        basis = torch.view_as_complex(basis.float().contiguous())
+        basis = torch.view_as_complex(_float32_or_more(basis).contiguous())
         kernel = torch.einsum("hwn,bnc->bhwc", basis, coefficients.to(basis.dtype))
-        spectrum = torch.fft.rfft2(x.float(), dim=(1, 2), norm="ortho")
+        spectrum = torch.fft.rfft2(_float32_or_more(x), dim=(1, 2), norm="ortho")
         return torch.fft.irfft2(spectrum * kernel, s=x.shape[1:3], dim=(1, 2), norm="ortho").to(x.dtype)
 
 
+def spectral_rescale(x: Tensor, gain: Tensor) -> Tensor:
+    """Real gain on each frequency, F^-1(g . F(x)): amplitudes change, phases do not (SPANetV2's re-scaling filter).
+
+    Args:
+        x: Feature map, (B, C, H, W).
+        gain: g, (C, H, W // 2 + 1) or what broadcasts to it.
+
+    Returns:
+        (B, C, H, W), in the dtype of ``x``.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        spectrum = torch.fft.rfft2(_float32_or_more(x), norm="ortho")
+        return torch.fft.irfft2(spectrum * _float32_or_more(gain), s=x.shape[-2:], norm="ortho").to(x.dtype)
+
+
+def spectral_pool(x: Tensor, mask: Tensor) -> Tensor:
+    """Weigh low against high frequencies by a centred mask: F^-1(G^-1(M . G(F(x)))), G the shift (SPANet eq. 17).
+
+    The mask must weigh a frequency and its negative alike, as every disc around the zero frequency does. The result is
+    then real by itself, and half the spectrum is enough.
+
+    Args:
+        x: Feature map, (B, C, H, W).
+        mask: M, (H, W), zero frequency at (H // 2, W // 2); see ``spectral_pooling_mask``.
+
+    Returns:
+        (B, C, H, W), in the dtype of ``x``.
+    """
+    return spectral_rescale(x, torch.fft.ifftshift(mask)[:, : mask.shape[1] // 2 + 1])
+
+
+def spectral_pooling_mask(
+    height: int,
+    width: int,
+    radius: float,
+    balance: float,
+    ring: float | None = 1 / 3,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Mask of SPANet's spectral pooling filter (eq. 16 and 18): a disc around the zero frequency, at (H // 2, W // 2).
+
+    M = lambda inside the radius, 1 - lambda outside, ``ring`` at the radius itself. With P and R the projections on the
+    inside and on the ring, ``spectral_pool`` is then (1 - lambda) x + (2 lambda - 1) P x + (ring - 1 + lambda) R x.
+
+    Args:
+        radius: r, in frequency bins.
+        balance: lambda, in [0, 1].
+        ring: Weight at a distance of exactly r, 1/3 in the official code. The paper has no third value: None leaves the
+            ring outside, by the strict inequality of eq. 18.
+
+    Returns:
+        (height, width), float32.
+    """
+    rows = torch.arange(height, device=device) - height // 2
+    columns = torch.arange(width, device=device) - width // 2
+    distance2 = rows[:, None] ** 2 + columns**2
+    inside = torch.full((), balance, dtype=torch.float32, device=device)
+    mask = torch.where(distance2 < radius**2, inside, 1 - inside)
+    return mask if ring is None else mask.masked_fill(distance2 == radius**2, ring)
+
+
 def resize_filter(weight: Tensor, height: int, width: int) -> Tensor:
-    """Fit filters made for one map size to another, as the official DFFormer code does for dense prediction.
+    """Fit filters made for one map size to another, as the official DFFormer and SPANetV2 code does.
 
     Real and imaginary planes are interpolated (bicubic, corners aligned) over the un-shifted half spectrum. The rows
     hold the wrap-around from positive to negative frequencies, which this rule smooths over; it is kept because the
     published dense results rest on it.
 
     Args:
-        weight: (H, W // 2 + 1, N, 2).
+        weight: (H, W // 2 + 1, ...).
         height: Height of the new map.
         width: Width of the new map (not of its half spectrum).
 
     Returns:
-        (height, width // 2 + 1, N, 2); ``weight`` itself where the size is already right.
+        (height, width // 2 + 1, ...); ``weight`` itself where the size is already right.
     """
     size = (height, width // 2 + 1)
     if weight.shape[:2] == size:
         return weight
-    planes = weight.flatten(2).permute(2, 0, 1)[None].float()  # (1, 2N, H, W // 2 + 1)
+    planes = _float32_or_more(weight).flatten(2).permute(2, 0, 1)[None]  # (1, N, H, W // 2 + 1)
     planes = F.interpolate(planes, size=size, mode="bicubic", align_corners=True)
     return planes[0].permute(1, 2, 0).reshape(*size, *weight.shape[2:]).to(weight.dtype)

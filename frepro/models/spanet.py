@@ -1,0 +1,450 @@
+"""SPANet: a MetaFormer whose token mixer weighs low against high frequencies by fixed masks.
+
+"SPANet: Frequency-balancing Token Mixer using Spectral Pooling Aggregation Modulation", Yun et al., ICCV 2023,
+https://arxiv.org/abs/2308.11568. Official code: https://github.com/DoranLyong/SPANet-official (read at 886ad24; MIT by
+its README). This file was written anew; tensor names are the official ones, so the authors' checkpoints load as they
+are.
+
+    @inproceedings{yun2023spanet,
+      title     = {{SPANet}: Frequency-balancing Token Mixer using Spectral Pooling Aggregation Modulation},
+      author    = {Yun, Guhnoo and Yoo, Juhan and Kim, Kijung and Lee, Jeongho and Kim, Dong Hwan},
+      booktitle = {ICCV},
+      pages     = {6113--6124},
+      year      = {2023}
+    }
+
+Paper, official code, frepro:
+- The mask has two values in the paper (eq. 16) and a third, 1/3, at a distance of exactly r in the code; we follow the
+  code, or its checkpoints would not fit. ``ring=None`` gives the paper's mask.
+- The code takes the full complex transform and shifts every axis, the batch included, which the inverse shift undoes.
+  The masks being even, half the spectrum gives the same result; we take that, in float32 under autocast too.
+- The official classifiers run at 224 x 224 alone: there the mask is padded in a way that raises an error. Their
+  detection copy pads and crops one mask over and over, so that its disc wanders off. We make the disc anew for the map
+  at hand, with the same radius in frequency bins.
+- The code swaps the centre's row and column, which square maps forgive; ours is centred on any map.
+- The masks are frozen parameters in the code and count as such (0.05 to 0.11 M); they stay that, and never get a
+  gradient.
+- The sizes "mediumx" and "basex" are in the code alone.
+
+Ablations (Table 5). Its baseline is SPANet-S with kernels of 3, not the released 7, and each row changes one thing of
+that baseline. Its column of parameters and FLOPs is the same for all rows.
+
+    SPANet-S-baseline                               spanet_small_k3
+    SPG with SPF -> without                         spanet_small_k3_nospf
+    aggregation with addition -> Hadamard product   spanet_small_k3_hp
+    radii [2, 2, 1, 1] -> [1, 1, 1, 1]              spanet_small_k3_r1111
+    radii [2, 2, 1, 1] -> [4, 4, 1, 1]              spanet_small_k3_r4411
+    kernel 3 -> 5                                   spanet_small_k5
+    kernel 3 -> 7                                   spanet_small
+    ResScale -> none                                spanet_small_k3_noscale
+    ResScale -> LayerScale                          spanet_small_k3_layerscale
+
+Neither paper nor code says where and from what value LayerScale was used. We put it where ResScale is, in the last two
+stages, and begin at 1e-5, which both CaiT (at this depth) and PoolFormer (whose frame SPANet uses) do.
+"""
+
+from collections.abc import Sequence
+from functools import partial, reduce
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import DropPath, GroupNorm1, Mlp, calculate_drop_path_rates
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.metaformer import Scale
+from torch import Tensor, nn
+
+from frepro.models.metaformer import Pyramid
+from frepro.ops import spectral_pool, spectral_pooling_mask
+
+__all__ = ["SPAM", "SPANet", "SpectralPooling"]
+
+AGGREGATIONS = {"add": torch.add, "multiply": torch.mul}
+
+
+class SpectralPooling(nn.Module):
+    """Spectral pooling filter (eq. 17) with its mask made for one size: (B, C, H, W) to (B, C, H, W).
+
+    A map of another size gets a mask of its own size at each forward pass, with the same radius and balance.
+
+    Args:
+        size: Height and width of the map that the mask is made for.
+        radius: r, the radius of the low-frequency disc in frequency bins.
+        balance: lambda, the weight of the low frequencies.
+        ring: Weight at the radius itself (see ``ops.spectral_pooling_mask``).
+    """
+
+    def __init__(
+        self, size: tuple[int, int], *, radius: float, balance: float, ring: float | None = 1 / 3, **dd: Any
+    ) -> None:
+        super().__init__()
+        self.radius = radius
+        self.balance = balance
+        self.ring = ring
+        # Fixed, but a parameter: official checkpoints hold it and official parameter counts include it.
+        self.filter = nn.Parameter(torch.empty(1, *size, **dd), requires_grad=False)
+        self.set_size(size)
+
+    def _mask(self, size: tuple[int, int]) -> Tensor:
+        return spectral_pooling_mask(*size, self.radius, self.balance, self.ring, device=self.filter.device)
+
+    def set_size(self, size: tuple[int, int]) -> None:
+        self.filter = nn.Parameter(self._mask(size)[None].to(self.filter.dtype), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[-2:]
+        # Detached, so that the mask stays fixed when someone unfreezes a whole model.
+        mask = self.filter[0].detach() if self.filter.shape[1:] == size else self._mask(size)
+        return spectral_pool(x, mask)
+
+
+class SPAM(nn.Module):
+    """Spectral pooling aggregation modulation (Figure 3): (B, C, H, W) to (B, C, H, W).
+
+    A 1x1 and a separable depthwise convolution make x. Its channels are split among spectral pooling gates (SPG), each
+    with a balance of its own: spectral pooling, then a 1x1 convolution to all channels (eq. 19). The gates' outputs
+    together are the context that modulates x: proj_out(x * context).
+
+    Args:
+        size: Height and width of the map that the masks are made for.
+        kernel_size: K of the separable convolution, 1 x K then K x 1.
+        radius: r of the masks.
+        balances: lambda of each gate; N is their number.
+        ring: Weight at the radius itself; None is the paper's two-valued mask.
+        spectral_pooling: Whether the gates pool at all (Table 5).
+        aggregation: How the gates' outputs become the context, "add" or "multiply" (Table 5).
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        size: tuple[int, int],
+        kernel_size: int = 7,
+        radius: float = 2,
+        balances: Sequence[float] = (0.7, 0.8, 0.9),
+        ring: float | None = 1 / 3,
+        spectral_pooling: bool = True,
+        aggregation: str = "add",
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        if aggregation not in AGGREGATIONS:
+            raise ValueError(f"aggregation is one of {sorted(AGGREGATIONS)}, not {aggregation!r}")
+        self.aggregate = AGGREGATIONS[aggregation]
+        # All gates get the same number of channels but the last, which gets what is left.
+        share = -(-dim // len(balances))
+        self.splits = [min(share, dim - start) for start in range(0, dim, share)]
+        if len(self.splits) != len(balances):
+            raise ValueError(f"{dim} channels cannot be split among {len(balances)} gates")
+        padding = kernel_size // 2
+        self.proj_in = nn.Conv2d(dim, dim, 1, **dd)
+        self.conv = nn.Sequential(
+            nn.Conv2d(dim, dim, (1, kernel_size), padding=(0, padding), groups=dim, **dd),
+            nn.Conv2d(dim, dim, (kernel_size, 1), padding=(padding, 0), groups=dim, **dd),
+        )
+        self.proj_out = nn.Conv2d(dim, dim, 1, **dd)
+        pooling = partial(SpectralPooling, size, radius=radius, ring=ring, **dd)
+        self.sps = nn.ModuleList(pooling(balance=b) if spectral_pooling else nn.Identity() for b in balances)
+        self.pws = nn.ModuleList(nn.Conv2d(split, dim, 1, **dd) for split in self.splits)
+
+    def set_size(self, size: tuple[int, int]) -> None:
+        for pool in self.sps:
+            if isinstance(pool, SpectralPooling):
+                pool.set_size(size)
+
+    def context(self, x: Tensor) -> Tensor:
+        """Context map (Figure 4) of the convolved map x: (B, C, H, W) to (B, C, H, W)."""
+        parts = x.split(self.splits, dim=1)
+        gates = [project(pool(part)) for project, pool, part in zip(self.pws, self.sps, parts, strict=True)]
+        return reduce(self.aggregate, gates)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(self.proj_in(x))
+        return self.proj_out(x * self.context(x))
+
+
+class SPANetBlock(nn.Module):
+    """SPAM, then a channel MLP, each behind a norm and added to the residual stream: (B, C, H, W) to (B, C, H, W).
+
+    ``branch_scale`` puts a learnable vector on the residual stream ("res", from 1) or on the branches ("layer", from
+    1e-5); None leaves both alone.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        size: tuple[int, int],
+        drop_path: float,
+        branch_scale: str | None,
+        mixer_args: dict[str, Any],
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+
+        def scale(kind: str, init_value: float) -> nn.Module:
+            return Scale(dim, init_value, **dd) if branch_scale == kind else nn.Identity()
+
+        self.norm1 = GroupNorm1(dim, **dd)
+        self.token_mixer = SPAM(dim, size=size, **mixer_args, **dd)
+        self.norm2 = GroupNorm1(dim, **dd)
+        self.mlp = Mlp(dim, 4 * dim, use_conv=True, **dd)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.res_scale1, self.res_scale2 = scale("res", 1.0), scale("res", 1.0)
+        self.layer_scale1, self.layer_scale2 = scale("layer", 1e-5), scale("layer", 1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.res_scale1(x) + self.layer_scale1(self.drop_path(self.token_mixer(self.norm1(x))))
+        return self.res_scale2(x) + self.layer_scale2(self.drop_path(self.mlp(self.norm2(x))))
+
+
+class ConvEmbed(nn.Module):
+    """Strided convolution, as the stem and between stages: (B, C, H, W) to (B, C', H', W')."""
+
+    def __init__(self, in_chans: int, out_chans: int, *, stem: bool, **dd: Any) -> None:
+        super().__init__()
+        kernel_size, stride, padding = (7, 4, 2) if stem else (3, 2, 1)
+        self.proj = nn.Conv2d(in_chans, out_chans, kernel_size, stride, padding, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x)
+
+
+class SPANet(Pyramid):
+    """SPANet; sizes in Table 1 of the paper.
+
+    Input (B, in_chans, H, W); features (B, C, H / 32, W / 32), before the last norm; logits (B, num_classes).
+
+    Args:
+        img_size: Size that the masks are made for, (H, W) or one number.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
+        radii: r of the masks in each stage.
+        branch_scale: "res" (ResScale), "layer" (LayerScale) or None, in the last two stages (Table 5).
+        kernel_size, balances, ring, spectral_pooling, aggregation: As in ``SPAM``.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int] = (4, 4, 12, 4),
+        dims: Sequence[int] = (64, 128, 320, 512),
+        img_size: int | tuple[int, int] = 224,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        radii: Sequence[float] = (2, 2, 1, 1),
+        branch_scale: str | None = "res",
+        kernel_size: int = 7,
+        balances: Sequence[float] = (0.7, 0.8, 0.9),
+        ring: float | None = 1 / 3,
+        spectral_pooling: bool = True,
+        aggregation: str = "add",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(dims, img_size, num_classes, global_pool, drop_rate)
+        if branch_scale not in ("res", "layer", None):
+            raise ValueError(f"branch_scale is 'res', 'layer' or None, not {branch_scale!r}")
+        dd = {"device": device, "dtype": dtype}
+        mixer_args = {
+            "kernel_size": kernel_size,
+            "balances": balances,
+            "ring": ring,
+            "spectral_pooling": spectral_pooling,
+            "aggregation": aggregation,
+        }
+        for i, info in enumerate(self.feature_info):
+            info["module"] = f"network.{2 * i}"
+        self.patch_embed = ConvEmbed(in_chans, dims[0], stem=True, **dd)
+        # The official layout: stages at even places, the convolutions between them at odd ones.
+        self.network = nn.ModuleList()
+        drop_path_rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        for i, (dim, size) in enumerate(zip(dims, self._map_sizes(self.img_size), strict=True)):
+            if i > 0:
+                self.network.append(ConvEmbed(dims[i - 1], dim, stem=False, **dd))
+            blocks = [
+                SPANetBlock(
+                    dim,
+                    size=size,
+                    drop_path=rate,
+                    branch_scale=branch_scale if i >= 2 else None,
+                    mixer_args={"radius": radii[i], **mixer_args},
+                    **dd,
+                )
+                for rate in drop_path_rates[i]
+            ]
+            self.network.append(nn.Sequential(*blocks))
+        self.norm = GroupNorm1(dims[-1], **dd)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head = self._make_head(**dd)
+        # Other convolutions keep torch's initialization, as in the official code.
+        for module in self.modules():
+            if isinstance(module, Mlp | nn.Linear):
+                module.apply(self._init_weights)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        return list(self.network)[::2]
+
+    def _make_head(self, **dd: Any) -> nn.Module:
+        return nn.Linear(self.num_features, self.num_classes, **dd) if self.num_classes else nn.Identity()
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        if coarse:
+            return {"stem": r"^patch_embed", "blocks": r"^network\.(\d+)"}
+        return {
+            "stem": r"^patch_embed",
+            "blocks": [
+                (r"^network\.(\d+)\.(\d+)", None),
+                (r"^network\.(\d+)\.proj", (0,)),
+                (r"^norm", (99999,)),
+            ],
+        }
+
+    def _forward_stage(self, index: int, x: Tensor) -> Tensor:
+        """(B, C, H, W) to (B, C', H', W')."""
+        x = self.patch_embed(x) if index == 0 else self.network[2 * index - 1](x)
+        return self._run_blocks(self.network[2 * index], x)
+
+    def _keep_stages(self, count: int) -> None:
+        self.network = self.network[: 2 * count - 1]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``."""
+        x = self.norm(x)
+        x = x.mean(dim=(2, 3)) if self.global_pool else x.permute(0, 2, 3, 1)
+        x = self.head_drop(x)
+        return x if pre_logits else self.head(x)
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "fixed_input_size": True,  # timm's word for a model that takes img_size; ours runs at other sizes too
+        "pool_size": (7, 7),
+        "crop_pct": 0.9,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        "license": "mit",
+        "paper_ids": "arXiv:2308.11568",
+        "paper_name": "SPANet: Frequency-balancing Token Mixer using Spectral Pooling Aggregation Modulation",
+        "origin_url": "https://github.com/DoranLyong/SPANet-official",
+        **kwargs,
+    }
+
+
+SIZES = {
+    "small": {"depths": (4, 4, 12, 4), "dims": (64, 128, 320, 512)},
+    "medium": {"depths": (6, 6, 18, 6), "dims": (64, 128, 320, 512)},
+    "mediumx": {"depths": (8, 8, 24, 8), "dims": (64, 128, 320, 512)},
+    "base": {"depths": (6, 6, 18, 6), "dims": (96, 192, 384, 768)},
+    "basex": {"depths": (8, 8, 24, 8), "dims": (96, 192, 384, 768)},
+}
+
+default_cfgs = generate_default_cfgs(
+    {
+        **{f"spanet_{size}.untrained": _cfg() for size in ("small", "medium", "mediumx")},
+        **{f"spanet_{size}.untrained": _cfg(crop_pct=0.95) for size in ("base", "basex")},
+        **{
+            f"spanet_small_{variant}.untrained": _cfg()
+            for variant in (
+                "k3",
+                "k5",
+                *(f"k3_{change}" for change in ("nospf", "hp", "r1111", "r4411", "noscale", "layerscale")),
+            )
+        },
+    }
+)
+
+
+def _create_spanet(variant: str, pretrained: bool, size: str, kwargs: dict[str, Any], **variant_args: Any) -> SPANet:
+    return build_model_with_cfg(
+        SPANet,
+        variant,
+        pretrained,
+        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
+        **{**SIZES[size], **variant_args, **kwargs},
+    )
+
+
+@register_model
+def spanet_small(pretrained: bool = False, **kwargs: Any) -> SPANet:
+    return _create_spanet("spanet_small", pretrained, "small", kwargs)
+
+
+@register_model
+def spanet_medium(pretrained: bool = False, **kwargs: Any) -> SPANet:
+    return _create_spanet("spanet_medium", pretrained, "medium", kwargs)
+
+
+@register_model
+def spanet_mediumx(pretrained: bool = False, **kwargs: Any) -> SPANet:
+    return _create_spanet("spanet_mediumx", pretrained, "mediumx", kwargs)
+
+
+@register_model
+def spanet_base(pretrained: bool = False, **kwargs: Any) -> SPANet:
+    return _create_spanet("spanet_base", pretrained, "base", kwargs)
+
+
+@register_model
+def spanet_basex(pretrained: bool = False, **kwargs: Any) -> SPANet:
+    return _create_spanet("spanet_basex", pretrained, "basex", kwargs)
+
+
+@register_model
+def spanet_small_k3(pretrained: bool = False, **kwargs: Any) -> SPANet:
+    """Kernels of 3, the baseline of Table 5."""
+    return _create_spanet("spanet_small_k3", pretrained, "small", kwargs, kernel_size=3)
+
+
+@register_model
+def spanet_small_k5(pretrained: bool = False, **kwargs: Any) -> SPANet:
+    """Kernels of 5 (Table 5)."""
+    return _create_spanet("spanet_small_k5", pretrained, "small", kwargs, kernel_size=5)
+
+
+@register_model
+def spanet_small_k3_nospf(pretrained: bool = False, **kwargs: Any) -> SPANet:
+    """The baseline of Table 5 without spectral pooling: the gates are 1x1 convolutions alone."""
+    return _create_spanet("spanet_small_k3_nospf", pretrained, "small", kwargs, kernel_size=3, spectral_pooling=False)
+
+
+@register_model
+def spanet_small_k3_hp(pretrained: bool = False, **kwargs: Any) -> SPANet:
+    """The baseline of Table 5 with the Hadamard product of the gates' outputs as context."""
+    return _create_spanet("spanet_small_k3_hp", pretrained, "small", kwargs, kernel_size=3, aggregation="multiply")
+
+
+@register_model
+def spanet_small_k3_r1111(pretrained: bool = False, **kwargs: Any) -> SPANet:
+    """The baseline of Table 5 with a radius of 1 in all stages."""
+    return _create_spanet("spanet_small_k3_r1111", pretrained, "small", kwargs, kernel_size=3, radii=(1, 1, 1, 1))
+
+
+@register_model
+def spanet_small_k3_r4411(pretrained: bool = False, **kwargs: Any) -> SPANet:
+    """The baseline of Table 5 with a radius of 4 in the first two stages."""
+    return _create_spanet("spanet_small_k3_r4411", pretrained, "small", kwargs, kernel_size=3, radii=(4, 4, 1, 1))
+
+
+@register_model
+def spanet_small_k3_noscale(pretrained: bool = False, **kwargs: Any) -> SPANet:
+    """The baseline of Table 5 without ResScale."""
+    return _create_spanet("spanet_small_k3_noscale", pretrained, "small", kwargs, kernel_size=3, branch_scale=None)
+
+
+@register_model
+def spanet_small_k3_layerscale(pretrained: bool = False, **kwargs: Any) -> SPANet:
+    """The baseline of Table 5 with LayerScale for ResScale."""
+    return _create_spanet(
+        "spanet_small_k3_layerscale", pretrained, "small", kwargs, kernel_size=3, branch_scale="layer"
+    )

@@ -1,0 +1,86 @@
+"""Logits of the official models under weights that anyone can rebuild, ``data/official_logits.json``.
+
+The file was made by the authors' own code (CPU, float32, evaluation mode). For each model it has the names and shapes
+of the official state dict, the number of parameters, and the first 16 values, mean, standard deviation and argmax of
+two rows of logits. Weights and images are integer arithmetic on a tensor's name, the same on every platform.
+"""
+
+import json
+import zlib
+from functools import cache
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+FILE = Path(__file__).parent / "data" / "official_logits.json"
+ONE_FIFTH = {"cls_token", "pos_embed", "w1", "w2", "b1", "b2"}
+
+
+@cache
+def records() -> dict[str, dict[str, Any]]:
+    """What the file holds for each model."""
+    return json.loads(FILE.read_text())
+
+
+def uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """Float32 numbers in [-1, 1): each element's index, moved by the checksum of the name, through an integer hash."""
+    h = np.arange(prod(shape), dtype=np.uint32)  # array arithmetic in uint32 wraps around
+    h = h * np.uint32(2654435761) + np.uint32(zlib.crc32(name.encode()))
+    h ^= h >> np.uint32(16)
+    h *= np.uint32(2246822519)
+    h ^= h >> np.uint32(13)
+    h *= np.uint32(3266489917)
+    h ^= h >> np.uint32(16)
+    return (h.astype(np.float64) / 2**31 - 1).astype(np.float32).reshape(shape)
+
+
+def weight(name: str, shape: tuple[int, ...]) -> Tensor:
+    """Value of the tensor with this official name."""
+    u = uniform(name, shape)
+    leaf = name.rpartition(".")[2]
+    if leaf in ("A_log", "A_b_log"):
+        value = np.log(np.arange(1, shape[1] + 1, dtype=np.float32)) + np.float32(0.1) * u
+    elif name.endswith(("dt_proj.bias", "dt_proj_b.bias")):
+        value = u - 4
+    elif leaf == "complex_weights" or leaf.startswith("filter_"):
+        value = u
+    elif leaf in ONE_FIFTH:
+        value = np.float32(0.2) * u
+    elif leaf in ("sup_c", "stack"):
+        value = 1 + np.float32(0.5) * u
+    elif leaf == "weight" and len(shape) >= 2:
+        value = u * np.float32(np.sqrt(3 / prod(shape[1:])))
+    elif leaf == "bias":
+        value = np.float32(0.1) * u
+    else:
+        value = 1 + np.float32(0.1) * u
+    return torch.from_numpy(value)
+
+
+def images() -> Tensor:
+    """The two input images, (2, 3, 224, 224)."""
+    return torch.from_numpy(uniform("input224", (2, 3, 224, 224)) * np.float32(np.sqrt(3)))
+
+
+def state_dict(name: str, model: nn.Module) -> dict[str, Tensor]:
+    """Official state dict of the model ``name``; the fixed masks of SPANet are not filled but taken from ``model``."""
+    shapes = records()[name]["state_dict"]
+    fixed = {key: value for key, value in model.state_dict().items() if ".sps." in key}
+    return {key: fixed[key] if ".sps." in key else weight(key, tuple(shape)) for key, shape in shapes.items()}
+
+
+def assert_official(name: str, model: nn.Module, atol: float = 2e-4) -> None:
+    """``model`` takes the official weights as they are and gives the official logits with them."""
+    record = records()[name]
+    model.load_state_dict(state_dict(name, model), strict=True)
+    assert sum(p.numel() for p in model.parameters()) == record["params"]
+    with torch.no_grad():
+        logits = model.eval()(images())
+    torch.testing.assert_close(logits[:, :16], torch.tensor(record["logits_0_to_15"]), rtol=0, atol=atol)
+    torch.testing.assert_close(logits.mean(dim=1), torch.tensor(record["mean"]), rtol=0, atol=atol)
+    torch.testing.assert_close(logits.std(dim=1), torch.tensor(record["std"]), rtol=0, atol=atol)
+    assert logits.argmax(dim=1).tolist() == record["argmax"]
