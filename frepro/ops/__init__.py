@@ -1,5 +1,6 @@
-"""Operations with one meaning each: spectral filters here; every fast form equals its plain reference."""
+"""Operations with one meaning each: spectral filters and the selective scan; every fast form equals its reference."""
 
-from .spectral import dynamic_filter, global_filter, resize_filter
+from .selective_scan import selective_scan
+from .spectral import amplitude_spectrum, dynamic_filter, global_filter, resize_filter
 
-__all__ = ["dynamic_filter", "global_filter", "resize_filter"]
+__all__ = ["amplitude_spectrum", "dynamic_filter", "global_filter", "resize_filter", "selective_scan"]

@@ -1,6 +1,6 @@
 """Filters in the frequency domain of a feature map.
 
-All functions take channels-last maps ``x`` of shape (B, H, W, C) and work on the half spectrum of a real map,
+Filters take channels-last maps ``x`` of shape (B, H, W, C) and work on the half spectrum of a real map,
 (B, H, W // 2 + 1, C), un-shifted: row 0 and column 0 are the zero frequency, rows past H / 2 are negative frequencies.
 Transforms are orthonormal (``norm="ortho"``), so that Parseval's theorem holds without a factor.
 
@@ -47,6 +47,22 @@ def dynamic_filter(x: Tensor, coefficients: Tensor, basis: Tensor) -> Tensor:
         kernel = torch.einsum("hwn,bnc->bhwc", basis, coefficients.to(basis.dtype))
         spectrum = torch.fft.rfft2(x.float(), dim=(1, 2), norm="ortho")
         return torch.fft.irfft2(spectrum * kernel, s=x.shape[1:3], dim=(1, 2), norm="ortho").to(x.dtype)
+
+
+def amplitude_spectrum(x: Tensor) -> Tensor:
+    """Modulus of the 2D transform over axes 1 and 2, |F(x)| (Vim-F eq. 7), the whole of it and un-shifted.
+
+    A cyclic shift of ``x`` along these axes leaves it as it is.
+
+    Args:
+        x: Feature map, (B, H, W, C), or token sequence, (B, L, C), which is transformed over tokens and channels.
+
+    Returns:
+        The shape and dtype of ``x``.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        return torch.fft.fft2(wide, dim=(1, 2), norm="ortho").abs().to(x.dtype)
 
 
 def resize_filter(weight: Tensor, height: int, width: int) -> Tensor:
