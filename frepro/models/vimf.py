@@ -156,7 +156,7 @@ class VimF(VisionMamba):
         )
 
 
-def _cfg(stem: str = "conv") -> dict[str, Any]:
+def _cfg(stem: str) -> dict[str, Any]:
     return vim_cfg(
         first_conv="patch_embed.proj" if stem == "patch" else "patch_embed.cnn_downsample_layers.0.0",
         license=None,

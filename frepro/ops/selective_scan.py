@@ -122,14 +122,29 @@ def _time_first(x: Tensor) -> tuple[Tensor, ...]:
     return x.movedim(-1, 0).contiguous().unbind(0)
 
 
-def _mamba_ssm_scan(u: Tensor, *args: Tensor | bool | None) -> Tensor | tuple[Tensor, Tensor]:
+def _mamba_ssm_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    return_last_state: bool,
+) -> Tensor | tuple[Tensor, Tensor]:
     try:
         from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
     except ImportError as error:
         raise ImportError(f"scan backend 'mamba_ssm' cannot load ({error}); pip install 'frepro[mamba]'") from error
     if not u.is_cuda:
         raise ValueError(f"scan backend 'mamba_ssm' needs CUDA tensors; these are on {u.device}")
-    return selective_scan_fn(u, *args)
+    # The kernels want all that depends on time in the dtype of u, and all that does not in float32.
+    A, D, delta_bias = (x if x is None else x.float() for x in (A, D, delta_bias))
+    B, C = (x.float() if x.ndim == 2 else x.to(u.dtype) for x in (B, C))
+    delta, z = (x if x is None else x.to(u.dtype) for x in (delta, z))
+    return selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
 
 
 BACKENDS = {"torch": _torch_scan, "mamba_ssm": _mamba_ssm_scan}
