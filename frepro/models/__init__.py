@@ -1,5 +1,5 @@
 """Backbones, one file a family; importing this package registers them with timm."""
 
-from . import dfformer, spanet, spanetv2
+from . import dfformer, gfnet, spanet, spanetv2, vim, vimf
 
-__all__ = ["dfformer", "spanet", "spanetv2"]
+__all__ = ["dfformer", "gfnet", "spanet", "spanetv2", "vim", "vimf"]

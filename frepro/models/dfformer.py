@@ -36,6 +36,7 @@ from torch import Tensor, nn
 
 from frepro.models.metaformer import MetaFormer, SepConv
 from frepro.ops import dynamic_filter, global_filter, resize_filter
+from frepro.ops.precision import float32_or_more, without_autocast
 
 __all__ = ["AFNO2D", "DFFormer", "DynamicFilter", "GlobalFilter"]
 
@@ -135,14 +136,14 @@ class AFNO2D(nn.Module):
     @staticmethod
     def _complex_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """(..., blocks, 2 x in) to (..., blocks, 2 x out), real parts first; (a + ib)(c + id) as one real product."""
-        real, imag = weight.float()
+        real, imag = float32_or_more(weight)
         matrix = torch.cat([torch.cat([real, imag], dim=2), torch.cat([-imag, real], dim=2)], dim=1)
-        return torch.einsum("...ki,kio->...ko", x, matrix) + torch.cat([bias[0], bias[1]], dim=1).float()
+        return torch.einsum("...ki,kio->...ko", x, matrix) + float32_or_more(torch.cat([bias[0], bias[1]], dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act1(self.pwconv1(x))
-        with torch.autocast(x.device.type, enabled=False):
-            spectrum = torch.fft.rfft2(x.float(), dim=(1, 2), norm="ortho")
+        with without_autocast(x):
+            spectrum = torch.fft.rfft2(float32_or_more(x), dim=(1, 2), norm="ortho")
             blocks = spectrum.unflatten(3, self.b1.shape[1:])  # (B, H, W // 2 + 1, blocks, block)
             hidden = F.relu(self._complex_linear(torch.cat([blocks.real, blocks.imag], dim=-1), self.w1, self.b1))
             output = F.softshrink(self._complex_linear(hidden, self.w2, self.b2), self.sparsity_threshold)

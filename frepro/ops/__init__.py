@@ -1,6 +1,8 @@
-"""Operations with one meaning each: spectral filters here; every fast form equals its plain reference."""
+"""Operations with one meaning each: spectral filters and the selective scan; every fast form equals its reference."""
 
+from .selective_scan import selective_scan
 from .spectral import (
+    amplitude_spectrum,
     dynamic_filter,
     global_filter,
     resize_filter,
@@ -10,9 +12,11 @@ from .spectral import (
 )
 
 __all__ = [
+    "amplitude_spectrum",
     "dynamic_filter",
     "global_filter",
     "resize_filter",
+    "selective_scan",
     "spectral_pool",
     "spectral_pooling_mask",
     "spectral_rescale",

@@ -13,9 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-
-def _float32_or_more(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+from frepro.ops.precision import float32_or_more, without_autocast
 
 
 def global_filter(x: Tensor, weight: Tensor) -> Tensor:
@@ -28,9 +26,9 @@ def global_filter(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (B, H, W, C), in the dtype of ``x``.
     """
-    with torch.autocast(x.device.type, enabled=False):
-        kernel = torch.view_as_complex(_float32_or_more(weight).contiguous())
-        spectrum = torch.fft.rfft2(_float32_or_more(x), dim=(1, 2), norm="ortho")
+    with without_autocast(x):
+        kernel = torch.view_as_complex(float32_or_more(weight).contiguous())
+        spectrum = torch.fft.rfft2(float32_or_more(x), dim=(1, 2), norm="ortho")
         return torch.fft.irfft2(spectrum * kernel, s=x.shape[1:3], dim=(1, 2), norm="ortho").to(x.dtype)
 
 
@@ -47,10 +45,10 @@ def dynamic_filter(x: Tensor, coefficients: Tensor, basis: Tensor) -> Tensor:
     Returns:
         (B, H, W, C), in the dtype of ``x``.
     """
-    with torch.autocast(x.device.type, enabled=False):
-        basis = torch.view_as_complex(_float32_or_more(basis).contiguous())
+    with without_autocast(x):
+        basis = torch.view_as_complex(float32_or_more(basis).contiguous())
         kernel = torch.einsum("hwn,bnc->bhwc", basis, coefficients.to(basis.dtype))
-        spectrum = torch.fft.rfft2(_float32_or_more(x), dim=(1, 2), norm="ortho")
+        spectrum = torch.fft.rfft2(float32_or_more(x), dim=(1, 2), norm="ortho")
         return torch.fft.irfft2(spectrum * kernel, s=x.shape[1:3], dim=(1, 2), norm="ortho").to(x.dtype)
 
 
@@ -64,9 +62,9 @@ def spectral_rescale(x: Tensor, gain: Tensor) -> Tensor:
     Returns:
         (B, C, H, W), in the dtype of ``x``.
     """
-    with torch.autocast(x.device.type, enabled=False):
-        spectrum = torch.fft.rfft2(_float32_or_more(x), norm="ortho")
-        return torch.fft.irfft2(spectrum * _float32_or_more(gain), s=x.shape[-2:], norm="ortho").to(x.dtype)
+    with without_autocast(x):
+        spectrum = torch.fft.rfft2(float32_or_more(x), norm="ortho")
+        return torch.fft.irfft2(spectrum * float32_or_more(gain), s=x.shape[-2:], norm="ortho").to(x.dtype)
 
 
 def spectral_pool(x: Tensor, mask: Tensor) -> Tensor:
@@ -115,6 +113,21 @@ def spectral_pooling_mask(
     return mask if ring is None else mask.masked_fill(distance2 == radius**2, ring)
 
 
+def amplitude_spectrum(x: Tensor) -> Tensor:
+    """Modulus of the 2D transform over axes 1 and 2, |F(x)| (Vim-F eq. 7), the whole of it and un-shifted.
+
+    A cyclic shift of ``x`` along these axes leaves it as it is.
+
+    Args:
+        x: Feature map, (B, H, W, C), or token sequence, (B, L, C), which is transformed over tokens and channels.
+
+    Returns:
+        The shape and dtype of ``x``.
+    """
+    with without_autocast(x):
+        return torch.fft.fft2(float32_or_more(x), dim=(1, 2), norm="ortho").abs().to(x.dtype)
+
+
 def resize_filter(weight: Tensor, height: int, width: int) -> Tensor:
     """Fit filters made for one map size to another, as the official DFFormer and SPANetV2 code does.
 
@@ -133,6 +146,6 @@ def resize_filter(weight: Tensor, height: int, width: int) -> Tensor:
     size = (height, width // 2 + 1)
     if weight.shape[:2] == size:
         return weight
-    planes = _float32_or_more(weight).flatten(2).permute(2, 0, 1)[None]  # (1, N, H, W // 2 + 1)
+    planes = float32_or_more(weight).flatten(2).permute(2, 0, 1)[None]  # (1, N, H, W // 2 + 1)
     planes = F.interpolate(planes, size=size, mode="bicubic", align_corners=True)
     return planes[0].permute(1, 2, 0).reshape(*size, *weight.shape[2:]).to(weight.dtype)

@@ -1,0 +1,406 @@
+"""GFNet: token mixing by one learnt filter for each channel in the frequency domain.
+
+"Global Filter Networks for Image Classification", Rao et al., NeurIPS 2021, https://arxiv.org/abs/2107.00645.
+Official code: https://github.com/raoyongming/GFNet (read at 2de48b6, MIT). This file was written anew; tensor names are
+the official ones, so the authors' checkpoints load as they are.
+
+    @inproceedings{rao2021gfnet,
+      title     = {Global Filter Networks for Image Classification},
+      author    = {Rao, Yongming and Zhao, Wenliang and Zhu, Zheng and Lu, Jiwen and Zhou, Jie},
+      booktitle = {NeurIPS},
+      year      = {2021}
+    }
+
+Paper, official code, frepro:
+- A block has one residual around filter and MLP together, x + drop_path(mlp(norm2(filter(norm1(x))))), as in the code.
+- The code sets stochastic depth in the architecture: S 0.15, B 0.25, H-Ti 0.1, H-S 0.2, H-B 0.4, else 0. Here, as in
+  timm, ``drop_path_rate`` is 0 unless given.
+- The code's pyramid takes colour images alone; ours takes ``in_chans``.
+- Official models take one size. Ours take any: position embeddings and filters are refitted at each forward pass by the
+  rule of the official fine-tuning at 384 pixels (bicubic; corners aligned for filters, ``ops.resize_filter``, and not
+  for position embeddings).
+- ``drop_rate`` is a dropout before the classifier, timm's meaning (``dropcls`` in the code).
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.layers import (
+    DropPath,
+    Mlp,
+    calculate_drop_path_rates,
+    get_device_dtype,
+    resample_abs_pos_embed,
+    to_2tuple,
+    trunc_normal_,
+)
+from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models._features import feature_take_indices
+from torch import Tensor, nn
+
+from frepro.ops import global_filter, resize_filter
+
+__all__ = ["GFNet", "GlobalFilter"]
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)
+
+
+class GlobalFilter(nn.Module):
+    """One filter for each channel (eq. 5): (B, H, W, C) to (B, H, W, C)."""
+
+    def __init__(self, dim: int, *, size: tuple[int, int], **dd: Any) -> None:
+        super().__init__()
+        self.complex_weight = nn.Parameter(0.02 * torch.randn(size[0], size[1] // 2 + 1, dim, 2, **dd))
+
+    def set_size(self, size: tuple[int, int]) -> None:
+        self.complex_weight = nn.Parameter(resize_filter(self.complex_weight.detach(), *size))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return global_filter(x, resize_filter(self.complex_weight, x.shape[1], x.shape[2]))
+
+
+class GFNetBlock(nn.Module):
+    """Filter and MLP behind a norm each, in one residual branch: (B, H, W, C) to (B, H, W, C)."""
+
+    def __init__(
+        self, dim: int, *, size: tuple[int, int], drop_path: float, layer_scale: float | None, **dd: Any
+    ) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(dim, **dd)
+        self.filter = GlobalFilter(dim, size=size, **dd)
+        self.norm2 = LayerNorm(dim, **dd)
+        self.mlp = Mlp(dim, 4 * dim, **dd)
+        self.gamma = None if layer_scale is None else nn.Parameter(torch.full((dim,), layer_scale, **dd))
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        branch = self.mlp(self.norm2(self.filter(self.norm1(x))))
+        if self.gamma is not None:
+            branch = self.gamma * branch
+        return x + self.drop_path(branch)
+
+
+class PatchEmbed(nn.Module):
+    """Convolution over patches that do not overlap: (B, H, W, C) to (B, H / patch, W / patch, D)."""
+
+    def __init__(self, in_chans: int, dim: int, patch_size: int, **dd: Any) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, patch_size, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class GFNet(nn.Module):
+    """Stages of global-filter blocks, norm, average pool and a linear classifier; sizes in Tables 1 and 2.
+
+    With one stage it is the plain form of the paper, whose features are its blocks' maps; with more, the pyramid, whose
+    features are its stages' maps, the side of each half the former's.
+
+    Input (B, in_chans, H, W); maps (B, C, H / p, W / p) with p = patch_size, then 2p, 4p ...; logits (B, num_classes).
+
+    Args:
+        img_size: Size that filters and position embeddings are made for, (H, W) or one number.
+        patch_size: Side of the first stage's patches.
+        layer_scale: First value of a trainable scale of each block's branch; None for no such scale.
+        drop_rate: Dropout before the classifier.
+        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
+    """
+
+    def __init__(
+        self,
+        img_size: int | tuple[int, int] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        depths: Sequence[int] = (12,),
+        dims: Sequence[int] = (384,),
+        layer_scale: float | None = None,
+        global_pool: str = "avg",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        dd = {"device": device, "dtype": dtype}
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = dims[-1]
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        self.img_size = to_2tuple(img_size)
+        self.patch_size = patch_size
+        self.pyramid = len(dims) > 1
+
+        sizes = self._map_sizes(self.img_size, len(dims))
+        embeds = [
+            PatchEmbed(before, dim, 2 if i else patch_size, **dd)
+            for i, (before, dim) in enumerate(zip((in_chans, *dims), dims, strict=False))
+        ]
+        stages = [
+            nn.Sequential(
+                *(GFNetBlock(dim, size=size, drop_path=rate, layer_scale=layer_scale, **dd) for rate in stage_rates)
+            )
+            for dim, size, stage_rates in zip(
+                dims, sizes, calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True), strict=True
+            )
+        ]
+        # The plain form has no list around its one stage, or its tensors would not have the official names.
+        self.patch_embed = nn.ModuleList(embeds) if self.pyramid else embeds[0]
+        self.blocks = nn.ModuleList(stages) if self.pyramid else stages[0]
+        self.feature_info = [
+            {"num_chs": dims[stage], "reduction": patch_size * 2**stage, "module": f"blocks.{i}"}
+            for i, stage in enumerate(range(len(dims)) if self.pyramid else [0] * depths[0])
+        ]
+        self.grid_size = sizes[0]
+        self.pos_embed = nn.Parameter(torch.zeros(1, sizes[0][0] * sizes[0][1], dims[0], **dd))
+        self.norm = LayerNorm(dims[-1], **dd)
+        self._set_global_pool(global_pool)
+        self.head_drop = nn.Dropout(drop_rate)
+        self.head = self._make_head(**dd)
+        trunc_normal_(self.pos_embed, std=0.02)
+        self.apply(self._init_weights)
+
+    def _map_sizes(self, img_size: tuple[int, int], stages: int) -> list[tuple[int, int]]:
+        """Height and width of the map in each stage: whole patches, then halved, rounding down."""
+        sides = [self.patch_size * 2**stage for stage in range(stages)]
+        if min(img_size) < sides[-1]:
+            raise ValueError(f"img_size {img_size} is too small: it needs at least {sides[-1]} pixels a side")
+        return [(img_size[0] // side, img_size[1] // side) for side in sides]
+
+    def _make_head(self, **dd: Any) -> nn.Module:
+        return nn.Linear(self.num_features, self.num_classes, **dd) if self.num_classes > 0 else nn.Identity()
+
+    def _set_global_pool(self, global_pool: str | None) -> None:
+        if global_pool not in ("avg", "", None):
+            raise ValueError(f"global_pool is 'avg' or '' (none), not {global_pool!r}")
+        self.global_pool = global_pool or ""
+
+    @staticmethod
+    def _init_weights(module: nn.Module) -> None:
+        if isinstance(module, nn.Linear):
+            trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+
+    def set_input_size(self, img_size: int | tuple[int, int]) -> None:
+        """Refit filters and position embeddings to another input size, once and for good."""
+        self.img_size = to_2tuple(img_size)
+        stages = self.blocks if self.pyramid else [self.blocks]
+        sizes = self._map_sizes(self.img_size, len(stages))
+        self.pos_embed = nn.Parameter(self._pos_embed(sizes[0]).detach())
+        self.grid_size = sizes[0]
+        for stage, size in zip(stages, sizes, strict=True):
+            for block in stage:
+                block.filter.set_size(size)
+
+    def _pos_embed(self, size: tuple[int, int]) -> Tensor:
+        """Position embeddings for a map of another size, (1, h * w, C)."""
+        return resample_abs_pos_embed(
+            self.pos_embed, list(size), list(self.grid_size), num_prefix_tokens=0, antialias=False
+        )
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        if not self.pyramid:
+            return {"stem": r"^pos_embed|patch_embed", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
+        if coarse:
+            return {"stem": r"^pos_embed|patch_embed\.0", "blocks": r"^(?:patch_embed|blocks)\.(\d+)"}
+        return {
+            "stem": r"^pos_embed|patch_embed\.0",
+            "blocks": [
+                (r"^patch_embed\.(\d+)", (-1,)),
+                (r"^blocks\.(\d+)\.(\d+)", None),
+                (r"^norm", (99999,)),
+            ],
+        }
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> set[str]:
+        return {"pos_embed"}
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.head
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
+        self.num_classes = num_classes
+        if global_pool is not None:
+            self._set_global_pool(global_pool)
+        self.head = self._make_head(**get_device_dtype(self, device=device, dtype=dtype)).train(self.training)
+        self.head.apply(self._init_weights)
+
+    def _stem(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) to (B, h, w, C)."""
+        embed = self.patch_embed[0] if self.pyramid else self.patch_embed
+        x = embed(x.permute(0, 2, 3, 1))
+        size = (x.shape[1], x.shape[2])
+        pos_embed = self.pos_embed if size == self.grid_size else self._pos_embed(size)
+        return x + pos_embed.unflatten(1, size)
+
+    def _sections(self) -> list[list[nn.Module]]:
+        """What lies between a feature map and the next: a block in the plain form, a stage in the pyramid."""
+        if not self.pyramid:
+            return [[block] for block in self.blocks]
+        return [
+            [*([embed] if i else []), *stage]
+            for i, (embed, stage) in enumerate(zip(self.patch_embed, self.blocks, strict=True))
+        ]
+
+    def _forward_section(self, section: list[nn.Module], x: Tensor) -> Tensor:
+        """(B, H, W, C) to (B, H', W', C')."""
+        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
+            return checkpoint_seq(section, x)
+        for module in section:
+            x = module(x)
+        return x
+
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | list[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = "NCHW",
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Maps after the chosen blocks (plain form) or stages, with the last map, normed, unless told.
+
+        Args:
+            indices: Blocks or stages to take; an int means the last n, None all.
+            norm: Apply the final norm to each map that has the channels of the last one.
+            stop_early: Do not run what comes after the last one taken.
+            output_fmt: "NCHW" or "NHWC".
+            intermediates_only: Leave out the last map.
+        """
+        if output_fmt not in ("NCHW", "NHWC"):
+            raise ValueError(f"output_fmt is 'NCHW' or 'NHWC', not {output_fmt!r}")
+        sections = self._sections()
+        take_indices, last = feature_take_indices(len(sections), indices)
+        x = self._stem(x)
+        intermediates = []
+        for i, section in enumerate(sections[: last + 1] if stop_early else sections):
+            x = self._forward_section(section, x)
+            if i in take_indices:
+                feature = self.norm(x) if norm and x.shape[3] == self.num_features else x
+                intermediates.append(feature.permute(0, 3, 1, 2) if output_fmt == "NCHW" else feature)
+        return intermediates if intermediates_only else (self.norm(x).permute(0, 3, 1, 2), intermediates)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop the blocks or stages after the last one that ``indices`` asks for."""
+        take_indices, last = feature_take_indices(len(self.blocks), indices)
+        self.blocks = self.blocks[: last + 1]
+        if self.pyramid:
+            self.patch_embed = self.patch_embed[: last + 1]
+        if prune_norm:
+            self.norm = nn.Identity()
+        if prune_head:
+            self.reset_classifier(0, "")
+        return take_indices
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) to (B, C, h, w)."""
+        x = self._stem(x)
+        for section in self._sections():
+            x = self._forward_section(section, x)
+        return self.norm(x).permute(0, 3, 1, 2)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``."""
+        x = x.mean(dim=(2, 3)) if self.global_pool else x.permute(0, 2, 3, 1)
+        x = self.head_drop(x)
+        return x if pre_logits else self.head(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def _cfg(**kwargs: Any) -> dict[str, Any]:
+    return {
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "fixed_input_size": True,  # timm's word for a model that takes img_size; ours runs at other sizes too
+        "pool_size": None,
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": IMAGENET_DEFAULT_MEAN,
+        "std": IMAGENET_DEFAULT_STD,
+        "first_conv": "patch_embed.proj",
+        "classifier": "head",
+        "license": "mit",
+        "paper_ids": "arXiv:2107.00645",
+        "paper_name": "Global Filter Networks for Image Classification",
+        "origin_url": "https://github.com/raoyongming/GFNet",
+        **kwargs,
+    }
+
+
+SIZES = {
+    "gfnet_ti": {"depths": (12,), "dims": (256,)},
+    "gfnet_xs": {"depths": (12,), "dims": (384,)},
+    "gfnet_s": {"depths": (19,), "dims": (384,)},
+    "gfnet_b": {"depths": (19,), "dims": (512,)},
+    "gfnet_h_ti": {"depths": (3, 3, 10, 3), "dims": (64, 128, 256, 512), "patch_size": 4, "layer_scale": 1e-3},
+    "gfnet_h_s": {"depths": (3, 3, 10, 3), "dims": (96, 192, 384, 768), "patch_size": 4, "layer_scale": 1e-5},
+    "gfnet_h_b": {"depths": (3, 3, 27, 3), "dims": (96, 192, 384, 768), "patch_size": 4, "layer_scale": 1e-6},
+}
+
+default_cfgs = generate_default_cfgs(
+    {
+        f"{name}.untrained": _cfg(first_conv="patch_embed.0.proj", pool_size=(7, 7)) if "_h_" in name else _cfg()
+        for name in SIZES
+    }
+)
+
+
+def _create_gfnet(variant: str, pretrained: bool, kwargs: dict[str, Any]) -> GFNet:
+    return build_model_with_cfg(
+        GFNet,
+        variant,
+        pretrained,
+        feature_cfg={"out_indices": 4, "feature_cls": "getter"},
+        **{**SIZES[variant], **kwargs},
+    )
+
+
+@register_model
+def gfnet_ti(pretrained: bool = False, **kwargs: Any) -> GFNet:
+    return _create_gfnet("gfnet_ti", pretrained, kwargs)
+
+
+@register_model
+def gfnet_xs(pretrained: bool = False, **kwargs: Any) -> GFNet:
+    return _create_gfnet("gfnet_xs", pretrained, kwargs)
+
+
+@register_model
+def gfnet_s(pretrained: bool = False, **kwargs: Any) -> GFNet:
+    return _create_gfnet("gfnet_s", pretrained, kwargs)
+
+
+@register_model
+def gfnet_b(pretrained: bool = False, **kwargs: Any) -> GFNet:
+    return _create_gfnet("gfnet_b", pretrained, kwargs)
+
+
+@register_model
+def gfnet_h_ti(pretrained: bool = False, **kwargs: Any) -> GFNet:
+    return _create_gfnet("gfnet_h_ti", pretrained, kwargs)
+
+
+@register_model
+def gfnet_h_s(pretrained: bool = False, **kwargs: Any) -> GFNet:
+    return _create_gfnet("gfnet_h_s", pretrained, kwargs)
+
+
+@register_model
+def gfnet_h_b(pretrained: bool = False, **kwargs: Any) -> GFNet:
+    return _create_gfnet("gfnet_h_b", pretrained, kwargs)

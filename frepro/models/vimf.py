@@ -1,0 +1,287 @@
+"""Vim-F: Vision Mamba that scans the amplitude spectrum of its patches together with the patches.
+
+"Vim-F: Visual State Space Model Benefiting from Learning in the Frequency Domain", Zhang et al., 2024,
+https://arxiv.org/abs/2405.18679v1. Official code: https://github.com/yws-wxs/Vim-F (read at dc1080f, "V1", and 4440225,
+"V2"; no licence given). This file was written anew; tensor names are the official ones, so the authors' checkpoints
+load as they are.
+
+    @article{zhang2024vimf,
+      title   = {{Vim-F}: Visual State Space Model Benefiting from Learning in the Frequency Domain},
+      author  = {Zhang, Juntao and Bian, Kun and Cheng, Peng and An, Wenbo and Liu, Jianning and Zhou, Jun},
+      journal = {arXiv:2405.18679},
+      year    = {2024}
+    }
+
+Before the first block, and before the class token joins, the patch grid X becomes a X + b |F(X)| with two trainable
+numbers a, b (section 4.1). Vim-F(H) makes its patches by a convolutional stem (Table 1) and has no position embedding.
+
+Table 5 row                              model
+Vim-Ti (without Position Embedding)      ``vim_tiny_nope``
+Vim-Ti (base)                            ``vim_tiny``
+Vim-Ti-F                                 ``vimf_tiny``
+Vim-Ti-F + Position Embedding            ``vimf_tiny_pe``
+Vim-Ti-F(H)                              ``vimf_tiny_h``
+
+Paper, official code, frepro:
+- The paper's transform is over height and width of the patch grid (eq. 7), un-shifted (introduction), and invariant to
+  translation. No released code computes it. ``vimf_{tiny,small}`` and their ``_pe``, ``_h`` and ``_h_stride8`` do.
+- V1 transforms over tokens and channels, and shifts zero frequency to the middle of all axes, the batch included: image
+  i gets the spectrum of image i - B // 2 (mod B), so that its logits depend on the batch. The published accuracies hold
+  that. ``vimf_v1_*`` do the same; with ``shift_batch=False`` each image keeps its own spectrum.
+- V2, not in the paper, mixes in the spectrum over tokens (class token included) and channels within each of the first
+  eight blocks, un-shifted, followed by a linear layer; its patches get none. ``vimf_v2_*`` do the same.
+- Eq. 7 has no factor before the sum; both codes have the orthonormal one, 1 / sqrt(H W) here. We follow the code: the
+  trainable coefficients take up the factor, and start where the spectrum is as large as the map.
+- The paper does not say what the coefficients start from; both codes have 1, and so do we.
+- Table 1 names neither norms nor activations of the stem; we follow the code.
+- At the long sequence of Table 3 the stem's first stride is 2 for 4; all weights fit as they are.
+- Both codes run at any size, but V1 and V2 then transform another number of tokens.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+from timm.layers import LayerNorm2d
+from timm.models import generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from frepro.models.vim import SIZES, VimBlock, VisionMamba, create_vim, vim_cfg
+from frepro.ops import amplitude_spectrum
+
+__all__ = ["SpectralVimBlock", "VimF"]
+
+
+def conv_stem(in_chans: int, dim: int, *, stride: int, **dd: Any) -> nn.Sequential:
+    """Overlapping convolution, then two that halve the map (Table 1): (B, C, H, W) to (B, D, h, w).
+
+    The widths are 48, 96, 192 for Ti and 48, 192, 384 for S.
+    """
+    widths = (48, dim // 2, dim)
+    norm = partial(LayerNorm2d, eps=1e-6, **dd)
+    first = nn.Sequential(nn.Conv2d(in_chans, widths[0], 7, stride // 4, padding=3, **dd), norm(widths[0]))
+    halvings = [
+        nn.Sequential(nn.Conv2d(before, after, 2, 2, **dd), norm(after), nn.Conv2d(after, after, 1, **dd), nn.GELU())
+        for before, after in pairwise(widths)
+    ]
+    return nn.Sequential(first, *halvings)
+
+
+def v1_spectrum(x: Tensor, *, shift_batch: bool = True) -> Tensor:
+    """V1's spectrum, over tokens and channels, zero frequency in the middle: (B, h, w, C) to (B, h, w, C).
+
+    With ``shift_batch``, as released, the batch is rolled by half its length too.
+    """
+    spectrum = amplitude_spectrum(x.flatten(1, 2))
+    return torch.fft.fftshift(spectrum, dim=(0, 1, 2) if shift_batch else (1, 2)).view_as(x)
+
+
+class SpectralPatchEmbed(nn.Module):
+    """Patches, plus their amplitude spectrum: a X + b |F(X)|; (B, C, H, W) to (B, h, w, D).
+
+    Args:
+        stem: "patch" (one convolution over patches of 16 x 16 pixels) or "conv" (the convolutional stem).
+        spectrum: |F|, from (B, h, w, D) to the same shape; None leaves the patches as they are.
+    """
+
+    def __init__(
+        self, in_chans: int, dim: int, *, stride: int, stem: str, spectrum: Callable | None, **dd: Any
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        self.spectrum = spectrum
+        self.sup_c = None if spectrum is None else nn.Parameter(torch.ones(2, **dd))
+        if stem == "conv":
+            self.cnn_downsample_layers = conv_stem(in_chans, dim, stride=stride, **dd)
+        else:
+            self.proj = nn.Conv2d(in_chans, dim, 16, stride, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.cnn_downsample_layers(x) if self.stem == "conv" else self.proj(x)
+        x = x.permute(0, 2, 3, 1)
+        if self.spectrum is None:
+            return x
+        return self.sup_c[0] * x + self.sup_c[1] * self.spectrum(x)
+
+
+class SpectralVimBlock(VimBlock):
+    """V2's block: its Mamba sees a linear map of a X + b |F(X)|, F over tokens and channels; (B, L, C) to (B, L, C)."""
+
+    def __init__(self, dim: int, **kwargs: Any) -> None:
+        super().__init__(dim, **kwargs)
+        dd = {name: kwargs.get(name) for name in ("device", "dtype")}
+        self.stack = nn.Parameter(torch.ones(2, **dd))
+        self.mlp = nn.Linear(dim, dim, **dd)
+        nn.init.zeros_(self.mlp.bias)
+
+    def mix(self, x: Tensor) -> Tensor:
+        return self.mixer(self.mlp(self.stack[0] * x + self.stack[1] * amplitude_spectrum(x)))
+
+
+class VimF(VisionMamba):
+    """Vision Mamba on patches and their spectrum.
+
+    Args:
+        spectrum: What joins the patches: "grid" (the paper), "v1" (as first released) or None.
+        shift_batch: With "v1", give each image the spectrum of another one of its batch, as released.
+        spectral_blocks: How many blocks, from the first, are V2's.
+        stem: "patch" (16 x 16 pixels) or "conv" (Table 1).
+        pos_embed: Add learnt position embeddings; the paper's default is none.
+        **kwargs: As in ``VisionMamba``.
+    """
+
+    def __init__(
+        self,
+        spectrum: str | None = "grid",
+        shift_batch: bool = True,
+        spectral_blocks: int = 0,
+        stem: str = "patch",
+        pos_embed: bool = False,
+        depth: int = 24,
+        **kwargs: Any,
+    ) -> None:
+        by_name = {"grid": amplitude_spectrum, "v1": partial(v1_spectrum, shift_batch=shift_batch), None: None}
+        if spectrum not in by_name:
+            raise ValueError(f"spectrum is 'grid', 'v1' or None, not {spectrum!r}")
+        if stem not in ("patch", "conv"):
+            raise ValueError(f"stem is 'patch' or 'conv', not {stem!r}")
+        super().__init__(
+            pos_embed=pos_embed,
+            depth=depth,
+            embed_layer=partial(SpectralPatchEmbed, stem=stem, spectrum=by_name[spectrum]),
+            block_layers=[SpectralVimBlock if i < spectral_blocks else VimBlock for i in range(depth)],
+            **kwargs,
+        )
+
+
+def _cfg(stem: str) -> dict[str, Any]:
+    return vim_cfg(
+        first_conv="patch_embed.proj" if stem == "patch" else "patch_embed.cnn_downsample_layers.0.0",
+        license=None,
+        paper_ids="arXiv:2405.18679",
+        paper_name="Vim-F: Visual State Space Model Benefiting from Learning in the Frequency Domain",
+        origin_url="https://github.com/yws-wxs/Vim-F",
+    )
+
+
+# What each variant of the family changes in ``VimF``.
+VARIANTS = {
+    "vimf_{}": {},
+    "vimf_{}_pe": {"pos_embed": True},
+    "vimf_{}_h": {"stem": "conv"},
+    "vimf_{}_h_stride8": {"stem": "conv", "stride": 8},
+    "vimf_v1_{}": {"stem": "conv", "spectrum": "v1"},
+    "vimf_v1_{}_stride8": {"stem": "conv", "spectrum": "v1", "stride": 8},
+    "vimf_v2_{}": {"stem": "conv", "spectrum": None, "spectral_blocks": 8},
+    "vimf_v2_{}_stride8": {"stem": "conv", "spectrum": None, "spectral_blocks": 8, "stride": 8},
+}
+
+default_cfgs = generate_default_cfgs(
+    {
+        f"{name.format(size)}.untrained": _cfg(args.get("stem", "patch"))
+        for name, args in VARIANTS.items()
+        for size in SIZES
+    }
+)
+
+
+def _create_vimf(name: str, size: str, pretrained: bool, kwargs: dict[str, Any]) -> VimF:
+    return create_vim(VimF, name.format(size), pretrained, kwargs, **VARIANTS[name], **SIZES[size])
+
+
+@register_model
+def vimf_tiny(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """Vim-Ti-F: patches and their spectrum, no position embedding (Table 5)."""
+    return _create_vimf("vimf_{}", "tiny", pretrained, kwargs)
+
+
+@register_model
+def vimf_small(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """Vim-S-F: patches and their spectrum, no position embedding."""
+    return _create_vimf("vimf_{}", "small", pretrained, kwargs)
+
+
+@register_model
+def vimf_tiny_pe(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """Vim-Ti-F with position embedding (Table 5)."""
+    return _create_vimf("vimf_{}_pe", "tiny", pretrained, kwargs)
+
+
+@register_model
+def vimf_small_pe(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """Vim-S-F with position embedding."""
+    return _create_vimf("vimf_{}_pe", "small", pretrained, kwargs)
+
+
+@register_model
+def vimf_tiny_h(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """Vim-Ti-F(H): convolutional stem, no position embedding (Table 2)."""
+    return _create_vimf("vimf_{}_h", "tiny", pretrained, kwargs)
+
+
+@register_model
+def vimf_small_h(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """Vim-S-F(H): convolutional stem, no position embedding (Table 2)."""
+    return _create_vimf("vimf_{}_h", "small", pretrained, kwargs)
+
+
+@register_model
+def vimf_tiny_h_stride8(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """Vim-Ti-F(H) at patches 8 pixels apart, 784 tokens at 224 pixels (Table 3)."""
+    return _create_vimf("vimf_{}_h_stride8", "tiny", pretrained, kwargs)
+
+
+@register_model
+def vimf_small_h_stride8(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """Vim-S-F(H) at patches 8 pixels apart, 784 tokens at 224 pixels (Table 3)."""
+    return _create_vimf("vimf_{}_h_stride8", "small", pretrained, kwargs)
+
+
+@register_model
+def vimf_v1_tiny(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """V1 of the released code. Its output for an image depends on the batch; see the file's top."""
+    return _create_vimf("vimf_v1_{}", "tiny", pretrained, kwargs)
+
+
+@register_model
+def vimf_v1_small(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """V1 of the released code. Its output for an image depends on the batch; see the file's top."""
+    return _create_vimf("vimf_v1_{}", "small", pretrained, kwargs)
+
+
+@register_model
+def vimf_v1_tiny_stride8(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """V1 of the released code at patches 8 pixels apart."""
+    return _create_vimf("vimf_v1_{}_stride8", "tiny", pretrained, kwargs)
+
+
+@register_model
+def vimf_v1_small_stride8(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """V1 of the released code at patches 8 pixels apart."""
+    return _create_vimf("vimf_v1_{}_stride8", "small", pretrained, kwargs)
+
+
+@register_model
+def vimf_v2_tiny(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """V2 of the released code."""
+    return _create_vimf("vimf_v2_{}", "tiny", pretrained, kwargs)
+
+
+@register_model
+def vimf_v2_small(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """V2 of the released code."""
+    return _create_vimf("vimf_v2_{}", "small", pretrained, kwargs)
+
+
+@register_model
+def vimf_v2_tiny_stride8(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """V2 of the released code at patches 8 pixels apart."""
+    return _create_vimf("vimf_v2_{}_stride8", "tiny", pretrained, kwargs)
+
+
+@register_model
+def vimf_v2_small_stride8(pretrained: bool = False, **kwargs: Any) -> VimF:
+    """V2 of the released code at patches 8 pixels apart."""
+    return _create_vimf("vimf_v2_{}_stride8", "small", pretrained, kwargs)
