@@ -151,8 +151,10 @@ class Experiment:
             log(f"timed {len(self.variants)} models on {self.timing.name}")
 
     def default_jobs(self) -> int:
-        return provenance.machine()["cores"] if self._device[0] == "cpu" else 1
+        """One run a core on a CPU; one at a time on a GPU, and in smoke, whose runs end before a process has started."""
+        return provenance.machine()["cores"] if self._device[0] == "cpu" and self.profile != "smoke" else 1
 
+    @cached_property
     def findings(self) -> list[Finding]:
         """All there is to tell, in order of the variants; what was not measured is left empty.
 
@@ -241,7 +243,7 @@ class Experiment:
         if output is None:
             return
         folder = Path(output)
-        results.write_text(folder / "findings.csv", to_csv(self.findings()))
+        results.write_text(folder / "findings.csv", to_csv(self.findings))
         results.write_text(
             folder / "origin.json", json.dumps(self.provenance(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         )

@@ -18,7 +18,7 @@ def comparison(experiment: Experiment) -> Figure:
     terms; what can be compared is how the variants order themselves.
     """
     labels = [label for label, *_ in experiment.variants]
-    findings = {(f.label, f.metric): f for f in experiment.findings()}
+    findings = {(f.label, f.metric): f for f in experiment.findings}
     scores = experiment.scores()
     rows = range(len(labels))
     sns.set_theme(style="whitegrid", context="notebook", font_scale=0.85)

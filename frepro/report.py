@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
+from textwrap import fill
 
 from frepro import papers
 from frepro.experiment import Finding
@@ -38,7 +39,8 @@ class View:
         lines = [upper_line, self._line([lower for _, lower in self.headings], widths)]
         lines.append("-" * max(len(line) for line in lines))
         lines += [self._line(row, widths) for row in self.rows]
-        lines += [f"{mark} {note}" for mark, note in self._marked_notes()]
+        for mark, note in self._marked_notes():
+            lines += fill(f"{mark} {note}", max(len(lines[0]), 80), subsequent_indent="  ").splitlines()
         return "\n".join(line.rstrip() for line in lines)
 
     def _line(self, cells: list[str], widths: list[int]) -> str:

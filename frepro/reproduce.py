@@ -268,6 +268,7 @@ def execute(notebook: Notebook, parameters: dict[str, Any], output: Path, kept: 
                 progress_bar=False,
                 cwd=str(output.parent),
                 request_save_on_cell_execute=False,
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],
             )
     except PapermillException as error:
         failed = kept.with_name(f"{kept.name}.failed.ipynb")

@@ -1,0 +1,65 @@
+# frepro's front door. On a machine with python3 and make alone, each target first makes the environment it needs.
+#
+#   make reproduce TABLE=4                                   Table 4 of every paper that has one, on embedded data
+#   make reproduce PAPER=dfformer PROFILE=paper TABLE=4 DATA=/data/imagenet
+
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test book lint format lock clean
+
+PYTHON3 ?= python3
+VENV := .venv
+UV_VERSION := 0.13.8
+
+# An active conda or virtual environment that holds frepro is used as it is. Without one there is .venv, which is made
+# when it is missing and brought up to date when the lock is newer.
+ACTIVE := $(shell [ -n "$$VIRTUAL_ENV$$CONDA_PREFIX" ] \
+	&& python -I -c 'from importlib.metadata import version; version("frepro")' 2>/dev/null && command -v python)
+ifeq ($(ACTIVE),)
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+else
+PYTHON := $(ACTIVE)
+READY :=
+endif
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+
+reproduce: $(READY)  ## tables and figures anew: TABLE= FIGURE= PAPER= PROFILE= DATA= SEEDS= DEVICE= JOBS=
+	@$(PYTHON) -m frepro reproduce $(if $(TABLE),--table '$(TABLE)') $(if $(FIGURE),--figure '$(FIGURE)') \
+		$(if $(PAPER),--paper '$(PAPER)') $(if $(PROFILE),--profile '$(PROFILE)') $(if $(DATA),--data '$(DATA)') \
+		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(JOBS),--jobs '$(JOBS)')
+
+test: $(READY)  ## the tests, and the notebooks in profile smoke
+	$(PYTHON) -m pytest --nbval-lax tests notebooks
+
+book: $(READY)  ## the report, from committed results: _build/html/index.html
+	$(PYTHON) -m jupyter_book build -W -n --keep-going book
+
+lint: $(READY)  ## style, as CI checks it
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+format: $(READY)  ## mend what lint can mend
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+lock: $(READY)  ## requirements.lock anew from pyproject.toml
+	@{ sed -n '/^#/p' requirements.lock; $(PYTHON) -m uv pip compile --universal --python-version 3.11 --no-header \
+		--no-annotate --no-emit-index-url --no-emit-find-links --extra book --extra test --quiet pyproject.toml; } \
+		> requirements.lock.new && mv requirements.lock.new requirements.lock
+
+clean:  ## remove what was built; results and environment stay
+	rm -rf _build book/results build *.egg-info .pytest_cache .ruff_cache
+
+# uv installs in seconds what pip installs in minutes; pip steps in where uv cannot reach the packages (a mirror that
+# only pip is configured for).
+$(VENV)/.ready: requirements.lock pyproject.toml
+	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "frepro needs Python 3.11 or newer: make PYTHON3=/path/to/python3.12 ..." >&2; exit 1; }
+	@echo "Setting up $(VENV), once (about 6 GB with torch) ..."
+	@$(PYTHON3) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(VENV)/bin/python -m uv pip install --quiet --python $(VENV)/bin/python -r requirements.lock --editable . \
+		|| $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock --editable .
+	@touch $@

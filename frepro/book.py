@@ -1,0 +1,111 @@
+"""Sphinx extension of the book: lays executed notebooks beside its pages, and writes the status page.
+
+The book is built from results alone and runs nothing. Sphinx reads pages below ``book/`` only, so what is in
+``results/demo`` is laid into ``book/results`` (which git ignores) each time the book is built.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from frepro import papers, provenance
+from frepro.reproduce import Artefact, artefacts
+
+STATES = {
+    "paper": "measured on the published data set",
+    "demo": "demo: embedded data, and full-size cost",
+    "": "not run",
+}
+
+
+def setup(app: Any) -> dict[str, Any]:
+    """Called by Sphinx before it looks for pages. Warnings are errors from here on."""
+    app.warningiserror = True
+    app.add_css_file("frepro.css")
+    lay_out(Path(app.srcdir) / "results")
+    return {"version": provenance.version("frepro") or "", "parallel_read_safe": True}
+
+
+def lay_out(folder: Path) -> None:
+    """Write the pages that come from results."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / "status.md").write_text(status(), encoding="utf-8")
+    for artefact in artefacts():
+        if artefact.notebook.exists():
+            page(artefact, folder / artefact.paper)
+
+
+def state(artefact: Artefact) -> str:
+    """The fullest profile in which there is a result: "paper", "demo" or none."""
+    return next((p for p in ("paper", "demo") if (artefact.folder(p) / "provenance.json").exists()), "")
+
+
+def page(artefact: Artefact, folder: Path) -> None:
+    """The executed notebook with where its numbers come from beneath; a line where there is none yet."""
+    folder.mkdir(exist_ok=True)
+    profile = state(artefact)
+    if not profile:
+        text = f"# {artefact.title}\n\nNot run yet: `make reproduce PAPER={artefact.paper} "
+        text += f"{artefact.kind.upper()}={artefact.number}`\n"
+        (folder / f"{artefact.name}.md").write_text(text, encoding="utf-8")
+        return
+    source = artefact.folder(profile)
+    notebook = json.loads((source / f"{artefact.name}.ipynb").read_text(encoding="utf-8"))
+    notebook["cells"].append(
+        {"cell_type": "markdown", "id": "origin", "metadata": {}, "source": origin(source)},
+    )
+    (folder / f"{artefact.name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def origin(folder: Path) -> str:
+    """Where the numbers of a result come from, folded away."""
+    made = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    found = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
+    machine, timing = made["machine"], found["timing"]
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    commits = sorted({str(run["origin"]["commit"])[:12] for run in [*found["runs"], timing]})
+    changed = any(run["origin"]["dirty"] for run in [*found["runs"], timing])
+    rows = "\n".join(
+        f"| `{run['model']}` | {run['seed']} | {run['values']['top1']:.2f} | {run['seconds']:.0f} | `{run['key']}` |"
+        for run in found["runs"]
+    )
+    data = found["data"]
+    return f"""## Where these numbers come from
+
+````{{dropdown}} Machine, versions, commit and every run
+- made {made["time"]} on {machine["cpu"]}, {machine["cores"]} cores, {machine["memory_gib"]} GiB, {machine["system"]}
+- measured with the code of commit {", ".join(commits)}{" with uncommitted changes" if changed else ""}
+- Python {made["python"]}, {versions}
+- data: {data["name"]}, {data["train"]:,} training and {data["test"]:,} test images, fingerprint `{data["fingerprint"]}`
+- throughput: batches of {timing["benchmark"]["batch_size"]} at {timing["benchmark"]["img_size"]} pixels,
+  {timing["benchmark"]["rounds"]} rounds in which all models take turns, {timing["origin"]["device"]["threads"]} threads
+
+| model | seed | test top-1 (%) | seconds | run |
+| --- | --- | --- | --- | --- |
+{rows}
+````
+"""
+
+
+def status() -> str:
+    """A page with every table and figure of every paper and how far it has come."""
+    lines = [
+        "# Status",
+        "",
+        "Every table and figure of the papers, and how far it has come.",
+        "",
+    ]
+    for name in papers.names():
+        paper = papers.load(name)
+        captions = {key: " ".join(item.caption.split()) for key, item in paper.artefacts()}
+        lines += [f"## {paper.title} ({paper.venue} {paper.year})", "", "| | caption | state |", "| --- | --- | --- |"]
+        for artefact in artefacts(name):
+            title = artefact.name.replace("_", " ").capitalize()
+            if artefact.notebook.exists():
+                title = f"[{title}]({artefact.paper}/{artefact.name})"
+            caption = captions[artefact.name].partition(". ")[0].rstrip(".")
+            lines.append(f"| {title} | {caption} | {STATES[state(artefact)]} |")
+        lines.append("")
+    return "\n".join(lines)
