@@ -25,10 +25,11 @@ endif
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
-reproduce: $(READY)  ## tables and figures anew: TABLE= FIGURE= PAPER= PROFILE= DATA= SEEDS= DEVICE= JOBS=
+reproduce: $(READY)  ## tables and figures anew: TABLE= FIGURE= PAPER= PROFILE= DATA= SEEDS= DEVICE= JOBS= PER_DEVICE=
 	@$(PYTHON) -m frepro reproduce $(if $(TABLE),--table '$(TABLE)') $(if $(FIGURE),--figure '$(FIGURE)') \
 		$(if $(PAPER),--paper '$(PAPER)') $(if $(PROFILE),--profile '$(PROFILE)') $(if $(DATA),--data '$(DATA)') \
-		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(JOBS),--jobs '$(JOBS)')
+		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(JOBS),--jobs '$(JOBS)') \
+		$(if $(PER_DEVICE),--per-device '$(PER_DEVICE)')
 
 test: $(READY)  ## the tests, and the notebooks in profile smoke
 	$(PYTHON) -m pytest --nbval-lax tests notebooks

@@ -5,6 +5,7 @@ The book is built from results alone and runs nothing. Sphinx reads pages below 
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from frepro import papers, provenance
 from frepro.reproduce import Artefact, artefacts
 
 STATES = {
-    "paper": "measured on the published data set",
-    "demo": "demo: embedded data, and full-size cost",
+    "paper": "measured",
+    "demo": "demo",
     "": "not run",
 }
 
@@ -94,7 +95,9 @@ def status() -> str:
     lines = [
         "# Status",
         "",
-        "Every table and figure of the papers, and how far it has come.",
+        "Every table and figure of the papers, and how far it has come: **measured** is the published recipe on the",
+        "data set that it was published for; **demo** is embedded data, with cost and throughput of the models at full",
+        "size; **not run** is nothing yet.",
         "",
     ]
     for name in papers.names():
@@ -105,7 +108,7 @@ def status() -> str:
             title = artefact.name.replace("_", " ").capitalize()
             if artefact.notebook.exists():
                 title = f"[{title}]({artefact.paper}/{artefact.name})"
-            caption = captions[artefact.name].partition(". ")[0].rstrip(".")
+            caption = re.split(r"\.\s+(?=[A-Z])", captions[artefact.name])[0].rstrip(".")  # its first sentence
             lines.append(f"| {title} | {caption} | {STATES[state(artefact)]} |")
         lines.append("")
     return "\n".join(lines)

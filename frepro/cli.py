@@ -74,6 +74,8 @@ def cli() -> None:
 @click.option("--seeds", type=Seeds(), default="3", show_default=True, help="How many, or which, as 0,7,11.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--jobs", type=click.IntRange(1), help="Training runs at a time. Default: one a core, or one on a GPU.")
+@click.option("--per-device", type=click.IntRange(1), help="Most samples in a forward pass; the rest is accumulated.")
+@click.option("--workers", type=click.IntRange(0), help="Data-loading processes of a run. Default: as many as help.")
 @click.option(
     "-p",
     "--parameter",
@@ -94,6 +96,8 @@ def reproduce_command(
     seeds: list[int],
     device: str,
     jobs: int | None,
+    per_device: int | None,
+    workers: int | None,
     extra: tuple[tuple[str, Any], ...],
     dry_run: bool,
 ) -> None:
@@ -114,7 +118,7 @@ def reproduce_command(
     for plan in plans:
         if not plan.is_current:
             started = time.perf_counter()
-            reproduce.make(plan, jobs, click.echo)
+            reproduce.make(plan, jobs, per_device, workers, click.echo)
             click.echo(f"{plan.artefact.title} made in {reproduce.minutes(time.perf_counter() - started)}")
         click.echo(f"\n{plan.artefact.title}, profile {plan.experiment.profile}\n{reproduce.table_text(plan)}\n")
         for file in sorted(plan.folder.iterdir()):
@@ -155,8 +159,8 @@ def train_command(
 ) -> None:
     """Train one model and store the run; a run that is there is not made again.
 
-    On several GPUs: accelerate launch -m frepro train ... The recipe's batch is the effective one: it is shared by the
-    processes, and cut by --per-device into accumulation steps.
+    On several GPUs: torchrun --nproc-per-node 8 -m frepro train ... The recipe's batch is the effective one: it is
+    shared by the processes, and cut by --per-device into accumulation steps.
     """
     from frepro import train
     from frepro.runs import Run

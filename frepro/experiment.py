@@ -131,19 +131,30 @@ class Experiment:
     def is_timed(self) -> bool:
         return self.timing.measurement.record() is not None
 
-    def run(self, jobs: int | None = None, log: Callable[[str], None] = print) -> None:
+    def run(
+        self,
+        jobs: int | None = None,
+        per_device: int | None = None,
+        workers: int | None = None,
+        log: Callable[[str], None] = print,
+    ) -> None:
         """Train and time what has not been yet.
 
         Args:
             jobs: Training runs at a time; none for one a core on a CPU (small models gain nothing from more threads),
                 one on a GPU.
+            per_device: Most samples in a forward pass; none for the recipe's whole batch.
+            workers: Processes that load data for each run; none for as many as help.
             log: Called with a line for each run that ends.
         """
         from frepro import parallel
 
         missing = self.to_train()
         if missing:
-            parallel.train(missing, self.device, jobs or self.default_jobs(), log)
+            jobs = jobs or self.default_jobs()
+            if workers is None:  # embedded images are too small for the way between processes to pay
+                workers = 0 if self.source.embedded else max(1, provenance.machine()["cores"] // jobs - 1)
+            parallel.train(missing, self.device, jobs, per_device, workers, log)
         if not self.is_timed():
             from frepro.analysis import cost
 
@@ -151,7 +162,7 @@ class Experiment:
             log(f"timed {len(self.variants)} models on {self.timing.name}")
 
     def default_jobs(self) -> int:
-        """One run a core on a CPU; one at a time on a GPU, and in smoke, whose runs end before a process has started."""
+        """One run a core on a CPU; one at a time on a GPU, and in smoke, whose runs end before a process is up."""
         return provenance.machine()["cores"] if self._device[0] == "cpu" and self.profile != "smoke" else 1
 
     @cached_property
@@ -176,14 +187,19 @@ class Experiment:
                 "throughput": {**spread_of(rate, median), "setting": self.timing.name},
             }
             accuracy = {**spread_of(scores[label], mean), "setting": self.source.name}
-            if self.source.name == self.published.dataset:
-                values["top1"] = accuracy
-            found += [self._finding(label, model, args, key, values.get(key, {})) for key in MEASURED]
-            if "top1" not in values:
-                found.append(
-                    Finding(self._group(model), label, model, f"{self.source.name}_top1", "%", None, **accuracy)
-                )
+            values[self.own_metric] = accuracy
+            metrics = dict.fromkeys([*MEASURED, self.own_metric])
+            found += [self._finding(label, model, args, key, values.get(key, {})) for key in metrics]
         return found
+
+    @property
+    def own_metric(self) -> str:
+        """Metric of the accuracy on the data at hand: the table's own if they are its data set, else one apart."""
+        return "top1" if self.source.name == self.published.dataset else f"{self.source.name}_top1"
+
+    @property
+    def own_title(self) -> str:
+        return f"{self.source.name} test top-1"
 
     def scores(self) -> dict[str, list[float]]:
         """Label of each variant -> its test top-1 in percent, seed by seed."""
@@ -201,8 +217,8 @@ class Experiment:
         return str(self.published.value(row, "group")) if row and self.published.column("group") else ""
 
     def _finding(self, label: str, model: str, args: dict[str, Any], key: str, measured: dict[str, Any]) -> Finding:
-        row, column = self.published.row(model), self.published.column(key)
-        published = self.published.value(row, key) if row and column and not args else None
+        row, column = self.published.row(model), self.published.column("top1" if key == self.own_metric else key)
+        published = self.published.value(row, key) if row and self.published.column(key) and not args else None
         return Finding(self._group(model), label, model, key, column.unit if column else "", published, **measured)
 
     def provenance(self) -> dict[str, Any]:
@@ -248,7 +264,7 @@ class Experiment:
             folder / "origin.json", json.dumps(self.provenance(), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
         )
         for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=150)
+            figure.savefig(folder / f"{name}.png")
 
 
 def spread_of(values: Sequence[float], centre: Callable[[Sequence[float]], float]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from statistics import mean, stdev
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from frepro.experiment import Experiment
 
@@ -21,10 +22,12 @@ def comparison(experiment: Experiment) -> Figure:
     findings = {(f.label, f.metric): f for f in experiment.findings}
     scores = experiment.scores()
     rows = range(len(labels))
-    sns.set_theme(style="whitegrid", context="notebook", font_scale=0.85)
+    sns.set_theme(style="whitegrid", context="notebook", font_scale=0.8)
     figure, (left, middle, right) = plt.subplots(
-        1, 3, sharey=True, figsize=(11, 1.2 + 0.42 * len(labels)), layout="constrained"
+        1, 3, sharey=True, figsize=(8.4, 1.4 + 0.38 * len(labels)), dpi=150, layout="constrained"
     )
+    for axes in (left, middle, right):
+        axes.xaxis.set_major_locator(MaxNLocator(4))
 
     published = [findings[label, "top1"].published for label in labels]
     left.plot(published, rows, "o", color=PUBLISHED, markersize=8)
@@ -38,8 +41,8 @@ def comparison(experiment: Experiment) -> Figure:
         middle.errorbar(mean(values), row, xerr=spread, fmt="D", color=MEASURED, markersize=7, capsize=4)
         middle.plot(values, [row + 0.25] * len(values), "|", color="0.35", markersize=9)
     count = len(experiment.seeds)
-    seeds = "seed" if count == 1 else "seeds, mean ± std;\nticks are single seeds"
-    middle.set_xlabel(f"measured {experiment.source.name}\ntop-1 accuracy (%), {count} {seeds}")
+    seeds = "1 seed" if count == 1 else f"mean ± std, ticks: {count} seeds"
+    middle.set_xlabel(f"measured {experiment.source.name}\ntop-1 accuracy (%)\n{seeds}")
 
     baseline = next((label for label, model, _ in experiment.variants if _is_baseline(experiment, model)), labels[0])
     for source, marker, colour, shift in (("published", "o", PUBLISHED, -0.12), ("measured", "D", MEASURED, 0.12)):
@@ -50,7 +53,7 @@ def comparison(experiment: Experiment) -> Figure:
         points = [(speed / reference, row + shift) for row, speed in enumerate(speeds) if speed is not None]
         right.plot(*zip(*points, strict=True), marker, color=colour, markersize=7, label=source)
     right.axvline(1, color="0.5", linewidth=1)
-    right.set_xlabel(f"throughput relative to\n{baseline} (higher is faster)")
+    right.set_xlabel(f"throughput relative to\n{baseline}\n(higher is faster)")
     figure.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
     plt.close(figure)  # the caller shows it; pyplot would show it a second time
     return figure

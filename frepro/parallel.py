@@ -13,7 +13,14 @@ from frepro.train import Execution
 from frepro.train import run as train_run
 
 
-def train(runs: Sequence[Run], device: str, jobs: int, log: Callable[[str], None]) -> None:
+def train(
+    runs: Sequence[Run],
+    device: str,
+    jobs: int,
+    per_device: int | None,
+    workers: int,
+    log: Callable[[str], None],
+) -> None:
     """Make the runs, ``jobs`` at a time, each with its share of the cores. What is done stays done if one fails.
 
     Args:
@@ -21,10 +28,11 @@ def train(runs: Sequence[Run], device: str, jobs: int, log: Callable[[str], None
     """
     jobs = min(jobs, len(runs))
     threads = max(1, provenance.machine()["cores"] // jobs)
+    execution = Execution(device, per_device, workers)
     bar = tqdm(total=len(runs), desc="training runs", unit="run", disable=not sys.stderr.isatty())
     with parallel_config("loky" if jobs > 1 else "sequential", inner_max_num_threads=threads if jobs > 1 else None):
         done = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            delayed(_train)(run, device, threads) for run in runs
+            delayed(_train)(run, execution, threads) for run in runs
         )
         for finished, (title, top1, seconds) in enumerate(done, start=1):
             bar.update()
@@ -33,7 +41,7 @@ def train(runs: Sequence[Run], device: str, jobs: int, log: Callable[[str], None
     bar.close()
 
 
-def _train(run: Run, device: str, threads: int) -> tuple[str, float, float]:
+def _train(run: Run, execution: Execution, threads: int) -> tuple[str, float, float]:
     torch.set_num_threads(threads)
-    record = train_run(run, Execution(device=device))
+    record = train_run(run, execution)
     return run.title, record["values"]["top1"], record["seconds"]

@@ -131,7 +131,7 @@ def _parsed(path: Path, modified: int) -> tuple[str, tuple[str, ...]]:
         if isinstance(body, list) and body and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             first = body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                first.value.value = None
+                del body[0]  # a docstring
     return ast.dump(tree), tuple(sorted(name for name in imported if name.split(".")[0] == "frepro"))
 
 

@@ -229,9 +229,9 @@ def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan:
     return Plan(artefact, notebook, experiment, merged)
 
 
-def make(job: Plan, jobs: int | None, log: Callable[[str], None]) -> None:
+def make(job: Plan, jobs: int | None, per_device: int | None, workers: int | None, log: Callable[[str], None]) -> None:
     """Run what is missing, then the notebook, and put its result in place of the old one."""
-    job.experiment.run(jobs, log)
+    job.experiment.run(jobs, per_device, workers, log)
     log(f"running {shown(job.notebook.path)}")
     with results.replaced(job.folder) as fresh:
         execute(job.notebook, {**job.parameters, "output": "."}, fresh / job.notebook.path.name, kept=job.folder)
@@ -280,12 +280,14 @@ def execute(notebook: Notebook, parameters: dict[str, Any], output: Path, kept: 
 
 
 def _forget_paths(path: Path) -> None:
-    """Take absolute paths and clock times out of an executed notebook; provenance.json has what matters of them."""
+    """Take paths, clock times and warnings of this machine out of an executed notebook; its provenance stands apart."""
     executed = json.loads(path.read_text(encoding="utf-8"))
     executed["metadata"].pop("papermill", None)
     for cell in executed["cells"]:
         cell["metadata"].pop("papermill", None)
         cell["metadata"].pop("execution", None)
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in cell["outputs"] if output.get("name") != "stderr"]
     results.write_text(path, json.dumps(executed, indent=1, ensure_ascii=False) + "\n")
 
 
@@ -307,5 +309,5 @@ class _environment:  # noqa: N801 - used like a function
 def table_text(job: Plan) -> str:
     """The result as a table for a terminal."""
     findings = from_csv((job.folder / "findings.csv").read_text(encoding="utf-8"))
-    metric = next(f.metric for f in findings if f.metric.endswith("top1") and f.measured is not None)
-    return report.summary(findings, job.experiment.published, metric, f"{job.experiment.source.name} test top-1").text()
+    experiment = job.experiment
+    return report.summary(findings, experiment.published, experiment.own_metric, experiment.own_title).text()

@@ -60,7 +60,7 @@ class Measurement:
         path = self.folder / "record.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
             raise FreproError(f"{path} is damaged ({error}): delete it, and the run is made again") from error

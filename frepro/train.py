@@ -1,4 +1,4 @@
-"""One training loop, on Accelerate: CPU, one GPU, or several processes started by ``accelerate launch``.
+"""One training loop, on Accelerate: CPU, one GPU, or several processes started by ``torchrun``.
 
 Everything random is a function of (seed, epoch, step, process): order and augmentation in ``data.loading``, mixup and
 stochastic depth here. So a checkpoint holds no state of any generator, and a run that was stopped goes on as if it had

@@ -20,6 +20,9 @@ READERS = ("torch", "hfds", "hfids", "tfds", "wds")
 IMAGES = (".png", ".jpg", ".jpeg")
 TEST_FOLDERS = ("val", "validation", "test")
 
+# ImageNet-1K by its counts, whatever its folder is called.
+IMAGENET = ("ImageNet-1K", 1_281_167, 50_000, 1000)
+
 # The first 1,297 scans train, the last 500 test. Neighbours in the file were written by the same people, so that this
 # cut, unlike a shuffled one, tests on handwriting that was mostly not trained on.
 DIGITS_TRAIN, DIGITS_TEST = 1297, 500
@@ -101,9 +104,9 @@ def _folder(root: Path) -> Source:
     if only := sorted(classes[0] ^ classes[1]):
         raise FreproError(f"{root}: {len(only)} classes stand in one of train/ and {test.name}/ alone, as {only[0]!r}")
     fingerprint = provenance.sha256(*(f"{file}:{size}" for files in listings for file, size in files))
-    return Source(
-        root.resolve().name, "folder", str(root.resolve()), fingerprint, *map(len, listings), classes=len(classes[0])
-    )
+    counts = (*map(len, listings), len(classes[0]))
+    name = IMAGENET[0] if counts == IMAGENET[1:] else root.resolve().name
+    return Source(name, "folder", str(root.resolve()), fingerprint, *counts)
 
 
 def _images(split: Path) -> Iterator[tuple[str, int]]:

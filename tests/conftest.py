@@ -1,0 +1,34 @@
+"""Every test writes into a folder of its own and reaches no network but the loopback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.offline import sitecustomize  # noqa: F401 - forbids the network to this process
+
+ROOT = Path(__file__).parent.parent
+OFFLINE = Path(__file__).parent / "offline"
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path, monkeypatch) -> Path:
+    """The folder that results go to."""
+    monkeypatch.setenv("FREPRO_RESULTS", str(tmp_path / "results"))
+    # Processes that a test starts find frepro in the checkout, and no network.
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(OFFLINE), str(ROOT)]))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    return tmp_path / "results"
+
+
+@pytest.fixture
+def frepro_command():
+    """Runs the command line in a process of its own."""
+
+    def run(*arguments: str, **options) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "frepro", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
+
+    return run

@@ -1,0 +1,39 @@
+"""The pages that are made from results."""
+
+import json
+
+from frepro import book, papers, paths
+
+
+def test_status_has_every_artefact(store):
+    text = book.status()
+    count = sum(len(p.tables) + len(p.figures) for p in map(papers.load, papers.names()))
+    assert text.count("not run |") == count
+    assert "[Table 4](dfformer/table_4)" in text
+    assert "| Figure 5 | Throughput vs. resolution |" in text
+
+
+def test_pages_from_committed_results(monkeypatch, tmp_path):
+    monkeypatch.delenv("FREPRO_RESULTS")
+    book.lay_out(tmp_path / "pages")
+    page = json.loads((tmp_path / "pages" / "dfformer" / "table_4.ipynb").read_text())
+    origin = page["cells"][-1]["source"]
+    assert "{dropdown}" in origin
+    assert origin.count("| `dfformer_s18` |") >= 3  # each seed of the baseline
+    assert "| demo |" in (tmp_path / "pages" / "status.md").read_text()
+
+
+def test_the_committed_demo_learns_the_digits():
+    found = json.loads((paths.ROOT / "results" / "demo" / "dfformer" / "table_4" / "origin.json").read_text())
+    scores = {}
+    for run in found["runs"]:
+        scores.setdefault(run["model"], []).append(run["values"]["top1"])
+    assert len(scores) == 8
+    assert all(len(values) >= 3 for values in scores.values())
+    assert min(scores["dfformer_s18"]) > 95
+    assert all(90 < value <= 100 for values in scores.values() for value in values)
+
+
+def test_a_result_that_is_missing_says_how_to_make_it(store, tmp_path):
+    book.lay_out(tmp_path / "pages")
+    assert "make reproduce PAPER=dfformer TABLE=4" in (tmp_path / "pages" / "dfformer" / "table_4.md").read_text()

@@ -1,0 +1,30 @@
+"""Source notebooks: thin, with parameters that can be read, and the paper's rows in plain sight."""
+
+import json
+
+import pytest
+
+from frepro import papers, paths
+from frepro.reproduce import Notebook
+
+NOTEBOOKS = sorted(paths.NOTEBOOKS.glob("*/*.ipynb"))
+
+
+def test_there_are_notebooks():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_notebook(path):
+    code = [cell for cell in json.loads(path.read_text())["cells"] if cell["cell_type"] == "code"]
+    for cell in code:
+        source = "".join(cell["source"])
+        assert not any(line.lstrip().startswith(("def ", "class ")) for line in source.splitlines())
+        assert cell["execution_count"] is None or "NBVAL_CHECK_OUTPUT" in source
+        assert bool(cell["outputs"]) == source.startswith("# NBVAL_CHECK_OUTPUT")
+    notebook = Notebook(path)
+    assert set(notebook.parameters()) == {"profile", "seeds", "models", "data", "device", "output"}
+    assert notebook.parameters()["profile"] == "smoke"
+    table = papers.load(path.parent.name).tables[int(path.stem.removeprefix("table_"))]
+    rows = [(table.value(row, "label"), row.model) for row in table.rows]
+    assert [(label, model) for label, model, _ in notebook.variants()] == rows

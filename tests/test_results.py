@@ -1,0 +1,106 @@
+"""The store: equal questions have one key, and a file is there whole or not at all."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from frepro import results
+from frepro.errors import FreproError
+from frepro.results import Measurement
+
+
+def test_key_depends_on_content_alone():
+    a = Measurement("train", {"model": "m", "seed": 0, "recipe": {"lr": 0.1, "epochs": 3}})
+    b = Measurement("train", {"recipe": {"epochs": 3, "lr": 0.1}, "seed": 0, "model": "m"}, code="other")
+    assert a.key == b.key
+    assert a.key != Measurement("train", {**a.spec, "seed": 1}).key
+    assert a.key != Measurement("eval", a.spec).key
+
+
+def test_record_round_trip_and_staleness(store):
+    measurement = Measurement("train", {"seed": 0}, code="one")
+    assert measurement.record() is None
+    measurement.write({"top1": 97.0}, 1.5, "cpu")
+    assert measurement.record()["values"] == {"top1": 97.0}
+    changed = Measurement("train", {"seed": 0}, code="two")
+    assert changed.record() is None
+    assert changed.stored()["code"] == "one"
+    (measurement.folder / "record.json").write_text("{half")
+    with pytest.raises(FreproError, match="damaged"):
+        measurement.record()
+
+
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
+    path = tmp_path / "x.txt"
+    results.write_text(path, "old")
+    code = (
+        "import sys, time\nsys.argv[0] = '-m'\nfrom pathlib import Path\nfrom frepro import results\n"
+        "with results.whole(Path(sys.argv[1])) as part:\n"
+        "    part.write_text('new')\n    print('writing', flush=True)\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "writing\n"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert path.read_text() == "old"
+
+
+def test_a_folder_is_replaced_at_once_or_not(tmp_path):
+    folder = tmp_path / "result"
+    with results.replaced(folder) as fresh:
+        (fresh / "a").write_text("1")
+    with pytest.raises(RuntimeError), results.replaced(folder) as fresh:
+        (fresh / "a").write_text("2")
+        raise RuntimeError("stopped in the middle")
+    assert (folder / "a").read_text() == "1"
+    assert os.listdir(tmp_path) == ["result"]
+
+
+def test_one_process_at_a_time(store):
+    measurement = Measurement("train", {"seed": 0})
+    code = (
+        "import sys, time\nsys.argv[0] = '-m'\nfrom frepro.results import Measurement\n"
+        "with Measurement('train', {'seed': 0}).lock():\n    print('locked', flush=True)\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "locked\n"
+    with pytest.raises(FreproError, match="another process is working on run"), measurement.lock():
+        pass
+    process.kill()
+    process.wait()
+    started = time.perf_counter()
+    with measurement.lock():  # the lock of a dead process is free
+        assert time.perf_counter() - started < 5
+
+
+def test_a_place_that_cannot_be_written_is_one_clear_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FreproError, match="a part of this path is a file, not a folder"):
+        results.write_text(tmp_path / "file" / "x", "text")
+
+
+@pytest.mark.parametrize(
+    ("options", "size", "message"),
+    [("size=64k", 200_000, "the disk is full"), ("ro", 10, "read-only file system")],
+)
+def test_full_disk_and_read_only_disk(tmp_path, options, size, message):
+    """On a small file system of its own, in a mount namespace."""
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
+        pytest.skip("this machine does not let a process mount a file system of its own")
+    code = (
+        "import sys\nsys.argv[0] = '-m'\nfrom pathlib import Path\nfrom frepro import results\n"
+        f"try: results.write_text(Path({str(tmp_path)!r}) / 'x' / 'y.txt', 'a' * {size})\n"
+        "except results.FreproError as error: print(error)\n"
+        f"print(sorted(p.name for p in Path({str(tmp_path)!r}).glob('x/*')))\n"
+    )
+    script = f'mount -t tmpfs -o {options} none {tmp_path} && exec {sys.executable} -c "$CODE"'
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", script], env={**os.environ, "CODE": code}, capture_output=True, text=True
+    )
+    assert message in done.stdout, done.stderr
+    assert done.stdout.endswith("[]\n")
