@@ -1,6 +1,7 @@
 """frepro: vision backbones that learn in the frequency domain, and the four papers' tables and figures measured anew.
 
-``import frepro`` registers every model with timm, so that ``timm.create_model("dfformer_s18")`` finds it.
+``import frepro`` registers every model with timm, so that ``timm.create_model("dfformer_s18")`` finds it, and
+``frepro.load_official("dfformer_s18", "dfformer_s18.pth")`` gives it the authors' weights.
 """
 
 import sys
@@ -13,3 +14,4 @@ __version__ = "0.1.0"
 # at once.
 if Path(sys.argv[0] if sys.argv else "").name not in ("-m", "frepro"):
     from frepro import models as models
+    from frepro.models.official import load_official as load_official

@@ -179,7 +179,12 @@ def train_command(
 
 @cli.command("eval")
 @training_options
-@click.option("--checkpoint", type=click.Path(path_type=Path), required=True, help="A model.safetensors of a run.")
+@click.option(
+    "--checkpoint",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="A model.safetensors of a run, or an authors' checkpoint.",
+)
 def eval_command(
     model: str, recipe: str | None, profile: str, data: str | None, checkpoint: Path, args: tuple, **execution: Any
 ) -> None:
@@ -208,6 +213,28 @@ def resolve(model: str, recipe: str | None, profile: str, source: str | None) ->
     if profile == "paper" and not source:
         raise FreproError("profile paper needs the real data set: add --data /path/to/imagenet, or use profile demo")
     return recipes.load(recipe, profile), profile, locate(source)
+
+
+@cli.command("convert")
+@click.argument("model")
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--ema", is_flag=True, help="Take the moving average of the weights.")
+def convert_command(model: str, checkpoint: Path, output: Path, ema: bool) -> None:
+    """Authors' CHECKPOINT of MODEL to OUTPUT, a safetensors file for `frepro eval` and timm's checkpoint_path.
+
+    Every tensor must fit by name and shape. Pickles are read as data; one that would run code is refused.
+    """
+    from safetensors.torch import save_file
+
+    from frepro import results
+    from frepro.models.official import load_official
+
+    network = load_official(model, checkpoint, ema=ema)
+    with results.whole(output) as temporary:
+        save_file(network.state_dict(), temporary)
+    params = sum(parameter.numel() for parameter in network.parameters())
+    click.echo(f"{model}: {params:,} parameters, {network.num_classes} classes -> {reproduce.shown(output)}")
 
 
 @cli.command("list")

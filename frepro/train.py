@@ -35,6 +35,7 @@ from frepro import results
 from frepro.data.loading import TestBatches, TrainBatches, count_classes, loader, samples, seed_all
 from frepro.data.sources import Source
 from frepro.errors import FreproError, unknown
+from frepro.models.official import load_strictly, read, unwrap
 from frepro.recipes import Recipe
 from frepro.runs import Run
 
@@ -339,34 +340,18 @@ class Checkpoint:
 def evaluate_checkpoint(
     model: str, weights: Path, source: Source, recipe: Recipe, execution: Execution, model_args: dict[str, Any]
 ) -> dict[str, float]:
-    """Accuracy of stored weights on the test images of a data set.
+    """Accuracy of stored weights on the test images of a data set; ``weights`` as in ``models.official.read``.
 
     Raises:
-        FreproError: The file is no safetensors file, or does not fit the model.
+        FreproError: The file cannot be read, or does not fit the model.
     """
     accelerator = make_accelerator(execution.device, recipe.precision)
     test_set = samples(source, "test", recipe, *normalisation(model), seed=0)
     num_classes = source.classes or count_classes(test_set)
     network = create_model(model, {**recipe.model_args, **model_args}, num_classes, recipe.img_size, drop_path=0.0)
-    load_weights(network, weights)
+    load_strictly(network, unwrap(read(weights), named=str(weights)), str(weights))
     network.to(accelerator.device)
     batch = execution.per_device or recipe.batch_size
     batches = TestBatches(len(test_set), batch, accelerator.process_index, accelerator.num_processes)
     test_loader = loader(test_set, batches, execution.workers, accelerator.device.type == "cuda")
     return {"test_images": len(test_set), **evaluate(network, test_loader, len(test_set), accelerator)}
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors file that fits a model exactly."""
-    if not path.exists():
-        raise FreproError(f"no checkpoint at {path}: a run keeps its weights in results/runs/<key>/model.safetensors")
-    try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except Exception as error:  # safetensors raises its own error and plain OSErrors for damaged files
-        raise FreproError(f"{path} is not a safetensors file that can be read: {error}") from error
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise FreproError(f"{path} does not fit the model: {reason[:300]}") from error

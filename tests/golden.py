@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from frepro import load_official
 
 FILE = Path(__file__).parent / "data" / "official_logits.json"
 ONE_FIFTH = {"cls_token", "pos_embed", "w1", "w2", "b1", "b2"}
@@ -66,20 +68,20 @@ def images() -> Tensor:
     return torch.from_numpy(uniform("input224", (2, 3, 224, 224)) * np.float32(np.sqrt(3)))
 
 
-def state_dict(name: str, model: nn.Module) -> dict[str, Tensor]:
-    """Official state dict of the model ``name``; the fixed masks of SPANet are not filled but taken from ``model``."""
+def state_dict(name: str) -> dict[str, Tensor]:
+    """Official state dict of the model ``name``, without the masks of SPANet, which are fixed and not filled."""
     shapes = records()[name]["state_dict"]
-    fixed = {key: value for key, value in model.state_dict().items() if ".sps." in key}
-    return {key: fixed[key] if ".sps." in key else weight(key, tuple(shape)) for key, shape in shapes.items()}
+    return {key: weight(key, tuple(shape)) for key, shape in shapes.items() if ".sps." not in key}
 
 
-def assert_official(name: str, model: nn.Module, atol: float = 2e-4) -> None:
-    """``model`` takes the official weights as they are and gives the official logits with them."""
+def assert_official(name: str, atol: float = 2e-4) -> None:
+    """The model ``name`` takes the official weights as they are and gives the official logits with them."""
     record = records()[name]
-    model.load_state_dict(state_dict(name, model), strict=True)
+    model = load_official(name, state_dict(name))
+    assert {key: list(value.shape) for key, value in model.state_dict().items()} == record["state_dict"]
     assert sum(p.numel() for p in model.parameters()) == record["params"]
     with torch.no_grad():
-        logits = model.eval()(images())
+        logits = model(images())
     torch.testing.assert_close(logits[:, :16], torch.tensor(record["logits_0_to_15"]), rtol=0, atol=atol)
     torch.testing.assert_close(logits.mean(dim=1), torch.tensor(record["mean"]), rtol=0, atol=atol)
     torch.testing.assert_close(logits.std(dim=1), torch.tensor(record["std"]), rtol=0, atol=atol)

@@ -202,7 +202,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(FreproError, match="no checkpoint at"):
         train.evaluate_checkpoint(run.model, tmp_path / "none", *arguments)
     (tmp_path / "text").write_text("not weights")
-    with pytest.raises(FreproError, match="not a safetensors file"):
+    with pytest.raises(FreproError, match="damaged, or no checkpoint"):
         train.evaluate_checkpoint(run.model, tmp_path / "text", *arguments)
     train.run(run, CPU)
     with pytest.raises(FreproError, match="does not fit the model"):

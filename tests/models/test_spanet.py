@@ -120,7 +120,7 @@ def test_gradients_of_the_operations():
 
 
 def test_official_logits():
-    assert_official("spanet_small", timm.create_model("spanet_small"))
+    assert_official("spanet_small")
 
 
 @pytest.mark.parametrize(("name", "params"), OFFICIAL_PARAMS.items())

@@ -1,0 +1,7 @@
+"""The notebooks that nbval runs measure into a folder of their own, so that they neither use nor leave runs of yours."""
+
+import os
+import tempfile
+
+_folder = tempfile.TemporaryDirectory(prefix="frepro-notebooks-")  # gone when the tests end
+os.environ["FREPRO_RESULTS"] = _folder.name
