@@ -189,10 +189,11 @@ def eval_command(
     model: str, recipe: str | None, profile: str, data: str | None, checkpoint: Path, args: tuple, **execution: Any
 ) -> None:
     """Accuracy of stored weights on test images, each counted once."""
-    from frepro import train
+    from frepro.evaluate import evaluate_checkpoint
+    from frepro.train import Execution
 
     settings, _, source = resolve(model, recipe, profile, data)
-    values = train.evaluate_checkpoint(model, checkpoint, source, settings, train.Execution(**execution), dict(args))
+    values = evaluate_checkpoint(model, checkpoint, source, settings, Execution(**execution), dict(args))
     click.echo(
         f"{model}: top-1 {values['top1']:.2f} %, top-5 {values['top5']:.2f} %, cross entropy {values['test_loss']:.4f} "
         f"on {values['test_images']} images of {source.name}"

@@ -5,6 +5,7 @@ from statistics import mean, stdev
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from frepro.experiment import Experiment
@@ -45,16 +46,22 @@ def comparison(experiment: Experiment) -> Figure:
     middle.set_xlabel(f"measured {experiment.source.name}\ntop-1 accuracy (%)\n{seeds}")
 
     baseline = next((label for label, model, _ in experiment.variants if _is_baseline(experiment, model)), labels[0])
-    for source, marker, colour, shift in (("published", "o", PUBLISHED, -0.12), ("measured", "D", MEASURED, 0.12)):
-        speeds = [getattr(findings[label, "throughput"], source) for label in labels]
+    sources = (("published", "o", PUBLISHED, -0.14), ("measured", "D", MEASURED, 0.14))
+    for source, marker, colour, shift in sources:
         reference = getattr(findings[baseline, "throughput"], source)
-        if reference is None:
-            continue
-        points = [(speed / reference, row + shift) for row, speed in enumerate(speeds) if speed is not None]
-        right.plot(*zip(*points, strict=True), marker, color=colour, markersize=7, label=source)
+        for row, label in enumerate(labels):
+            timing = findings[label, "throughput"]
+            speed = getattr(timing, source)
+            if reference is None or speed is None:
+                continue
+            spread = timing.spread / reference if source == "measured" and timing.spread else None
+            right.errorbar(
+                speed / reference, row + shift, xerr=spread, fmt=marker, color=colour, markersize=7, capsize=3
+            )
     right.axvline(1, color="0.5", linewidth=1)
     right.set_xlabel(f"throughput relative to\n{baseline}\n(higher is faster)")
-    figure.legend(*right.get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
+    handles = [Line2D([], [], marker=marker, color=colour, linestyle="") for _, marker, colour, _ in sources]
+    figure.legend(handles, [name for name, *_ in sources], loc="outside upper right", ncols=2, frameon=False)
     plt.close(figure)  # the caller shows it; pyplot would show it a second time
     return figure
 

@@ -33,13 +33,11 @@ from tqdm import tqdm
 import frepro.models  # noqa: F401 - registers them with timm
 from frepro import results
 from frepro.data.loading import TestBatches, TrainBatches, count_classes, loader, samples, seed_all
-from frepro.data.sources import Source
 from frepro.errors import FreproError, unknown
-from frepro.models.official import load_strictly, read, unwrap
 from frepro.recipes import Recipe
 from frepro.runs import Run
 
-__all__ = ["Execution", "evaluate_checkpoint", "run"]
+__all__ = ["Execution", "evaluate", "run"]
 
 
 @dataclass(frozen=True)
@@ -335,23 +333,3 @@ class Checkpoint:
             save_file(
                 {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary, metadata
             )
-
-
-def evaluate_checkpoint(
-    model: str, weights: Path, source: Source, recipe: Recipe, execution: Execution, model_args: dict[str, Any]
-) -> dict[str, float]:
-    """Accuracy of stored weights on the test images of a data set; ``weights`` as in ``models.official.read``.
-
-    Raises:
-        FreproError: The file cannot be read, or does not fit the model.
-    """
-    accelerator = make_accelerator(execution.device, recipe.precision)
-    test_set = samples(source, "test", recipe, *normalisation(model), seed=0)
-    num_classes = source.classes or count_classes(test_set)
-    network = create_model(model, {**recipe.model_args, **model_args}, num_classes, recipe.img_size, drop_path=0.0)
-    load_strictly(network, unwrap(read(weights), named=str(weights)), str(weights))
-    network.to(accelerator.device)
-    batch = execution.per_device or recipe.batch_size
-    batches = TestBatches(len(test_set), batch, accelerator.process_index, accelerator.num_processes)
-    test_loader = loader(test_set, batches, execution.workers, accelerator.device.type == "cuda")
-    return {"test_images": len(test_set), **evaluate(network, test_loader, len(test_set), accelerator)}

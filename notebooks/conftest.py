@@ -1,4 +1,4 @@
-"""The notebooks that nbval runs measure into a folder of their own, so that they neither use nor leave runs of yours."""
+"""Notebooks under nbval measure into a folder of their own: they neither use nor leave runs of yours."""
 
 import os
 import tempfile

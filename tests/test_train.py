@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from frepro import recipes, train
 from frepro.data import locate
 from frepro.errors import FreproError
+from frepro.evaluate import evaluate_checkpoint
 from frepro.runs import Run
 from tests.conftest import ROOT
 
@@ -165,7 +166,7 @@ def test_evaluation_does_not_depend_on_the_batch():
     train.run(run, CPU)
     file = run.measurement.folder / "model.safetensors"
     results = [
-        train.evaluate_checkpoint(
+        evaluate_checkpoint(
             run.model, file, run.source, run.recipe, train.Execution(device="cpu", per_device=batch), {}
         )
         for batch in (1, 7, 64)
@@ -200,10 +201,10 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     run = job()
     arguments = (run.source, run.recipe, CPU, {})
     with pytest.raises(FreproError, match="no checkpoint at"):
-        train.evaluate_checkpoint(run.model, tmp_path / "none", *arguments)
+        evaluate_checkpoint(run.model, tmp_path / "none", *arguments)
     (tmp_path / "text").write_text("not weights")
     with pytest.raises(FreproError, match="damaged, or no checkpoint"):
-        train.evaluate_checkpoint(run.model, tmp_path / "text", *arguments)
+        evaluate_checkpoint(run.model, tmp_path / "text", *arguments)
     train.run(run, CPU)
     with pytest.raises(FreproError, match="does not fit the model"):
-        train.evaluate_checkpoint("gfformer_s18", run.measurement.folder / "model.safetensors", *arguments)
+        evaluate_checkpoint("gfformer_s18", run.measurement.folder / "model.safetensors", *arguments)
