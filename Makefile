@@ -14,12 +14,19 @@ UV_VERSION := 0.13.8
 # when it is missing and brought up to date when the lock is newer.
 ACTIVE := $(shell [ -n "$$VIRTUAL_ENV$$CONDA_PREFIX" ] \
 	&& python -I -c 'from importlib.metadata import version; version("frepro")' 2>/dev/null && command -v python)
-ifeq ($(ACTIVE),)
+ifeq ($(filter-out $(CURDIR)/$(VENV)/bin/python,$(ACTIVE)),)
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 else
 PYTHON := $(ACTIVE)
 READY :=
+endif
+
+# A misspelt variable would otherwise be passed over in silence, and everything be reproduced.
+KNOWN := TABLE FIGURE PAPER PROFILE DATA SEEDS DEVICE JOBS PER_DEVICE PYTHON3
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
+ifneq ($(filter-out $(KNOWN) -%,$(GIVEN)),)
+$(error unknown variable $(filter-out $(KNOWN) -%,$(GIVEN)); there is $(KNOWN))
 endif
 
 help:  ## this list

@@ -12,6 +12,7 @@ from typing import Any
 
 from frepro import papers, provenance
 from frepro.reproduce import Artefact, artefacts
+from frepro.runs import model_code
 
 STATES = {
     "paper": "measured",
@@ -64,10 +65,12 @@ def origin(folder: Path) -> str:
     """Where the numbers of a result come from, folded away."""
     made = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     found = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
-    machine, timing = made["machine"], found["timing"]
-    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
-    commits = sorted({str(run["origin"]["commit"])[:12] for run in [*found["runs"], timing]})
-    changed = any(run["origin"]["dirty"] for run in [*found["runs"], timing])
+    timing, measured = found["timing"], [*found["runs"], found["timing"]]
+    machines = sorted({_machine(item["origin"]) for item in measured})
+    versions = sorted({_versions(item["origin"]) for item in measured})
+    commits = sorted({str(item["origin"]["commit"])[:12] for item in measured})
+    changed = any(item["origin"]["dirty"] for item in measured)
+    is_current = all(item["origin"]["code"] == model_code("frepro.train", item["model"]) for item in found["runs"])
     rows = "\n".join(
         f"| `{run['model']}` | {run['seed']} | {run['values']['top1']:.2f} | {run['seconds']:.0f} | `{run['key']}` |"
         for run in found["runs"]
@@ -76,10 +79,11 @@ def origin(folder: Path) -> str:
     return f"""## Where these numbers come from
 
 ````{{dropdown}} Machine, versions, commit and every run
-- made {made["time"]} on {machine["cpu"]}, {machine["cores"]} cores, {machine["memory_gib"]} GiB, {machine["system"]}
-- measured with the code of commit {", ".join(commits)}{" with uncommitted changes" if changed else ""}
-- Python {made["python"]}, {versions}
-- data: {data["name"]}, {data["train"]:,} training and {data["test"]:,} test images, fingerprint `{data["fingerprint"]}`
+- measured on {"; ".join(machines)}; page made {made["time"]}
+- code of commit {", ".join(commits)}{" with uncommitted changes" if changed else ""}; what these runs pass through has
+  {"not changed" if is_current else "changed"} since
+- {"; ".join(versions)}
+- data: {data["name"]}, {data["train"]} training and {data["test"]} test images, fingerprint `{data["fingerprint"]}`
 - throughput: batches of {timing["benchmark"]["batch_size"]} at {timing["benchmark"]["img_size"]} pixels,
   {timing["benchmark"]["rounds"]} rounds in which all models take turns, {timing["origin"]["device"]["threads"]} threads
 
@@ -88,6 +92,16 @@ def origin(folder: Path) -> str:
 {rows}
 ````
 """
+
+
+def _machine(origin: dict[str, Any]) -> str:
+    machine, device = origin["machine"], origin["device"]
+    gpu = "" if device["device"].startswith("cpu") else f", {device['name']}"
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}{gpu}"
+
+
+def _versions(origin: dict[str, Any]) -> str:
+    return ", ".join([f"Python {origin['python']}", *(f"{name} {v}" for name, v in origin["versions"].items())])
 
 
 def status() -> str:

@@ -69,9 +69,9 @@ def cli() -> None:
 @click.option("--table", type=int, help="Number of a table.")
 @click.option("--figure", type=int, help="Number of a figure.")
 @click.option("--paper", callback=blank_as_none, help="One paper. Default: all.")
-@click.option("--profile", default="demo", show_default=True, help="smoke (seconds), demo (minutes) or paper (days).")
+@click.option("--profile", default="demo", show_default=True, help="smoke (seconds), demo (minutes) or paper (weeks).")
 @click.option("--data", callback=blank_as_none, help=DATA_HELP)
-@click.option("--seeds", type=Seeds(), default="3", show_default=True, help="How many, or which, as 0,7,11.")
+@click.option("--seeds", type=Seeds(), help="How many, or which, as 0,7,11. Default: 3, and 1 with profile paper.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--jobs", type=click.IntRange(1), help="Training runs at a time. Default: one a core, or one on a GPU.")
 @click.option("--per-device", type=click.IntRange(1), help="Most samples in a forward pass; the rest is accumulated.")
@@ -93,7 +93,7 @@ def reproduce_command(
     paper: str | None,
     profile: str,
     data: str | None,
-    seeds: list[int],
+    seeds: list[int] | None,
     device: str,
     jobs: int | None,
     per_device: int | None,
@@ -107,6 +107,7 @@ def reproduce_command(
     answers at once, and a call that was stopped goes on where it was.
     """
     chosen = reproduce.find(paper, table, figure)
+    seeds = seeds or ([0] if profile == "paper" else [0, 1, 2])
     given = {"profile": profile, "data": data, "seeds": seeds, "device": device}
     plans = [reproduce.plan(artefact, {**given, **dict(extra)}) for artefact in chosen]
     if data is None:
@@ -153,7 +154,7 @@ model, as: -a num_filters 2.",
 
 @cli.command("train")
 @training_options
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 def train_command(
     model: str, recipe: str | None, profile: str, data: str | None, seed: int, args: tuple, **execution: Any
 ) -> None:
@@ -279,7 +280,7 @@ def doctor_command() -> None:
         "mamba-ssm",
     ):
         optional = " (optional)" if name in ("papermill", "jupyter-book", "mamba-ssm") else ""
-        click.echo(f"  {name}{' (optional)' * (name in optional)}: {provenance.version(name) or 'not installed'}")
+        click.echo(f"  {name}{optional}: {provenance.version(name) or 'not installed'}")
     import torch
 
     if torch.cuda.is_available():

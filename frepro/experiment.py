@@ -23,6 +23,7 @@ Variant = tuple[str, str, dict[str, Any]]
 
 # Columns whose values are measured; a published column of another kind stays as it is printed.
 MEASURED = ("params", "flops", "throughput", "top1")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,27 @@ class Experiment:
     def __post_init__(self) -> None:
         if self.table not in papers.load(self.paper).tables:
             raise unknown(f"table of {self.paper}", self.table, papers.load(self.paper).tables)
-        if self.profile == "paper" and not self.data:
+        source = locate(self.data) if isinstance(self.data, str | None) else None
+        if source is None:
+            raise FreproError(f"data is the name of a folder or nothing, not {self.data!r}")
+        if self.profile == "paper" and source.embedded:
             raise FreproError(
                 "profile paper needs the real data set: add DATA=/path/to/imagenet (a folder with train/ and val/), "
                 "or use profile demo, which trains on embedded digits"
             )
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds) or not all(type(s) is int for s in self.seeds):
-            raise FreproError(f"seeds are different whole numbers, at least one, not {list(self.seeds)!r}")
+        seeds = self.seeds if isinstance(self.seeds, list | tuple) else []
+        if not seeds or len(set(seeds)) != len(seeds) or not all(type(s) is int and s >= 0 for s in seeds):
+            raise FreproError(f"seeds are a list of different whole numbers, 0 or more, not {self.seeds!r}")
+        if not isinstance(self.models, list | tuple | None):
+            raise FreproError(f"models are a list of names, or nothing for all, not {self.models!r}")
+        if self.device not in DEVICES:
+            raise unknown("device", self.device, DEVICES)
+        for kind, keys in (
+            ("label", [label for label, *_ in self.variants]),
+            ("model with the same arguments", [f"{model} {args}" for _, model, args in self.variants]),
+        ):
+            if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+                raise FreproError(f"two variants have the same {kind}: {doubled[0]}")
         known = [model for _, model, _ in self.variants]
         for model in self.models or ():
             if model not in known:
@@ -92,7 +107,7 @@ class Experiment:
         for _, model, _ in self.variants:
             check_model(model)
         object.__setattr__(self, "recipe", recipes.load(self.paper, self.profile))
-        object.__setattr__(self, "source", locate(self.data))
+        object.__setattr__(self, "source", source)
 
     @property
     def published(self) -> papers.Table:
@@ -119,12 +134,14 @@ class Experiment:
 
     @cached_property
     def _device(self) -> tuple[str, str]:
-        # A machine without an NVIDIA driver needs no torch to know that it has no CUDA device.
-        if self.device != "cpu" and Path("/dev/nvidiactl").exists():
+        # A machine without a driver (NVIDIA's, WSL's, AMD's) needs no torch to know that it has no GPU.
+        if self.device != "cpu" and any(Path(f"/dev/{name}").exists() for name in ("nvidiactl", "dxg", "kfd")):
             import torch
 
             if torch.cuda.is_available():
                 return "cuda", torch.cuda.get_device_name()
+        if self.device == "cuda":
+            raise FreproError("no CUDA device here: use device cpu, or install a driver that torch can use")
         machine = provenance.machine()
         return "cpu", f"{machine['cpu']}, {machine['cores']} cores"
 
@@ -195,7 +212,12 @@ class Experiment:
     @property
     def own_metric(self) -> str:
         """Metric of the accuracy on the data at hand: the table's own if they are its data set, else one apart."""
-        return "top1" if self.source.name == self.published.dataset else f"{self.source.name}_top1"
+        return "top1" if self.is_published_setting else f"{self.source.name}_top1"
+
+    @property
+    def is_published_setting(self) -> bool:
+        """Whether the published recipe runs on the published data set, so that accuracies may stand side by side."""
+        return self.profile == "paper" and self.source.name == self.published.dataset
 
     @property
     def own_title(self) -> str:
@@ -229,7 +251,7 @@ class Experiment:
             "paper": self.paper,
             "table": self.table,
             "profile": self.profile,
-            "data": asdict(self.source) | {"root": None},
+            "data": asdict(self.source) | {"root": None, "folders": {}},
             "recipe": asdict(self.recipe),
             "runs": [
                 {
@@ -253,6 +275,12 @@ class Experiment:
                 "origin": _origin(timing),
             },
         }
+
+    def frame(self) -> Any:
+        """The findings as a pandas DataFrame, a line for each value of each variant."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(finding) for finding in self.findings])
 
     def write(self, output: str | None, **figures: Any) -> None:
         """Write findings.csv, origin.json and the figures given as name=figure into a folder; with none, nothing."""

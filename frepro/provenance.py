@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
@@ -155,8 +154,3 @@ def own_models() -> dict[str, str]:
             ):
                 models[node.name] = f"frepro.models.{path.stem}"
     return models
-
-
-def command() -> str:
-    """The command line that this process was started with, without the path of the interpreter."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

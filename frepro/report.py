@@ -100,7 +100,7 @@ def published_beside_measured(
             finding = by_metric[column.key]
             printed = "" if finding.published is None else f"{finding.published:.{column.decimals}f}"
             ours = NOT_RUN if finding.measured is None else number(finding, column.decimals + 1)
-            if column.key == "flops" and row is not None and row.note is not None:
+            if column.key == "flops" and finding.published is not None and row.note is not None:
                 if row.note not in notes:
                     notes.append(row.note)
                 ours += "*" * (notes.index(row.note) + 1)

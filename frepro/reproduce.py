@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from frepro import papers, paths, provenance, report, results
+from frepro.data.sources import absolute
 from frepro.errors import FreproError, unknown
 from frepro.experiment import Experiment, from_csv
 
@@ -67,8 +68,8 @@ def find(paper: str | None = None, table: int | None = None, figure: int | None 
             where = f"paper {paper!r}" if paper else "any paper"
             raise FreproError(f"no {kind} {number} in {where}: there is {known}")
     ready = [a for a in chosen if a.notebook.exists()]
-    if not ready:
-        missing = ", ".join(a.title for a in chosen)
+    if not ready or {(a.kind, a.number) for a in ready} < wanted:
+        missing = ", ".join(a.title for a in chosen if a not in ready)
         can = ", ".join(a.title for a in every if a.notebook.exists()) or "nothing yet"
         raise FreproError(f"no notebook makes {missing} yet; what can be made: {can}")
     return ready
@@ -134,11 +135,11 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """Where the result goes: data of the user's have a folder of their own."""
-        experiment = self.experiment
-        own_data = experiment.profile != "paper" and not experiment.source.embedded
-        profile = f"{experiment.profile}-{experiment.source.name}" if own_data else experiment.profile
-        return self.artefact.folder(profile)
+        """Where the result goes: the profile's, and a folder of their own for data of the user's."""
+        experiment, source = self.experiment, self.experiment.source
+        if source.embedded or experiment.is_published_setting:
+            return self.artefact.folder(experiment.profile)
+        return self.artefact.folder(f"{experiment.profile}-{source.name}-{source.fingerprint[:8]}")
 
     @cached_property
     def fingerprint(self) -> str:
@@ -166,7 +167,8 @@ class Plan:
             made = json.loads((self.folder / "provenance.json").read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return False
-        return made["fingerprint"] == self.fingerprint
+        is_whole = all((self.folder / name).exists() for name in made.get("files", [""]))
+        return is_whole and made.get("fingerprint") == self.fingerprint
 
     def seconds(self, jobs: int) -> tuple[float, str] | None:
         """About how long the missing runs take, and on what machine that was measured; none where nothing tells."""
@@ -224,6 +226,8 @@ def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan:
     notebook = Notebook(artefact.notebook)
     notebook.check(parameters)
     merged = {**notebook.parameters(), **parameters}
+    if isinstance(merged["data"], str):
+        merged["data"] = absolute(merged["data"])  # the notebook runs in another folder
     settings = {name: merged[name] for name in ("profile", "seeds", "models", "data", "device")}
     experiment = Experiment(artefact.paper, artefact.number, notebook.variants(), **settings)
     return Plan(artefact, notebook, experiment, merged)
@@ -257,7 +261,10 @@ def execute(notebook: Notebook, parameters: dict[str, Any], output: Path, kept: 
         from papermill.exceptions import PapermillException
     except ImportError as error:
         raise FreproError("notebooks need Jupyter and papermill: pip install -e '.[book]'") from error
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(paths.ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")])),
+        "FREPRO_RESULTS": str(paths.results()),
+    }
     try:
         with _environment(environment):
             papermill.execute_notebook(

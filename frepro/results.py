@@ -11,6 +11,7 @@ Numbers are stored raw; rounding and units are the report's.
 import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from frepro import paths, provenance
 from frepro.errors import FreproError
@@ -104,7 +106,7 @@ def written(path: Path) -> Iterator[None]:
     """Turn what a disk can refuse into one clear line that names the folder."""
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         reasons = {
             errno.ENOSPC: "the disk is full: free some space and run the same command again",
             errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
@@ -114,7 +116,8 @@ def written(path: Path) -> Iterator[None]:
             errno.ENOTDIR: "a part of this path is a file, not a folder: set FREPRO_RESULTS to another folder",
             errno.EEXIST: "a part of this path is a file, not a folder: set FREPRO_RESULTS to another folder",
         }
-        reason = reasons.get(error.errno)
+        said = re.search(r"os error (\d+)", str(error))  # safetensors tells the number in its text alone
+        reason = reasons.get(int(said[1]) if said else getattr(error, "errno", None))
         if reason is None:
             raise
         raise FreproError(f"cannot write {path}: {reason}") from error
@@ -147,14 +150,16 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
     """A fresh folder to write into; when all is written it takes the place of ``folder``, else it is gone."""
+    old = folder.with_name(f".{folder.name}.old")
     with written(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        if old.exists() and not folder.exists():  # a process was killed between the two renames below
+            old.rename(folder)
         fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         fresh.chmod(0o755)
     try:
         with written(folder):
             yield fresh
-            old = folder.with_name(f".{folder.name}.old")
             shutil.rmtree(old, ignore_errors=True)
             if folder.exists():
                 folder.rename(old)

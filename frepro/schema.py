@@ -28,9 +28,10 @@ class Document:
     def read(cls, path: Path) -> "Document":
         try:
             node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise FreproError(f"{path}:{line}: not YAML: {error.problem}") from error
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            mark = getattr(error, "problem_mark", None)
+            reason = getattr(error, "problem", None) or getattr(error, "reason", error)
+            raise FreproError(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {reason}") from error
         if node is None:
             raise FreproError(f"{path}:1: the file is empty")
         return cls(path, node)

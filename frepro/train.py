@@ -32,9 +32,10 @@ from tqdm import tqdm
 
 import frepro.models  # noqa: F401 - registers them with timm
 from frepro import results
-from frepro.data.loading import TestBatches, TrainBatches, count_classes, loader, samples, seed_all
+from frepro.data.loading import MODEL, STEP, TestBatches, TrainBatches, count_classes, loader, samples, seed_all
 from frepro.errors import FreproError, unknown
 from frepro.recipes import Recipe
+from frepro.results import Measurement
 from frepro.runs import Run
 
 __all__ = ["Execution", "evaluate", "run"]
@@ -42,7 +43,10 @@ __all__ = ["Execution", "evaluate", "run"]
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run is carried out: it decides about speed and memory, not about what is computed.
+    """How a run is carried out; what it computes stays the same up to rounding and up to the draws of mixup.
+
+    (Mixup draws one mixture for each forward pass, so that ``per_device`` and the number of processes change how many
+    there are in an update.)
 
     Attributes:
         device: "auto", "cpu" or "cuda".
@@ -64,7 +68,15 @@ def run(job: Run, execution: Execution) -> dict[str, Any]:
         return record
     accelerator = make_accelerator(execution.device, job.recipe.precision)
     with job.measurement.lock() if accelerator.is_main_process else nullcontext():
-        return train(job, execution, accelerator)
+        if accelerator.num_processes == 1 and (record := job.measurement.record()):
+            return record  # another process finished it in the meantime
+        try:
+            return train(job, execution, accelerator)
+        except torch.OutOfMemoryError as error:
+            raise FreproError(
+                f"{job.title}: out of memory on {accelerator.device}: bound the samples in a pass, as --per-device 32 "
+                "(make: PER_DEVICE=32); the effective batch stays what it is"
+            ) from error
 
 
 def make_accelerator(device: str, precision: str) -> Accelerator:
@@ -162,13 +174,13 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
         for images, plan in ((train_set, batches), (test_set, test_batches))
     )
 
-    seed_all(seed)
+    seed_all(MODEL, seed)
     model = create_model(job.model, job.all_model_args, num_classes, recipe.img_size, job.drop_path).to(device)
     mixup, criterion = make_loss(recipe, num_classes)
     optimizer = create_optimizer_v2(model, "adamw", lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = make_schedule(optimizer, recipe, batches.updates)
     ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay is not None else None
-    checkpoint = Checkpoint(job.measurement.folder, model, ema, optimizer)
+    checkpoint = Checkpoint(job.measurement, model, ema, optimizer)
     wrapped, optimizer = accelerator.prepare(model, optimizer)
     history = checkpoint.restore(accelerator)
     accelerator.wait_for_everyone()  # nobody writes a new checkpoint while another still reads the old one
@@ -185,7 +197,7 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
             update, part = divmod(micro, accumulate)
             step = epoch * batches.updates + update
             ends_update = part == accumulate - 1
-            seed_all(seed, step, part, rank)
+            seed_all(STEP, seed, step, part, rank)
             images, targets = images.to(device, non_blocking=on_gpu), targets.to(device, non_blocking=on_gpu)
             if mixup is not None:
                 images, targets = mixup(images, targets)
@@ -266,7 +278,10 @@ def evaluate(
         logits = logits.float()
         hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
         loss = F.cross_entropy(logits, targets, reduction="sum")
-        sums += torch.stack([torch.tensor(len(targets)), hits[:, 0].sum(), hits.sum(), loss]).to(sums)
+        sums[0] += len(targets)
+        sums[1] += hits[:, 0].sum()
+        sums[2] += hits.sum()
+        sums[3] += loss
     seen, top1, top5, loss = accelerator.reduce(sums, "sum").tolist()
     if seen != expected:
         raise FreproError(f"evaluation saw {seen:.0f} of {expected} test images; this is a fault of frepro's")
@@ -281,9 +296,10 @@ class Checkpoint:
     """A run's state between two epochs in one safetensors file: weights, moving average, optimizer; no pickle."""
 
     def __init__(
-        self, folder: Path, model: nn.Module, ema: ModelEmaV3 | None, optimizer: torch.optim.Optimizer
+        self, measurement: Measurement, model: nn.Module, ema: ModelEmaV3 | None, optimizer: torch.optim.Optimizer
     ) -> None:
-        self.folder, self.path = folder, folder / "checkpoint.safetensors"
+        self.folder, self.code = measurement.folder, measurement.code
+        self.path = self.folder / "checkpoint.safetensors"
         self.modules = {"model": model} if ema is None else {"model": model, "ema": ema.module}
         self.optimizer = optimizer
 
@@ -297,16 +313,19 @@ class Checkpoint:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
-        self._save(self.path, tensors, {"history": json.dumps(history), "scaler": json.dumps(scaler)})
+        metadata = {"history": json.dumps(history), "scaler": json.dumps(scaler), "code": self.code}
+        self._save(self.path, tensors, metadata)
         results.write_text(self.folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
 
     def restore(self, accelerator: Accelerator) -> list[dict[str, Any]]:
-        """Take up the stored state, if there is one; returns the history of the epochs that are done."""
+        """Take up the stored state, if there is one of this code; returns the history of the epochs that are done."""
         if not self.path.exists():
             return []
         with safe_open(self.path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             metadata = file.metadata()
+        if metadata["code"] != self.code:
+            return []
         states: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
@@ -318,8 +337,9 @@ class Checkpoint:
             module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
-        if accelerator.scaler is not None:
-            accelerator.scaler.load_state_dict(json.loads(metadata["scaler"]))
+        scaler = json.loads(metadata["scaler"])
+        if accelerator.scaler is not None and scaler:  # none where the run began in float32, on a CPU
+            accelerator.scaler.load_state_dict(scaler)
         return json.loads(metadata["history"])
 
     def finish(self) -> None:

@@ -1,6 +1,7 @@
 """The front door, tried as a user would: in processes of its own, on real runs."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -73,6 +74,7 @@ def test_ctrl_c_keeps_what_is_done(frepro_command, store):
         (["--table", "4", "--profile", "paper"], "profile paper needs the real data set"),
         (["--table", "4", "--profile", "dmeo"], "did you mean demo"),
         (["--table", "4", "--data", "/nowhere"], "no data at /nowhere"),
+        (["--table", "4", "--figure", "5"], "no notebook makes Figure 5 of dfformer yet"),
         (["--table", "4", "-p", "seds", "3"], "unknown parameter of table_4.ipynb 'seds': did you mean seeds"),
         (["--table", "4", "-p", "models", '["dfformer_s81"]'], "unknown model of this table 'dfformer_s81'"),
     ],
@@ -102,6 +104,25 @@ def test_a_damaged_image_ends_in_one_line(frepro_command, tmp_path):
     assert done.returncode == 1
     assert "bad.jpg" in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_data_of_the_users_own_by_a_relative_path(tmp_path):
+    """Trained, shown under the folder's name, in a result apart from the embedded data's; two runs side by side."""
+    make_folder(tmp_path / "work" / "pets", images=40)
+    command = [sys.executable, "-m", "frepro", *SMALL[:5], "--device", "cpu", "--data", "pets", "--jobs", "2", *TWO]
+    environment = {**os.environ, "FREPRO_RESULTS": "mine"}
+    done = subprocess.run(command, cwd=tmp_path / "work", env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "pets test top-1" in done.stdout
+    (folder,) = (tmp_path / "work" / "mine").glob("smoke-pets-*/dfformer/table_4")
+    assert (folder / "findings.csv").exists()
+    assert not (folder / "mine").exists()
+
+
+def test_misspelt_make_variable():
+    done = subprocess.run(["make", "reproduce", "TABEL=4"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "unknown variable TABEL; there is TABLE FIGURE PAPER" in done.stderr
 
 
 def test_a_store_that_cannot_be_written(frepro_command, tmp_path, monkeypatch):

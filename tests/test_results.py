@@ -39,7 +39,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.txt"
     results.write_text(path, "old")
     code = (
-        "import sys, time\nsys.argv[0] = '-m'\nfrom pathlib import Path\nfrom frepro import results\n"
+        "import sys, time\nsys.argv[0] = 'frepro'\nfrom pathlib import Path\nfrom frepro import results\n"
         "with results.whole(Path(sys.argv[1])) as part:\n"
         "    part.write_text('new')\n    print('writing', flush=True)\n    time.sleep(60)\n"
     )
@@ -64,7 +64,7 @@ def test_a_folder_is_replaced_at_once_or_not(tmp_path):
 def test_one_process_at_a_time(store):
     measurement = Measurement("train", {"seed": 0})
     code = (
-        "import sys, time\nsys.argv[0] = '-m'\nfrom frepro.results import Measurement\n"
+        "import sys, time\nsys.argv[0] = 'frepro'\nfrom frepro.results import Measurement\n"
         "with Measurement('train', {'seed': 0}).lock():\n    print('locked', flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
@@ -93,8 +93,14 @@ def test_full_disk_and_read_only_disk(tmp_path, options, size, message):
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("this machine does not let a process mount a file system of its own")
     code = (
-        "import sys\nsys.argv[0] = '-m'\nfrom pathlib import Path\nfrom frepro import results\n"
-        f"try: results.write_text(Path({str(tmp_path)!r}) / 'x' / 'y.txt', 'a' * {size})\n"
+        "import sys\nsys.argv[0] = 'frepro'\nfrom pathlib import Path\nfrom frepro import results\n"
+        f"folder = Path({str(tmp_path)!r}) / 'x'\n"
+        f"try: results.write_text(folder / 'y.txt', 'a' * {size})\n"
+        "except results.FreproError as error: print(error)\n"
+        "import numpy as np\nfrom safetensors.numpy import save_file\n"
+        "try:\n"
+        "    with results.whole(folder / 'w.safetensors') as part:\n"
+        f"        save_file({{'w': np.zeros({size}, np.uint8)}}, part)\n"
         "except results.FreproError as error: print(error)\n"
         f"print(sorted(p.name for p in Path({str(tmp_path)!r}).glob('x/*')))\n"
     )
@@ -102,5 +108,5 @@ def test_full_disk_and_read_only_disk(tmp_path, options, size, message):
     done = subprocess.run(
         ["unshare", "-rm", "sh", "-c", script], env={**os.environ, "CODE": code}, capture_output=True, text=True
     )
-    assert message in done.stdout, done.stderr
+    assert done.stdout.count(message) == 2, done.stdout + done.stderr  # text and weights
     assert done.stdout.endswith("[]\n")

@@ -161,6 +161,17 @@ def test_killed_and_resumed_equals_straight(monkeypatch, tmp_path):
     assert timeless == [{k: v for k, v in entry.items() if k != "seconds"} for entry in log]
 
 
+def test_a_checkpoint_of_other_code_is_not_taken_up():
+    measurement = job().measurement
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    accelerator = train.make_accelerator("cpu", "no")
+    train.Checkpoint(measurement, model, None, optimizer).write([{"epoch": 1}], accelerator)
+    assert train.Checkpoint(measurement, model, None, optimizer).restore(accelerator) == [{"epoch": 1}]
+    changed = dataclasses.replace(measurement, code="other")
+    assert train.Checkpoint(changed, model, None, optimizer).restore(accelerator) == []
+
+
 def test_evaluation_does_not_depend_on_the_batch():
     run = job()
     train.run(run, CPU)
@@ -206,5 +217,5 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(FreproError, match="damaged, or no checkpoint"):
         evaluate_checkpoint(run.model, tmp_path / "text", *arguments)
     train.run(run, CPU)
-    with pytest.raises(FreproError, match="does not fit the model"):
+    with pytest.raises(FreproError, match=r"does not fit DFFormer: 16 left over: .*reweight"):
         evaluate_checkpoint("gfformer_s18", run.measurement.folder / "model.safetensors", *arguments)

@@ -5,7 +5,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import set_fused_attn
+from timm.layers import set_fused_attn, use_fused_attn
 from torch.utils.flop_counter import FlopCounterMode
 
 import frepro.models  # noqa: F401 - registers them with timm
@@ -25,6 +25,7 @@ def count(model: str, img_size: int = 224, **model_args: Any) -> dict[str, int]:
     """
     if not timm.is_model(model):
         raise unknown("model", model, timm.list_models())
+    fused = use_fused_attn()
     set_fused_attn(False)  # a fused attention hides its products from the counter
     try:
         with torch.device("meta"):
@@ -33,7 +34,7 @@ def count(model: str, img_size: int = 224, **model_args: Any) -> dict[str, int]:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             network(image)
     finally:
-        set_fused_attn(True)
+        set_fused_attn(fused)
     params = sum(parameter.numel() for parameter in network.parameters())
     return {"params": params, "macs": counter.get_total_flops() // 2}
 
@@ -48,6 +49,8 @@ def throughput(job: Throughput) -> dict[str, Any]:
     if record is not None:
         return record
     with job.measurement.lock():
+        if record := job.measurement.record():
+            return record  # another process finished it in the meantime
         started = time.perf_counter()
         values = {"images_per_second": measure_throughput(job)}
         return job.measurement.write(values, time.perf_counter() - started, job.device)

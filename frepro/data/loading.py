@@ -5,6 +5,7 @@ stopped goes on with the very samples that it would have seen, and the number of
 """
 
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,19 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_dataset, create_transform
+from timm.data.readers import create_reader
 from torch.utils.data import DataLoader, Dataset
 
 from frepro.data.sources import DIGITS_TEST, DIGITS_TRAIN, Source
 from frepro.errors import FreproError
 from frepro.recipes import Recipe
 
+# What a seed is for; the first of its numbers, so that the streams of one run have nothing in common.
+MODEL, SAMPLE, STEP = 1, 2, 3
+
 
 def seed_all(*numbers: int) -> None:
-    """Seed python, numpy and torch with a hash of some whole numbers, such as (seed, epoch, index)."""
+    """Seed python, numpy and torch with a hash of some whole numbers, such as (SAMPLE, seed, epoch, index)."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
@@ -49,11 +54,11 @@ class Digits(Dataset):
 
 
 class Folder(Dataset):
-    """One split of an ImageNet-style folder; classes are numbered in the order of their names."""
+    """A folder with a folder of images for each class; classes are numbered in the order of their names."""
 
-    def __init__(self, root: str, split: str) -> None:
+    def __init__(self, folder: str) -> None:
         # timm's own ImageDataset passes over damaged files in silence; we read with its reader and name them.
-        self.reader = create_dataset("", root=root, split="train" if split == "train" else "validation").reader
+        self.reader = create_reader("", root=folder)
 
     def __len__(self) -> int:
         return len(self.reader)
@@ -83,7 +88,7 @@ class Samples(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
         epoch, index = key
         image, target = self.images[self.chosen[index]]
-        seed_all(self.seed, epoch, index)
+        seed_all(SAMPLE, self.seed, epoch, index)
         return self.transform(image.convert("RGB")), target
 
 
@@ -92,7 +97,10 @@ def open_split(source: Source, split: str) -> Dataset:
     if source.reader == "digits":
         return Digits(split)
     if source.reader == "folder":
-        return Folder(source.root, split)
+        images, expected = Folder(source.folders[split]), source.train if split == "train" else source.test
+        if len(images) != expected:
+            raise FreproError(f"{source.folders[split]} has {len(images)} images now and had {expected} just before")
+        return images
     try:
         return create_dataset(source.reader, root=source.root, split="train" if split == "train" else "validation")
     except Exception as error:  # whatever a reader of timm's raises, the cause is what the user named
@@ -169,7 +177,11 @@ class TestBatches:
 
 
 def loader(dataset: Samples, batches: TrainBatches | TestBatches, workers: int, pin_memory: bool) -> DataLoader:
-    return DataLoader(dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory)
+    # Named, since a run that joblib started inherits a start method that DataLoader cannot use.
+    start = ("fork" if sys.platform == "linux" else "spawn") if workers else None
+    return DataLoader(
+        dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, multiprocessing_context=start
+    )
 
 
 def count_classes(dataset: Samples) -> int:

@@ -3,12 +3,14 @@
 (nothing)               the embedded digits
 /path/to/folder         train/ and val/ (or validation/, test/) with one folder a class: the layout of ImageNet
 torch/cifar10:/path     a data set that timm.data.create_dataset reads, with its root after the colon
+
+Data sets that timm can only stream (wds, tfds, hfids) are refused: a sample here is asked for by its number.
 """
 
 import importlib.util
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from frepro import provenance
 from frepro.errors import FreproError
 
 # timm's names of readers, which stand before a slash.
-READERS = ("torch", "hfds", "hfids", "tfds", "wds")
+READERS, STREAMS = ("torch", "hfds"), ("hfids", "tfds", "wds")
 IMAGES = (".png", ".jpg", ".jpeg")
 TEST_FOLDERS = ("val", "validation", "test")
 
@@ -36,8 +38,9 @@ class Source:
         name: How tables call it.
         reader: "digits", "folder", or a name for ``timm.data.create_dataset``.
         root: Its folder; none for embedded data.
-        fingerprint: Changes when the data change.
+        fingerprint: Of names and sizes of all files; changing an image in place to another of the same size escapes it.
         train, test, classes: Counts; none where only opening the data set tells.
+        folders: "train" and "test" of an ImageNet-style folder.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Source:
     train: int | None = None
     test: int | None = None
     classes: int | None = None
+    folders: dict[str, str] = field(default_factory=dict)
 
     @property
     def embedded(self) -> bool:
@@ -71,10 +75,25 @@ def locate(data: str | None) -> Source:
     if data in (None, "", "digits"):
         return _digits()
     reader, _, root = data.partition(":")
-    if reader.split("/")[0] in READERS and "/" in reader:
-        fingerprint = provenance.sha256(reader, str(provenance.version("timm")))
-        return Source(reader.split("/", 1)[1], reader, root or ".", fingerprint)
+    kind, slash, name = reader.partition("/")
+    if slash and kind in STREAMS:
+        raise FreproError(f"{reader} can only be streamed by timm: export it to folders train/ and val/, or use hfds/")
+    if slash and kind in READERS:
+        folder = Path(root or ".").absolute()
+        listing = sorted(_files(folder)) if folder.is_dir() else []
+        fingerprint = provenance.sha256(reader, *(f"{file}:{size}" for file, size in listing))
+        return Source(name, reader, str(folder), fingerprint)
     return _folder(Path(data))
+
+
+def absolute(data: str | None) -> str | None:
+    """``data`` so that it names the same from another current folder."""
+    if data in (None, "", "digits"):
+        return data
+    reader, colon, root = data.partition(":")
+    if reader.partition("/")[0] in READERS and "/" in reader:
+        return f"{reader}:{Path(root).absolute()}" if colon else data
+    return str(Path(data).absolute())
 
 
 def _digits() -> Source:
@@ -96,25 +115,26 @@ def _folder(root: Path) -> Source:
         raise FreproError(f"{root} has no train/ and val/ folders: it should look like ImageNet, train/<class>/<image>")
     listings, classes = [], []
     for split in (root / "train", test):
-        files = sorted(_images(split))
+        files = sorted((file, size) for file, size in _files(split) if file.lower().endswith(IMAGES) and "/" in file)
         if not files:
             raise FreproError(f"{split} holds no images ({', '.join(IMAGES)}) in class folders")
         listings.append(files)
-        classes.append({file.partition("/")[0] for file, _ in files})
+        classes.append({file.split("/")[-2] for file, _ in files})
     if only := sorted(classes[0] ^ classes[1]):
         raise FreproError(f"{root}: {len(only)} classes stand in one of train/ and {test.name}/ alone, as {only[0]!r}")
     fingerprint = provenance.sha256(*(f"{file}:{size}" for files in listings for file, size in files))
     counts = (*map(len, listings), len(classes[0]))
-    name = IMAGENET[0] if counts == IMAGENET[1:] else root.resolve().name
-    return Source(name, "folder", str(root.resolve()), fingerprint, *counts)
+    name = IMAGENET[0] if counts == IMAGENET[1:] else root.resolve().name.lower()
+    folders = {"train": str(root / "train"), "test": str(test)}
+    return Source(name, "folder", str(root.resolve()), fingerprint, *counts, folders)
 
 
-def _images(split: Path) -> Iterator[tuple[str, int]]:
-    """Path below ``split`` and size in bytes of each image."""
-    waiting = [entry.path for entry in os.scandir(split) if entry.is_dir()]
+def _files(folder: Path) -> Iterator[tuple[str, int]]:
+    """Path below ``folder`` and size in bytes of each file."""
+    waiting = [str(folder)]
     while waiting:
         for entry in os.scandir(waiting.pop()):
             if entry.is_dir():
                 waiting.append(entry.path)
-            elif entry.name.lower().endswith(IMAGES):
-                yield os.path.relpath(entry.path, split).replace(os.sep, "/"), entry.stat().st_size
+            else:
+                yield os.path.relpath(entry.path, folder).replace(os.sep, "/"), entry.stat().st_size

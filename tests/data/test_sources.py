@@ -4,6 +4,8 @@ import pytest
 from PIL import Image
 
 from frepro.data import locate
+from frepro.data.loading import open_split
+from frepro.data.sources import absolute
 from frepro.errors import FreproError
 
 
@@ -32,9 +34,32 @@ def test_folder(tmp_path):
     assert locate(str(moved)).fingerprint != source.fingerprint
 
 
-def test_names_of_timm():
+def test_names_of_timm(tmp_path):
     source = locate("torch/cifar10:/data/cifar")
     assert (source.reader, source.root, source.name) == ("torch/cifar10", "/data/cifar", "cifar10")
+    a, b = make_folder(tmp_path / "a"), make_folder(tmp_path / "b", images=4)
+    assert locate(f"torch/image_folder:{a}").fingerprint != locate(f"torch/image_folder:{b}").fingerprint
+    with pytest.raises(FreproError, match="can only be streamed"):
+        locate("wds/imagenet:/data")
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "test"])
+def test_a_test_folder_of_any_usual_name_is_the_test_set(tmp_path, name):
+    source = locate(str(make_folder(make_folder(tmp_path, splits=("train",)), splits=(name,), images=2)))
+    assert (source.train, source.test) == (6, 4)
+    assert [len(open_split(source, split)) for split in ("train", "test")] == [6, 4]
+
+
+def test_a_folder_called_imagenet_is_not_taken_for_it(tmp_path):
+    assert locate(str(make_folder(tmp_path / "ImageNet-1K"))).name != "ImageNet-1K"
+
+
+def test_absolute(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert absolute(None) is None
+    assert absolute("digits") == "digits"
+    assert absolute("pets") == str(tmp_path / "pets")
+    assert absolute("torch/cifar10:data") == f"torch/cifar10:{tmp_path / 'data'}"
 
 
 def test_what_is_wrong_is_named(tmp_path):
