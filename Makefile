@@ -42,7 +42,7 @@ test: $(READY)  ## the tests, and the notebooks in profile smoke
 	$(PYTHON) -m pytest --nbval-lax tests notebooks
 
 book: $(READY)  ## the report, from committed results: _build/html/index.html
-	$(PYTHON) -m jupyter_book build -W -n --keep-going book
+	$(dir $(PYTHON))jupyter-book build -W -n --keep-going book
 
 lint: $(READY)  ## style, as CI checks it
 	$(PYTHON) -m ruff check .

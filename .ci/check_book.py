@@ -1,11 +1,12 @@
 """Fail unless the built book has its pages, and the pages their tables and pictures."""
 
+import re
 import sys
 from pathlib import Path
 
 HOLDS = {
     "index.html": ["Vision backbones that learn in the frequency domain"],
-    "reproduce.html": ["make reproduce TABLE=4"],
+    "reproduce.html": ["make reproduce PAPER=dfformer TABLE=4", "<dt>"],
     "dfformer/index.html": ["dynamic filter"],
     "results/status.html": ["Table 4", "Figure 9", "demo", "not run"],
     "results/dfformer/table_4.html": [
@@ -26,7 +27,8 @@ def main(folder: Path) -> int:
             faults.append(f"{page} is missing")
             continue
         html = path.read_text(encoding="utf-8")
-        faults += [f"{page} does not hold {text!r}" for text in texts if text not in html]
+        words = " ".join(re.sub(r"<[^>]+>", "", html).split())  # code is cut into a tag for each word
+        faults += [f"{page} does not hold {text!r}" for text in texts if text not in html and text not in words]
     print("\n".join(faults) or f"the book holds what it should: {len(HOLDS)} pages")
     return bool(faults)
 
