@@ -10,6 +10,8 @@ import pytest
 from tests.offline import sitecustomize  # noqa: F401 - forbids the network to this process
 
 ROOT = Path(__file__).parent.parent
+# Make as a user starts it, also where make started the tests.
+MAKE = ["env", "-u", "MAKEFLAGS", "-u", "MAKELEVEL", "-u", "MFLAGS", "make"]
 OFFLINE = Path(__file__).parent / "offline"
 
 

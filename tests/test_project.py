@@ -5,7 +5,7 @@ import subprocess
 import tomllib
 
 import frepro
-from tests.conftest import ROOT
+from tests.conftest import MAKE, ROOT
 
 
 def test_one_version_of_ruff_and_of_frepro():
@@ -33,7 +33,7 @@ def test_readme_is_short():
 
 
 def test_make_help_lists_every_target():
-    text = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    text = subprocess.run([*MAKE, "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
     assert sorted(line.split()[0] for line in text.splitlines()) == sorted(phony)
     assert all(len(line) < 120 for line in text.splitlines())

@@ -12,7 +12,7 @@ import pytest
 from frepro import reproduce
 from frepro.errors import FreproError
 from frepro.reproduce import Artefact, Notebook
-from tests.conftest import ROOT
+from tests.conftest import MAKE, ROOT
 from tests.data.test_sources import make_folder
 
 SMALL = ("reproduce", "--table", "4", "--profile", "smoke", "--seeds", "2", "--device", "cpu")
@@ -50,7 +50,15 @@ def test_a_table_is_made_then_cached_then_renewed(frepro_command, store):
 
 def test_ctrl_c_keeps_what_is_done(frepro_command, store):
     command = [sys.executable, "-m", "frepro", *SMALL]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # As at a terminal: a shell that starts these tests in the background has Ctrl-C ignored by all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     for line in process.stdout:
         if line.startswith("[2/"):
             break
@@ -120,7 +128,7 @@ def test_data_of_the_users_own_by_a_relative_path(tmp_path):
 
 
 def test_misspelt_make_variable():
-    done = subprocess.run(["make", "reproduce", "TABEL=4"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([*MAKE, "reproduce", "TABEL=4"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert "unknown variable TABEL; there is TABLE FIGURE PAPER" in done.stderr
 
