@@ -165,7 +165,7 @@ class Plan:
             return False
         try:
             made = json.loads((self.folder / "provenance.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             return False
         is_whole = all((self.folder / name).exists() for name in made.get("files", [""]))
         return is_whole and made.get("fingerprint") == self.fingerprint
@@ -181,7 +181,7 @@ class Plan:
             try:
                 origin = json.loads((self.folder / "origin.json").read_text(encoding="utf-8"))
                 known = [(run["seconds"], run["origin"]["machine"]["cpu"]) for run in origin["runs"]]
-            except (FileNotFoundError, ValueError, KeyError):
+            except (OSError, ValueError, KeyError):
                 return None
         if not known:
             return None

@@ -5,7 +5,7 @@ import timm
 import torch
 
 import frepro  # noqa: F401 - registers the models
-from frepro.models.dfformer import AFNO2D, DynamicFilter, GlobalFilter
+from frepro.models.dfformer import DynamicFilter, GlobalFilter
 from tests.golden import assert_official
 
 TINY = {"depths": (1, 1, 2, 1), "dims": (16, 16, 32, 32), "num_classes": 10}
@@ -55,7 +55,7 @@ def test_equal_filters_make_the_dynamic_filter_static():
     torch.testing.assert_close(dynamic(x), static(x))
 
 
-@pytest.mark.parametrize("mixer", [GlobalFilter, AFNO2D, DynamicFilter])
+@pytest.mark.parametrize("mixer", [GlobalFilter, DynamicFilter])
 def test_filters_commute_with_circular_shifts(mixer):
     mixer = mixer(8, size=(6, 6))
     x = torch.randn(1, 6, 6, 8)
