@@ -1,5 +1,7 @@
 """Operations with one meaning each: spectral filters and the selective scan; every fast form equals its reference."""
 
+from .causal_conv import causal_conv
+from .pointwise import linear, star_relu
 from .selective_scan import selective_scan
 from .spectral import (
     amplitude_spectrum,
@@ -13,11 +15,14 @@ from .spectral import (
 
 __all__ = [
     "amplitude_spectrum",
+    "causal_conv",
     "dynamic_filter",
     "global_filter",
+    "linear",
     "resize_filter",
     "selective_scan",
     "spectral_pool",
     "spectral_pooling_mask",
     "spectral_rescale",
+    "star_relu",
 ]

@@ -9,17 +9,15 @@ Algorithm 2. For each channel d of a sequence u, with a state h of N numbers,
 A is discretised by zero-order hold, B by delta_t B_t, its first order (Vim-F's eq. 2 prints zero-order hold for both;
 all published code does this).
 
-``torch`` is the reference, plain and differentiable on every device. ``mamba_ssm`` calls the CUDA kernels of the
-mamba-ssm package. The backend is the argument ``backend``, else the environment variable ``FREPRO_SCAN_BACKEND``, else
-``torch``.
+``torch`` is the reference, plain and differentiable on every device; ``cpu`` are our kernels in C; ``mamba_ssm`` calls the
+CUDA kernels of the mamba-ssm package. See ``backends`` for how one is chosen.
 """
-
-import os
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from frepro.ops import backends, cpu
 from frepro.ops.precision import without_autocast
 
 
@@ -35,6 +33,7 @@ def selective_scan(
     delta_softplus: bool = False,
     return_last_state: bool = False,
     *,
+    reverse: bool = False,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Run the recurrence over the last axis. The state is kept in float32 at least, whatever the dtype of ``u``.
@@ -51,15 +50,15 @@ def selective_scan(
         delta_bias: Added to ``delta``, (channels,).
         delta_softplus: Pass ``delta``, bias included, through a softplus.
         return_last_state: Return the state after the last step too.
-        backend: "torch" or "mamba_ssm".
+        reverse: Run from the last step to the first; the last state is then the one at the first step.
+        backend: "torch", "cpu" or "mamba_ssm"; the fastest that can take the inputs unless given.
 
     Returns:
         (batch, channels, length), in the dtype of ``u``; and (batch, channels, N) with ``return_last_state``.
     """
-    backend = backend or os.environ.get("FREPRO_SCAN_BACKEND") or "torch"
-    if backend not in BACKENDS:
-        raise ValueError(f"unknown scan backend {backend!r}; there are {sorted(BACKENDS)}")
-    return BACKENDS[backend](u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+    arguments = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse)
+    obstacles = {"mamba_ssm": _mamba_ssm_obstacle(u), "cpu": _cpu_obstacle(*arguments)}
+    return BACKENDS[backends.choose("selective_scan", obstacles, backend)](*arguments)
 
 
 def _torch_scan(
@@ -73,7 +72,10 @@ def _torch_scan(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     return_last_state: bool,
+    reverse: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
+    if reverse:
+        u, delta, B, C, z = (_flipped(x) for x in (u, delta, B, C, z))
     input_dtype, length = u.dtype, u.shape[2]
     dtype = torch.promote_types(input_dtype, torch.float32)
     with without_autocast(u):
@@ -108,8 +110,13 @@ def _torch_scan(
             y = y + D.to(dtype)[:, None] * u
         if z is not None:
             y = y * F.silu(z.to(dtype))
-    y = y.to(input_dtype)
+    y = (y.flip(2) if reverse else y).to(input_dtype)
     return (y, state.flatten(1, 2)) if return_last_state else y
+
+
+def _flipped(x: Tensor | None) -> Tensor | None:
+    """Time backwards; what does not depend on time as it is."""
+    return x if x is None or x.ndim == 2 else x.flip(-1)
 
 
 def _with_groups(coefficients: Tensor, batch: int, length: int) -> Tensor:
@@ -124,6 +131,61 @@ def _time_first(x: Tensor) -> tuple[Tensor, ...]:
     return x.movedim(-1, 0).contiguous().unbind(0)
 
 
+def _cpu_obstacle(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    return_last_state: bool,
+    reverse: bool,
+) -> str | None:
+    """Why the CPU kernel cannot take these inputs; none where it can."""
+    if return_last_state:
+        return "it does not return the last state"
+    if B.ndim != 3 or C.ndim != 3:
+        return "it needs B and C of shape (batch, N, length)"
+    if A.shape[1] > 64:
+        return f"its state holds 64 numbers, not {A.shape[1]}"
+    return cpu.obstacle(u, delta, A, B, C, D, z, delta_bias)
+
+
+def _cpu_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    return_last_state: bool,
+    reverse: bool,
+) -> Tensor:
+    from frepro.ops.cpu.scan import scan
+
+    dtype = u.dtype
+    u, delta, B, C, z = (x if x is None else x.float().transpose(1, 2) for x in (u, delta, B, C, z))
+    A, D, delta_bias = (x if x is None else x.float() for x in (A, D, delta_bias))
+    return scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse).transpose(1, 2).to(dtype)
+
+
+def _mamba_ssm_obstacle(u: Tensor) -> str | None:
+    """Why the mamba-ssm package cannot take these inputs; none where it can."""
+    if not u.is_cuda:
+        return f"tensors are on {u.device}"
+    try:
+        import mamba_ssm.ops.selective_scan_interface  # noqa: F401
+    except ImportError as error:
+        return f"it cannot load ({error}); pip install 'frepro[mamba]'"
+    return None
+
+
 def _mamba_ssm_scan(
     u: Tensor,
     delta: Tensor,
@@ -135,18 +197,20 @@ def _mamba_ssm_scan(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     return_last_state: bool,
+    reverse: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    try:
-        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
-    except ImportError as error:
-        raise ImportError(f"scan backend 'mamba_ssm' cannot load ({error}); pip install 'frepro[mamba]'") from error
-    if not u.is_cuda:
-        raise ValueError(f"scan backend 'mamba_ssm' needs CUDA tensors; these are on {u.device}")
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+
+    if reverse:
+        u, delta, B, C, z = (_flipped(x) for x in (u, delta, B, C, z))
     # The kernels want all that depends on time in the dtype of u, and all that does not in float32.
     A, D, delta_bias = (x if x is None else x.float() for x in (A, D, delta_bias))
     B, C = (x.float() if x.ndim == 2 else x.to(u.dtype) for x in (B, C))
     delta, z = (x if x is None else x.to(u.dtype) for x in (delta, z))
-    return selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+    result = selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+    if not reverse:
+        return result
+    return (result[0].flip(2), result[1]) if return_last_state else result.flip(2)
 
 
-BACKENDS = {"torch": _torch_scan, "mamba_ssm": _mamba_ssm_scan}
+BACKENDS = {"torch": _torch_scan, "cpu": _cpu_scan, "mamba_ssm": _mamba_ssm_scan}

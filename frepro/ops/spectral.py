@@ -13,26 +13,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from frepro.ops import backends, cpu
 from frepro.ops.precision import float32_or_more, without_autocast
 
 
-def global_filter(x: Tensor, weight: Tensor) -> Tensor:
+def global_filter(x: Tensor, weight: Tensor, *, backend: str | None = None) -> Tensor:
     """Static filter, one for each channel: F^-1(K . F(x)) (GFNet; DFFormer eq. 2).
 
     Args:
         x: Feature map, (B, H, W, C).
         weight: Real and imaginary part of K, (H, W // 2 + 1, C, 2).
+        backend: "torch" or "cpu"; the fastest that can take the inputs unless given.
 
     Returns:
         (B, H, W, C), in the dtype of ``x``.
     """
+    if backends.choose("global_filter", {"cpu": _cpu_obstacle(x, weight)}, backend) == "cpu":
+        return _cpu_filter(x, weight)
     with without_autocast(x):
         kernel = torch.view_as_complex(float32_or_more(weight).contiguous())
         spectrum = torch.fft.rfft2(float32_or_more(x), dim=(1, 2), norm="ortho")
         return torch.fft.irfft2(spectrum * kernel, s=x.shape[1:3], dim=(1, 2), norm="ortho").to(x.dtype)
 
 
-def dynamic_filter(x: Tensor, coefficients: Tensor, basis: Tensor) -> Tensor:
+def dynamic_filter(x: Tensor, coefficients: Tensor, basis: Tensor, *, backend: str | None = None) -> Tensor:
     """Filter made for each sample and channel from a basis that all channels share (DFFormer eq. 3 and 4).
 
     y_c = F^-1((sum_n s_nc K_n) . F(x_c))
@@ -41,15 +45,37 @@ def dynamic_filter(x: Tensor, coefficients: Tensor, basis: Tensor) -> Tensor:
         x: Feature map, (B, H, W, C).
         coefficients: Mixing weights s, (B, N, C); the softmax over N is the caller's.
         basis: Real and imaginary part of K_1..K_N, (H, W // 2 + 1, N, 2).
+        backend: "torch" or "cpu"; the fastest that can take the inputs unless given.
 
     Returns:
         (B, H, W, C), in the dtype of ``x``.
     """
+    if backends.choose("dynamic_filter", {"cpu": _cpu_obstacle(x, basis, coefficients)}, backend) == "cpu":
+        return _cpu_filter(x, basis, coefficients)
     with without_autocast(x):
         basis = torch.view_as_complex(float32_or_more(basis).contiguous())
         kernel = torch.einsum("hwn,bnc->bhwc", basis, coefficients.to(basis.dtype))
         spectrum = torch.fft.rfft2(float32_or_more(x), dim=(1, 2), norm="ortho")
         return torch.fft.irfft2(spectrum * kernel, s=x.shape[1:3], dim=(1, 2), norm="ortho").to(x.dtype)
+
+
+def _cpu_obstacle(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) -> str | None:
+    """Why the CPU kernel cannot take these inputs; none where it can."""
+    from frepro.ops.cpu.spectral import MAX_FILTERS, factor
+
+    if coefficients is not None and weight.shape[2] > MAX_FILTERS:
+        return f"a basis holds at most {MAX_FILTERS} filters, not {weight.shape[2]}"
+    for side in x.shape[1:3]:
+        if factor(side) is None:
+            return f"a side of {side} does not factor into two small numbers"
+    return cpu.obstacle(x, weight, coefficients)
+
+
+def _cpu_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) -> Tensor:
+    from frepro.ops.cpu.spectral import spectral_filter
+
+    coefficients = coefficients if coefficients is None else coefficients.float()
+    return spectral_filter(x.float(), weight.float(), coefficients).to(x.dtype)
 
 
 def spectral_rescale(x: Tensor, gain: Tensor) -> Tensor:

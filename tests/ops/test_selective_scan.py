@@ -125,7 +125,7 @@ def test_backend_is_chosen_at_run_time(monkeypatch):
     args = make()
     with pytest.raises(ValueError, match="unknown scan backend 'none'"):
         selective_scan(*args, backend="none")
-    monkeypatch.setenv("FREPRO_SCAN_BACKEND", "other")
+    monkeypatch.setenv("FREPRO_BACKEND", "other")
     with pytest.raises(ValueError, match="unknown scan backend 'other'"):
         selective_scan(*args)
     assert selective_scan(*args, backend="torch").shape == (2, 4, 7)  # the argument goes before the environment

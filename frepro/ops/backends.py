@@ -1,0 +1,48 @@
+"""Which implementation of an operation runs.
+
+Each operation has a plain form in torch, its reference, and may have faster equals: "cpu" (C kernels), "triton" (CUDA)
+and "mamba_ssm" (CUDA, the scan alone). The fastest one that can take the inputs is picked. The argument ``backend`` of
+an operation or the environment variable ``FREPRO_BACKEND`` forces one.
+"""
+
+import importlib.util
+import os
+from collections.abc import Mapping
+
+import torch
+
+from frepro.ops import cpu
+
+NAMES = ("torch", "cpu", "triton", "mamba_ssm")
+
+
+def choose(operation: str, obstacles: Mapping[str, str | None], asked: str | None = None) -> str:
+    """The backend to run an operation with.
+
+    Args:
+        operation: Its name, for messages.
+        obstacles: For each fast backend that the operation has, fastest first: why it cannot take these inputs, or none.
+        asked: What the caller forces. The environment variable forces only operations that have the backend.
+
+    Raises:
+        ValueError: An unknown backend is asked for, or one that cannot take the inputs.
+    """
+    forced = asked or os.environ.get("FREPRO_BACKEND")
+    if not forced or (not asked and forced in NAMES and forced not in ("torch", *obstacles)):
+        return next((name for name, obstacle in obstacles.items() if obstacle is None), "torch")
+    if forced not in ("torch", *obstacles):
+        raise ValueError(f"unknown backend {forced!r} of {operation}; there are {['torch', *obstacles]}")
+    if obstacles.get(forced):
+        raise ValueError(f"backend {forced!r} cannot run {operation}: {obstacles[forced]}")
+    return forced
+
+
+def reasons() -> dict[str, str | None]:
+    """For each fast backend, why it cannot be used on this machine; none where it can."""
+    return {"cpu": cpu.reason(), "triton": _missing("triton"), "mamba_ssm": _missing("mamba_ssm")}
+
+
+def _missing(package: str) -> str | None:
+    if importlib.util.find_spec(package) is None:
+        return f"{package} is not installed"
+    return None if torch.cuda.is_available() else "no CUDA device"

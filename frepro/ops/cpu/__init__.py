@@ -1,0 +1,104 @@
+"""CPU kernels in C, compiled for this machine at first use and kept in the user's cache.
+
+Without a compiler everything still works, by the plain torch forms; ``reason()`` says what is in the way, and
+``frepro doctor`` prints it. Threads are those of torch: where both use the same OpenMP library they share its pool.
+"""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCE = Path(__file__).parent / "kernels.c"
+# Products and sums may fuse. Nothing else may be reordered: the exponential rounds by adding and taking away a number.
+FLAGS = "-std=c11 -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fno-signed-zeros -shared -fPIC".split()
+# What a compiler may lack is left out, last first.
+OPTIONAL_FLAGS = ("-march=native", "-fopenmp")
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled kernels.
+
+    Raises:
+        OSError: There is no compiler, or it fails; the message says which.
+    """
+    compiler = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
+    if compiler is None:
+        raise OSError("no C compiler (cc, gcc or clang) on the path")
+    key = hashlib.sha256("\n".join([SOURCE.read_text(), *FLAGS, compiler, _cpu()]).encode()).hexdigest()[:16]
+    name = f"kernels-{key}.so"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frepro"
+    if not (cache / name).exists():
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cache) as folder:
+                _compile(compiler, Path(folder) / name)
+                os.replace(Path(folder) / name, cache / name)  # whole or not at all, whoever compiles at the same time
+        except PermissionError:
+            cache = Path(tempfile.mkdtemp(prefix="frepro-"))
+            _compile(compiler, cache / name)
+    return ctypes.CDLL(str(cache / name))
+
+
+def _compile(compiler: str, target: Path) -> None:
+    for count in range(len(OPTIONAL_FLAGS), -1, -1):
+        command = [compiler, *FLAGS, *OPTIONAL_FLAGS[:count], "-o", str(target), str(SOURCE), "-lm"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise OSError(f"{compiler} did not run: {error}") from error
+        if done.returncode == 0:
+            return
+    raise OSError(f"{compiler} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+
+
+def _cpu() -> str:
+    """What the compiled code depends on: a home directory may be shared by machines of several kinds."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+    except OSError:
+        return platform.processor() + platform.machine()
+
+
+@functools.cache
+def reason() -> str | None:
+    """Why the kernels cannot be used on this machine; none where they can."""
+    try:
+        library()
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def obstacle(*tensors: Tensor | None) -> str | None:
+    """Why the kernels cannot take these tensors; none where they can. Half precisions are computed in float32."""
+    for tensor in tensors:
+        if tensor is not None and tensor.device.type not in ("cpu", "meta"):
+            return f"tensors are on {tensor.device}"
+        if tensor is not None and tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+            return f"tensors are {tensor.dtype}"
+    return reason()
+
+
+def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def call(kernel: str, *arguments: object) -> None:
+    """Call a kernel with torch's number of threads.
+
+    Raises:
+        torch.OutOfMemoryError: The kernel found no memory for its work.
+    """
+    if getattr(library(), kernel)(*arguments, ctypes.c_int32(torch.get_num_threads())):
+        raise torch.OutOfMemoryError(f"the CPU kernel {kernel} found no memory")

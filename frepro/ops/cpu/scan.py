@@ -1,0 +1,208 @@
+"""The selective scan and its convolution on the CPU: torch's view of the kernels.
+
+Sequences are (batch, time, channels) here, with any strides; gradients come out contiguous.
+"""
+
+import ctypes
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from frepro.ops.cpu import call, pointer
+
+MAX_STATE = 64
+
+
+class _Strides(ctypes.Structure):
+    _fields_ = [(axis, ctypes.c_int64) for axis in ("batch", "time", "channel")]
+
+    @classmethod
+    def of(cls, tensor: Tensor | None) -> "_Strides":
+        return cls() if tensor is None else cls(*tensor.stride())
+
+
+class _Scan(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("u", "delta", "z", "A", "B", "C", "D", "bias")),
+        *((name, _Strides) for name in ("su", "sdelta", "sz", "sB", "sC")),
+        *((name, ctypes.c_int64) for name in ("batch", "length", "dim", "state")),
+        *((name, ctypes.c_int32) for name in ("is_softplus", "is_reverse")),
+    ]
+
+
+class _Gradients(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("u", "delta", "z", "A", "B", "C", "D", "bias")]
+
+
+class _Convolution(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "weight", "bias")),
+        ("sx", _Strides),
+        *((name, ctypes.c_int64) for name in ("batch", "length", "dim", "width")),
+        ("is_reverse", ctypes.c_int32),
+    ]
+
+
+def _described(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> tuple[_Scan, list[Tensor | None]]:
+    """The arguments as the kernel takes them, and the tensors that must outlive the call."""
+    batch, length, dim = u.shape
+    B, C = (x if x.stride(2) == 1 else x.contiguous() for x in (B, C))
+    kept = [u, delta, z, A.t().contiguous(), B, C, *(x if x is None else x.contiguous() for x in (D, delta_bias))]
+    strides = (_Strides.of(x) for x in (u, delta, z, B, C))
+    sizes = (batch, length, dim, A.shape[1])
+    return _Scan(*map(pointer, kept), *strides, *sizes, delta_softplus, reverse), kept
+
+
+@torch.library.custom_op("frepro::selective_scan", mutates_args=(), device_types="cpu")
+def scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> Tensor:
+    """u, delta, z, result: (batch, time, D). A: (D, N). B, C: (batch, time, N). All float32."""
+    arguments, kept = _described(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+    y = u.new_empty(u.shape)
+    call("scan_forward", ctypes.byref(arguments), pointer(y), ctypes.byref(_Strides.of(y)))
+    return y
+
+
+@scan.register_fake
+def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
+    return u.new_empty(u.shape)
+
+
+@torch.library.custom_op("frepro::selective_scan_backward", mutates_args=(), device_types="cpu")
+def scan_backward(
+    dy: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of u, delta, A, B, C, D, z and delta_bias; of those that are none, something to be thrown away."""
+    arguments, kept = _described(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+    (batch, length, dim), state = u.shape, A.shape[1]
+    parts = max(1, torch.get_num_threads() // batch)
+    du, ddelta = u.new_empty(u.shape), u.new_empty(u.shape)
+    dz = u.new_empty(u.shape if z is not None else 0)
+    dA, dB, dC = u.new_empty(batch, state, dim), *(u.new_empty(batch, parts, length, state) for _ in range(2))
+    dD, dbias = u.new_empty(batch, dim), u.new_empty(batch, dim)
+    out = _Gradients(*map(pointer, (du, ddelta, dz, dA, dB, dC, dD, dbias)))
+    call(
+        "scan_backward",
+        ctypes.byref(arguments),
+        pointer(dy),
+        ctypes.byref(_Strides.of(dy)),
+        ctypes.byref(out),
+        ctypes.c_int64(parts),
+    )
+    return du, ddelta, dA.sum(0).t().contiguous(), dB.sum(1), dC.sum(1), dD.sum(0), dz, dbias.sum(0)
+
+
+@scan_backward.register_fake
+def _(dy, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
+    dz = u.new_empty(u.shape if z is not None else 0)
+    of_B = u.new_empty(*u.shape[:2], A.shape[1])
+    of_D = u.new_empty(u.shape[2])
+    return (*(u.new_empty(u.shape) for _ in "ud"), A.new_empty(A.shape), of_B, of_B.clone(), of_D, dz, of_D.clone())
+
+
+def _setup_scan(ctx, inputs, output):
+    *tensors, ctx.delta_softplus, ctx.reverse = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_scan(ctx, dy):
+    gradients = torch.ops.frepro.selective_scan_backward(dy, *ctx.saved_tensors, ctx.delta_softplus, ctx.reverse)
+    du, ddelta, dA, dB, dC, dD, dz, dbias = gradients
+    D, z, delta_bias = ctx.saved_tensors[5:]
+    optional = (g if x is not None else None for x, g in ((D, dD), (z, dz), (delta_bias, dbias)))
+    return du, ddelta, dA, dB, dC, *optional, None, None
+
+
+scan.register_autograd(_backward_scan, setup_context=_setup_scan)
+
+
+@torch.library.custom_op("frepro::causal_conv", mutates_args=(), device_types="cpu")
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
+    """x, result: (batch, time, D). weight: (D, width). All float32. The result has gone through a SiLU."""
+    arguments, kept = _described_conv(x, weight, bias, reverse)
+    y = x.new_empty(x.shape)
+    call("convolution_forward", ctypes.byref(arguments), pointer(y))
+    return y
+
+
+@causal_conv.register_fake
+def _(x, weight, bias, reverse):
+    return x.new_empty(x.shape)
+
+
+def _described_conv(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> tuple[_Convolution, list[Tensor]]:
+    kept = [x, weight.t().contiguous(), bias.contiguous()]
+    return _Convolution(*map(pointer, kept), _Strides.of(x), *x.shape, weight.shape[1], reverse), kept
+
+
+@torch.library.custom_op("frepro::causal_conv_backward", mutates_args=(), device_types="cpu")
+def causal_conv_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    arguments, kept = _described_conv(x, weight, bias, reverse)
+    dx = x.new_zeros(x.shape)
+    dweight, dbias = x.new_empty(len(x), *weight.t().shape), x.new_empty(len(x), len(bias))
+    call(
+        "convolution_backward",
+        ctypes.byref(arguments),
+        pointer(dy),
+        ctypes.byref(_Strides.of(dy)),
+        *map(pointer, (dx, dweight, dbias)),
+    )
+    return dx, dweight.sum(0).t().contiguous(), dbias.sum(0)
+
+
+@causal_conv_backward.register_fake
+def _(dy, x, weight, bias, reverse):
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), bias.new_empty(bias.shape)
+
+
+def _setup_conv(ctx, inputs, output):
+    *tensors, ctx.reverse = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_conv(ctx, dy):
+    return *torch.ops.frepro.causal_conv_backward(dy, *ctx.saved_tensors, ctx.reverse), None
+
+
+causal_conv.register_autograd(_backward_conv, setup_context=_setup_conv)
+
+
+@register_flop_formula([torch.ops.frepro.selective_scan])
+def scan_flops(u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
+    """Nine operations for each channel, step and state, the count that the field uses for a selective scan."""
+    batch, length, dim = u_shape
+    return 9 * batch * length * dim * A_shape[1]

@@ -1,0 +1,170 @@
+"""Spectral filters and StarReLU on the CPU: torch's view of the kernels."""
+
+import ctypes
+import functools
+import math
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from frepro.ops.cpu import call, pointer
+
+MAX_RADIX = 32
+MAX_FILTERS = 8
+
+
+class _LengthPlan(ctypes.Structure):
+    _fields_ = [
+        ("n", ctypes.c_int64),
+        ("first", ctypes.c_int64),
+        ("cosine", ctypes.c_void_p),
+        ("sine", ctypes.c_void_p),
+    ]
+
+
+class _Filter(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("x", "basis", "coefficients")),
+        *((name, _LengthPlan) for name in ("rows", "columns")),
+        *((name, ctypes.c_int64) for name in ("batch", "channels", "filters")),
+    ]
+
+
+@functools.cache
+def factor(n: int) -> int | None:
+    """The smaller factor of ``n`` as a product of two numbers as alike as may be; none where the larger is too large."""
+    first = next(k for k in range(math.isqrt(n), 0, -1) if n % k == 0)
+    return first if n // first <= MAX_RADIX else None
+
+
+@functools.cache
+def _table(n: int) -> tuple[Tensor, Tensor]:
+    angle = torch.arange(n, dtype=torch.float64) * (2 * math.pi / n)
+    return angle.cos().float(), angle.sin().float()
+
+
+def _plan(n: int) -> _LengthPlan:
+    return _LengthPlan(n, factor(n), *map(pointer, _table(n)))
+
+
+def _prepared(weight: Tensor, height: int, width: int, is_shared: bool) -> Tensor:
+    """Filters as the kernel takes them, scaled and Hermitian in the columns that are their own negatives.
+
+    A real transform back takes the real part there, which is what symmetrising the filter does.
+    """
+    weight = weight / (height * width)
+    for column in {0, width // 2} if width % 2 == 0 else {0}:
+        own = weight[:, column]
+        negative = own.flip(0).roll(1, 0) * own.new_tensor([1, -1])
+        weight[:, column] = (own + negative) / 2
+    return weight.contiguous() if is_shared else weight.movedim(3, 0).contiguous()
+
+
+def _described(x: Tensor, weight: Tensor, coefficients: Tensor | None) -> tuple[_Filter, list[Tensor | None]]:
+    """The arguments as the kernel takes them, and the tensors that must outlive the call."""
+    batch, height, width, channels = x.shape
+    kept = [
+        x.contiguous(),
+        _prepared(weight, height, width, coefficients is not None),
+        None if coefficients is None else coefficients.contiguous(),
+    ]
+    return _Filter(*map(pointer, kept), _plan(width), _plan(height), batch, channels, weight.shape[2]), kept
+
+
+@torch.library.custom_op("frepro::spectral_filter", mutates_args=(), device_types="cpu")
+def spectral_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None) -> Tensor:
+    """x, result: (B, H, W, C). weight: (H, W // 2 + 1, N or C, 2). coefficients: (B, N, C) or none. All float32."""
+    arguments, kept = _described(x, weight, coefficients)
+    y = x.new_empty(x.shape)
+    call("filter_forward", ctypes.byref(arguments), pointer(y), ctypes.c_int32(False))
+    return y
+
+
+@spectral_filter.register_fake
+def _(x, weight, coefficients):
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("frepro::spectral_filter_backward", mutates_args=(), device_types="cpu")
+def spectral_filter_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, coefficients: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of x, weight and coefficients (to be thrown away where there are none)."""
+    arguments, kept = _described(x, weight, coefficients)
+    dy, dx = dy.contiguous(), x.new_empty(x.shape)
+    height, half, last, _ = weight.shape
+    if coefficients is None:
+        dweight, dcoefficients = x.new_zeros(2, height, half, last), x.new_empty(0)
+    else:
+        dweight = x.new_zeros(torch.get_num_threads(), *weight.shape)
+        dcoefficients = x.new_empty(coefficients.shape)
+    call("filter_backward", ctypes.byref(arguments), *map(pointer, (dy, dx, dweight, dcoefficients)))
+    dweight = dweight.movedim(0, 3) if coefficients is None else dweight.sum(0)
+    return dx, (dweight / (height * x.shape[2])).contiguous(), dcoefficients
+
+
+@spectral_filter_backward.register_fake
+def _(dy, x, weight, coefficients):
+    dcoefficients = x.new_empty(0 if coefficients is None else coefficients.shape)
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), dcoefficients
+
+
+def _setup_filter(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _backward_filter(ctx, dy):
+    dx, dweight, dcoefficients = torch.ops.frepro.spectral_filter_backward(dy, *ctx.saved_tensors)
+    return dx, dweight, None if ctx.saved_tensors[2] is None else dcoefficients
+
+
+spectral_filter.register_autograd(_backward_filter, setup_context=_setup_filter)
+
+
+@torch.library.custom_op("frepro::star_relu", mutates_args=(), device_types="cpu")
+def star_relu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Any contiguous x; scale and bias of one element. All float32."""
+    x, y = x.contiguous(), x.new_empty(x.shape)
+    s, b = ctypes.c_float(scale.item()), ctypes.c_float(bias.item())
+    call("star_relu_forward", pointer(x), s, b, ctypes.c_int64(x.numel()), pointer(y))
+    return y
+
+
+@star_relu.register_fake
+def _(x, scale, bias):
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("frepro::star_relu_backward", mutates_args=(), device_types="cpu")
+def star_relu_backward(dy: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    dy, x, dx = dy.contiguous(), x.contiguous(), x.new_empty(x.shape)
+    sums = torch.empty(2, dtype=torch.float64)
+    s = ctypes.c_float(scale.item())
+    call("star_relu_backward", pointer(x), pointer(dy), s, ctypes.c_int64(x.numel()), pointer(dx), pointer(sums))
+    return dx, sums[:1].float(), sums[1:].float()
+
+
+@star_relu_backward.register_fake
+def _(dy, x, scale):
+    return x.new_empty(x.shape), scale.new_empty(scale.shape), scale.new_empty(scale.shape)
+
+
+def _setup_star(ctx, inputs, output):
+    ctx.save_for_backward(*inputs[:2])
+
+
+def _backward_star(ctx, dy):
+    return torch.ops.frepro.star_relu_backward(dy, *ctx.saved_tensors)
+
+
+star_relu.register_autograd(_backward_star, setup_context=_setup_star)
+
+
+@register_flop_formula([torch.ops.frepro.spectral_filter])
+def filter_flops(x_shape, weight_shape, coefficients_shape=None, *args, out_shape=None, **kwargs) -> int:
+    """Two real transforms of 2.5 n log2 n operations for each of the B C maps of n = H W numbers, and the products."""
+    batch, height, width, channels = x_shape
+    n = height * width
+    products = (6 if coefficients_shape is None else 6 + 4 * weight_shape[2]) * height * (width // 2 + 1)
+    return int(batch * channels * (2 * 2.5 * n * math.log2(n) + products)) if n > 1 else batch * channels * products
