@@ -28,12 +28,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import Mlp
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models.metaformer import StarReLU
 from torch import Tensor, nn
 
+from frepro.models.backbone import create, default_cfg
 from frepro.models.metaformer import MetaFormer, SepConv
 from frepro.ops import dynamic_filter, global_filter, resize_filter
 from frepro.ops.precision import float32_or_more, without_autocast
@@ -181,25 +181,17 @@ class DFFormer(MetaFormer):
         super().__init__([by_name[name] for name in mixers], **kwargs)
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "fixed_input_size": True,  # timm's word for a model that takes img_size; ours runs at other sizes too
-        "pool_size": (7, 7),
-        "crop_pct": 1.0,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "downsample_layers.0.conv",
-        "classifier": "head.fc2",
-        "license": "apache-2.0",
-        "paper_ids": "arXiv:2303.03932",
-        "paper_name": "FFT-Based Dynamic Token Mixer for Vision",
-        "origin_url": "https://github.com/okojoalg/dfformer",
-        **kwargs,
-    }
-
+_cfg = partial(
+    default_cfg,
+    pool_size=(7, 7),
+    crop_pct=1.0,
+    first_conv="downsample_layers.0.conv",
+    classifier="head.fc2",
+    license="apache-2.0",
+    paper_ids="arXiv:2303.03932",
+    paper_name="FFT-Based Dynamic Token Mixer for Vision",
+    origin_url="https://github.com/okojoalg/dfformer",
+)
 
 SIZES = {
     "s18": {"depths": (3, 3, 9, 3), "dims": (64, 128, 320, 512)},
@@ -224,13 +216,7 @@ default_cfgs = generate_default_cfgs(
 def _create_dfformer(
     variant: str, pretrained: bool, size: str, kwargs: dict[str, Any], **variant_args: Any
 ) -> DFFormer:
-    return build_model_with_cfg(
-        DFFormer,
-        variant,
-        pretrained,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **{**SIZES[size], **variant_args, **kwargs},
-    )
+    return create(DFFormer, variant, pretrained, kwargs, **SIZES[size], **variant_args)
 
 
 @register_model

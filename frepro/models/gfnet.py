@@ -27,20 +27,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import (
     DropPath,
     Mlp,
     calculate_drop_path_rates,
-    get_device_dtype,
     resample_abs_pos_embed,
     to_2tuple,
     trunc_normal_,
 )
-from timm.models import build_model_with_cfg, checkpoint_seq, generate_default_cfgs, register_model
-from timm.models._features import feature_take_indices
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from frepro.models.backbone import Backbone, create, default_cfg, init_weights
 from frepro.ops import global_filter, resize_filter
 
 __all__ = ["GFNet", "GlobalFilter"]
@@ -94,7 +92,7 @@ class PatchEmbed(nn.Module):
         return self.proj(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
-class GFNet(nn.Module):
+class GFNet(Backbone):
     """Stages of global-filter blocks, norm, average pool and a linear classifier; sizes in Tables 1 and 2.
 
     With one stage it is the plain form of the paper, whose features are its blocks' maps; with more, the pyramid, whose
@@ -125,13 +123,8 @@ class GFNet(nn.Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__()
+        super().__init__(dims[-1], img_size, num_classes, global_pool, drop_rate)
         dd = {"device": device, "dtype": dtype}
-        self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = dims[-1]
-        self.drop_rate = drop_rate
-        self.grad_checkpointing = False
-        self.img_size = to_2tuple(img_size)
         self.patch_size = patch_size
         self.pyramid = len(dims) > 1
 
@@ -158,11 +151,12 @@ class GFNet(nn.Module):
         self.grid_size = sizes[0]
         self.pos_embed = nn.Parameter(torch.zeros(1, sizes[0][0] * sizes[0][1], dims[0], **dd))
         self.norm = LayerNorm(dims[-1], **dd)
-        self._set_global_pool(global_pool)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = self._make_head(**dd)
         trunc_normal_(self.pos_embed, std=0.02)
-        self.apply(self._init_weights)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):  # convolutions keep torch's initialization, as in the official code
+                init_weights(module)
 
     def _map_sizes(self, img_size: tuple[int, int], stages: int) -> list[tuple[int, int]]:
         """Height and width of the map in each stage: whole patches, then halved, rounding down."""
@@ -170,20 +164,6 @@ class GFNet(nn.Module):
         if min(img_size) < sides[-1]:
             raise ValueError(f"img_size {img_size} is too small: it needs at least {sides[-1]} pixels a side")
         return [(img_size[0] // side, img_size[1] // side) for side in sides]
-
-    def _make_head(self, **dd: Any) -> nn.Module:
-        return nn.Linear(self.num_features, self.num_classes, **dd) if self.num_classes > 0 else nn.Identity()
-
-    def _set_global_pool(self, global_pool: str | None) -> None:
-        if global_pool not in ("avg", "", None):
-            raise ValueError(f"global_pool is 'avg' or '' (none), not {global_pool!r}")
-        self.global_pool = global_pool or ""
-
-    @staticmethod
-    def _init_weights(module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            trunc_normal_(module.weight, std=0.02)
-            nn.init.zeros_(module.bias)
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Refit filters and position embeddings to another input size, once and for good."""
@@ -202,11 +182,6 @@ class GFNet(nn.Module):
             self.pos_embed, list(size), list(self.grid_size), num_prefix_tokens=0, antialias=False
         )
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         if not self.pyramid:
             return {"stem": r"^pos_embed|patch_embed", "blocks": [(r"^blocks\.(\d+)", None), (r"^norm", (99999,))]}
@@ -221,20 +196,8 @@ class GFNet(nn.Module):
             ],
         }
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         return {"pos_embed"}
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
-        self.num_classes = num_classes
-        if global_pool is not None:
-            self._set_global_pool(global_pool)
-        self.head = self._make_head(**get_device_dtype(self, device=device, dtype=dtype)).train(self.training)
-        self.head.apply(self._init_weights)
 
     def _stem(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) to (B, h, w, C)."""
@@ -253,65 +216,15 @@ class GFNet(nn.Module):
             for i, (embed, stage) in enumerate(zip(self.patch_embed, self.blocks, strict=True))
         ]
 
-    def _forward_section(self, section: list[nn.Module], x: Tensor) -> Tensor:
-        """(B, H, W, C) to (B, H', W', C')."""
-        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-            return checkpoint_seq(section, x)
-        for module in section:
-            x = module(x)
-        return x
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps after the chosen blocks (plain form) or stages, with the last map, normed, unless told.
-
-        Args:
-            indices: Blocks or stages to take; an int means the last n, None all.
-            norm: Apply the final norm to each map that has the channels of the last one.
-            stop_early: Do not run what comes after the last one taken.
-            output_fmt: "NCHW" or "NHWC".
-            intermediates_only: Leave out the last map.
-        """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt is 'NCHW' or 'NHWC', not {output_fmt!r}")
-        sections = self._sections()
-        take_indices, last = feature_take_indices(len(sections), indices)
-        x = self._stem(x)
-        intermediates = []
-        for i, section in enumerate(sections[: last + 1] if stop_early else sections):
-            x = self._forward_section(section, x)
-            if i in take_indices:
-                feature = self.norm(x) if norm and x.shape[3] == self.num_features else x
-                intermediates.append(feature.permute(0, 3, 1, 2) if output_fmt == "NCHW" else feature)
-        return intermediates if intermediates_only else (self.norm(x).permute(0, 3, 1, 2), intermediates)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the blocks or stages after the last one that ``indices`` asks for."""
-        take_indices, last = feature_take_indices(len(self.blocks), indices)
-        self.blocks = self.blocks[: last + 1]
+    def _keep_sections(self, count: int) -> None:
+        self.blocks = self.blocks[:count]
         if self.pyramid:
-            self.patch_embed = self.patch_embed[: last + 1]
-        if prune_norm:
-            self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0, "")
-        return take_indices
+            self.patch_embed = self.patch_embed[:count]
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) to (B, C, h, w)."""
-        x = self._stem(x)
-        for section in self._sections():
-            x = self._forward_section(section, x)
-        return self.norm(x).permute(0, 3, 1, 2)
+    def _feature(self, x: Tensor, norm: bool) -> Tensor:
+        """(B, H, W, C) to (B, C, H, W), normed if the map has the channels of the last one."""
+        x = self.norm(x) if norm and x.shape[3] == self.num_features else x
+        return x.permute(0, 3, 1, 2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``."""
@@ -319,29 +232,16 @@ class GFNet(nn.Module):
         x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
-
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "fixed_input_size": True,  # timm's word for a model that takes img_size; ours runs at other sizes too
-        "pool_size": None,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        "license": "mit",
-        "paper_ids": "arXiv:2107.00645",
-        "paper_name": "Global Filter Networks for Image Classification",
-        "origin_url": "https://github.com/raoyongming/GFNet",
-        **kwargs,
-    }
-
+_cfg = partial(
+    default_cfg,
+    crop_pct=0.875,
+    first_conv="patch_embed.proj",
+    license="mit",
+    paper_ids="arXiv:2107.00645",
+    paper_name="Global Filter Networks for Image Classification",
+    origin_url="https://github.com/raoyongming/GFNet",
+)
 
 SIZES = {
     "gfnet_ti": {"depths": (12,), "dims": (256,)},
@@ -362,13 +262,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_gfnet(variant: str, pretrained: bool, kwargs: dict[str, Any]) -> GFNet:
-    return build_model_with_cfg(
-        GFNet,
-        variant,
-        pretrained,
-        feature_cfg={"out_indices": 4, "feature_cls": "getter"},
-        **{**SIZES[variant], **kwargs},
-    )
+    return create(GFNet, variant, pretrained, kwargs, **SIZES[variant])
 
 
 @register_model

@@ -1,7 +1,7 @@
 """The four-stage MetaFormer frame that DFFormer, CDFFormer, GFFormer and SPANetV2 share.
 
-``Pyramid`` holds what any backbone of four stages owes timm (features, classifier, checkpointing, input size); SPANet,
-whose blocks are older and channels-first, takes that part alone. ``MetaFormer`` is the frame itself.
+``Pyramid`` holds what is common to backbones of four stages whose mixers are made for a map size; SPANet, whose blocks
+are older and channels-first, takes that part alone. ``MetaFormer`` is the frame itself.
 
 "MetaFormer Baselines for Vision", Yu et al., https://arxiv.org/abs/2210.13452. A block is
 
@@ -17,12 +17,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from timm.layers import DropPath, Mlp, calculate_drop_path_rates, get_device_dtype, to_2tuple, trunc_normal_
-from timm.models import checkpoint_seq
-from timm.models._features import feature_take_indices
+from timm.layers import DropPath, Mlp, calculate_drop_path_rates, to_2tuple
 from timm.models.metaformer import MlpHead, Scale, StarReLU
 from torch import Tensor, nn
+
+from frepro.models.backbone import Backbone, init_weights
 
 __all__ = ["MetaFormer", "Pyramid", "SepConv"]
 
@@ -31,7 +30,7 @@ LayerNormNoBias = partial(nn.LayerNorm, eps=1e-6, bias=False)
 
 
 class Downsampling(nn.Module):
-    """Convolution between stages, (B, C, H, W) to (B, H', W', C'); the stem has its norm after it, the rest before."""
+    """Convolution between stages, (B, H, W, C) to (B, H', W', C'); the stem has its norm after it, the rest before."""
 
     def __init__(self, in_chans: int, out_chans: int, *, stem: bool, **dd: Any) -> None:
         super().__init__()
@@ -41,8 +40,8 @@ class Downsampling(nn.Module):
         self.post_norm = LayerNormNoBias(out_chans, **dd) if stem else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pre_norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return self.post_norm(self.conv(x).permute(0, 2, 3, 1))
+        x = self.conv(self.pre_norm(x).permute(0, 3, 1, 2))
+        return self.post_norm(x.permute(0, 2, 3, 1))
 
 
 class SepConv(nn.Module):
@@ -92,11 +91,11 @@ class MetaFormerBlock(nn.Module):
         return self.res_scale2(x) + self.drop_path2(self.mlp(self.norm2(x)))
 
 
-class Pyramid(nn.Module):
-    """What a backbone of four stages (strides 4, 8, 16, 32) owes timm, whatever its blocks are.
+class Pyramid(Backbone):
+    """A backbone of four stages (strides 4, 8, 16, 32) with mixers that are made for a map size.
 
-    A subclass builds ``stages`` (sequences of blocks that have a ``token_mixer``), ``norm`` and ``head``, and writes
-    ``_forward_stage``, ``_keep_stages``, ``_make_head`` and ``forward_head``. Arguments: see ``MetaFormer``.
+    A subclass builds ``stages``, sequences of blocks that have a ``token_mixer``. A mixer whose parameters depend on
+    the map size has a method ``set_size((h, w))``. Arguments: see ``MetaFormer``.
     """
 
     def __init__(
@@ -107,16 +106,10 @@ class Pyramid(nn.Module):
         global_pool: str,
         drop_rate: float,
     ) -> None:
-        super().__init__()
-        self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = dims[-1]
-        self.drop_rate = drop_rate
-        self.grad_checkpointing = False
-        self.img_size = to_2tuple(img_size)
+        super().__init__(dims[-1], img_size, num_classes, global_pool, drop_rate)
         self.feature_info = [
             {"num_chs": dim, "reduction": 4 * 2**i, "module": f"stages.{i}"} for i, dim in enumerate(dims)
         ]
-        self._set_global_pool(global_pool)
 
     def _map_sizes(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
         """Height and width of the map in each stage: the stem's (s - 3) // 4 + 1, then halved, rounding up."""
@@ -129,18 +122,6 @@ class Pyramid(nn.Module):
             height, width = (height + 1) // 2, (width + 1) // 2
         return sizes
 
-    def _set_global_pool(self, global_pool: str | None) -> None:
-        if global_pool not in ("avg", "", None):
-            raise ValueError(f"global_pool is 'avg' or '' (none), not {global_pool!r}")
-        self.global_pool = global_pool or ""
-
-    @staticmethod
-    def _init_weights(module: nn.Module) -> None:
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            trunc_normal_(module.weight, std=0.02)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
         """Refit size-dependent filters to another input size, once and for good (each mixer's ``set_size``)."""
         self.img_size = to_2tuple(img_size)
@@ -149,74 +130,9 @@ class Pyramid(nn.Module):
                 if hasattr(block.token_mixer, "set_size"):
                     block.token_mixer.set_size(size)
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         """Nothing: as in the official runs, filters are decayed; timm exempts vectors and biases by itself."""
         return set()
-
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
-        self.num_classes = num_classes
-        if global_pool is not None:
-            self._set_global_pool(global_pool)
-        self.head = self._make_head(**get_device_dtype(self, device=device, dtype=dtype)).train(self.training)
-        self.head.apply(self._init_weights)
-
-    def _run_blocks(self, stage: nn.Sequential, x: Tensor) -> Tensor:
-        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-            return checkpoint_seq(stage, x)
-        return stage(x)
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = "NCHW",
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps after the chosen stages (indices 0 to 3; an int means the last n), with the last map unless told.
-
-        ``norm`` is taken and changes nothing: the one norm after the stages belongs to the head.
-        """
-        if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt is 'NCHW' or 'NHWC', not {output_fmt!r}")
-        take_indices, last = feature_take_indices(len(self.stages), indices)
-        intermediates = []
-        for i in range(last + 1 if stop_early else len(self.stages)):
-            x = self._forward_stage(i, x)
-            if i in take_indices:
-                intermediates.append(x if output_fmt == "NCHW" else x.permute(0, 2, 3, 1))
-        return intermediates if intermediates_only else (x, intermediates)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the stages after the last one that ``indices`` asks for."""
-        take_indices, last = feature_take_indices(len(self.stages), indices)
-        self._keep_stages(last + 1)
-        if prune_norm:
-            self.norm = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0, "")
-        return take_indices
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) to (B, C, H / 32, W / 32)."""
-        for i in range(len(self.stages)):
-            x = self._forward_stage(i, x)
-        return x
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
 
 class MetaFormer(Pyramid):
@@ -226,7 +142,6 @@ class MetaFormer(Pyramid):
 
     Args:
         token_mixers: One mixer for each stage, called as ``mixer(dim, size=(h, w), act_layer=..., device=, dtype=)``.
-            A mixer whose parameters depend on the map size has a method ``set_size((h, w))``.
         img_size: Size that size-dependent mixers are made for, (H, W) or one number.
         act_layer: Activation of mixers and MLPs; the head keeps its squared ReLU (DFFormer, Table 4).
         drop_rate: Dropout before the last linear layer of the head.
@@ -275,14 +190,13 @@ class MetaFormer(Pyramid):
             self.stages.append(nn.Sequential(*blocks))
         self.norm = nn.LayerNorm(dims[-1], eps=1e-6, **dd)
         self.head = self._make_head(**dd)
-        self.apply(self._init_weights)
+        self.apply(init_weights)
 
     def _make_head(self, **dd: Any) -> nn.Module:
         if self.num_classes == 0:
             return nn.Identity()
         return MlpHead(self.num_features, self.num_classes, drop_rate=self.drop_rate, norm_layer=nn.LayerNorm, **dd)
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         if coarse:
             return {"stem": r"^downsample_layers\.0", "blocks": r"^(?:downsample_layers|stages)\.(\d+)"}
@@ -295,14 +209,20 @@ class MetaFormer(Pyramid):
             ],
         }
 
-    def _forward_stage(self, index: int, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H', W')."""
-        x = self.downsample_layers[index](x)
-        return self._run_blocks(self.stages[index], x).permute(0, 3, 1, 2)
+    def _stem(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) to (B, H, W, in_chans); the first convolution belongs to the first stage."""
+        return x.permute(0, 2, 3, 1)
 
-    def _keep_stages(self, count: int) -> None:
+    def _sections(self) -> list[list[nn.Module]]:
+        return [[embed, *stage] for embed, stage in zip(self.downsample_layers, self.stages, strict=True)]
+
+    def _keep_sections(self, count: int) -> None:
         self.downsample_layers = self.downsample_layers[:count]
         self.stages = self.stages[:count]
+
+    def _feature(self, x: Tensor, norm: bool) -> Tensor:
+        """(B, H, W, C) to (B, C, H, W); the one norm after the stages belongs to the head."""
+        return x.permute(0, 3, 1, 2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``."""

@@ -48,12 +48,12 @@ from functools import partial, reduce
 from typing import Any
 
 import torch
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import DropPath, GroupNorm1, Mlp, calculate_drop_path_rates
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models.metaformer import Scale
 from torch import Tensor, nn
 
+from frepro.models.backbone import create, default_cfg, init_weights
 from frepro.models.metaformer import Pyramid
 from frepro.ops import spectral_pool, spectral_pooling_mask
 
@@ -283,16 +283,12 @@ class SPANet(Pyramid):
         # Other convolutions keep torch's initialization, as in the official code.
         for module in self.modules():
             if isinstance(module, Mlp | nn.Linear):
-                module.apply(self._init_weights)
+                module.apply(init_weights)
 
     @property
     def stages(self) -> list[nn.Module]:
         return list(self.network)[::2]
 
-    def _make_head(self, **dd: Any) -> nn.Module:
-        return nn.Linear(self.num_features, self.num_classes, **dd) if self.num_classes else nn.Identity()
-
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         if coarse:
             return {"stem": r"^patch_embed", "blocks": r"^network\.(\d+)"}
@@ -305,13 +301,20 @@ class SPANet(Pyramid):
             ],
         }
 
-    def _forward_stage(self, index: int, x: Tensor) -> Tensor:
-        """(B, C, H, W) to (B, C', H', W')."""
-        x = self.patch_embed(x) if index == 0 else self.network[2 * index - 1](x)
-        return self._run_blocks(self.network[2 * index], x)
+    def _stem(self, x: Tensor) -> Tensor:
+        """(B, in_chans, H, W) as it is; the first convolution belongs to the first stage."""
+        return x
 
-    def _keep_stages(self, count: int) -> None:
+    def _sections(self) -> list[list[nn.Module]]:
+        embeds = [self.patch_embed, *list(self.network)[1::2]]
+        return [[embed, *stage] for embed, stage in zip(embeds, self.stages, strict=True)]
+
+    def _keep_sections(self, count: int) -> None:
         self.network = self.network[: 2 * count - 1]
+
+    def _feature(self, x: Tensor, norm: bool) -> Tensor:
+        """(B, C, H, W) as it is; the one norm after the stages belongs to the head."""
+        return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``."""
@@ -321,25 +324,16 @@ class SPANet(Pyramid):
         return x if pre_logits else self.head(x)
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "fixed_input_size": True,  # timm's word for a model that takes img_size; ours runs at other sizes too
-        "pool_size": (7, 7),
-        "crop_pct": 0.9,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        "license": "mit",
-        "paper_ids": "arXiv:2308.11568",
-        "paper_name": "SPANet: Frequency-balancing Token Mixer using Spectral Pooling Aggregation Modulation",
-        "origin_url": "https://github.com/DoranLyong/SPANet-official",
-        **kwargs,
-    }
-
+_cfg = partial(
+    default_cfg,
+    pool_size=(7, 7),
+    crop_pct=0.9,
+    first_conv="patch_embed.proj",
+    license="mit",
+    paper_ids="arXiv:2308.11568",
+    paper_name="SPANet: Frequency-balancing Token Mixer using Spectral Pooling Aggregation Modulation",
+    origin_url="https://github.com/DoranLyong/SPANet-official",
+)
 
 SIZES = {
     "small": {"depths": (4, 4, 12, 4), "dims": (64, 128, 320, 512)},
@@ -366,13 +360,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_spanet(variant: str, pretrained: bool, size: str, kwargs: dict[str, Any], **variant_args: Any) -> SPANet:
-    return build_model_with_cfg(
-        SPANet,
-        variant,
-        pretrained,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **{**SIZES[size], **variant_args, **kwargs},
-    )
+    return create(SPANet, variant, pretrained, kwargs, **SIZES[size], **variant_args)
 
 
 @register_model

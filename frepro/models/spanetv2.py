@@ -34,11 +34,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import GroupNorm1
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
+from frepro.models.backbone import create, default_cfg
 from frepro.models.metaformer import MetaFormer
 from frepro.ops import resize_filter, spectral_rescale
 
@@ -173,24 +173,16 @@ class SPANetV2(MetaFormer):
         super().__init__([by_name[name] for name in mixers], **kwargs)
 
 
-def _cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "fixed_input_size": True,  # timm's word for a model that takes img_size; ours runs at other sizes too
-        "pool_size": (7, 7),
-        "crop_pct": 1.0,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "downsample_layers.0.conv",
-        "classifier": "head.fc2",
-        "paper_ids": "arXiv:2503.23947",
-        "paper_name": "Spectral-Adaptive Modulation Networks for Visual Perception",
-        "origin_url": "https://github.com/DoranLyong/SPANetV2-official",
-        **kwargs,
-    }
-
+_cfg = partial(
+    default_cfg,
+    pool_size=(7, 7),
+    crop_pct=1.0,
+    first_conv="downsample_layers.0.conv",
+    classifier="head.fc2",
+    paper_ids="arXiv:2503.23947",
+    paper_name="Spectral-Adaptive Modulation Networks for Visual Perception",
+    origin_url="https://github.com/DoranLyong/SPANetV2-official",
+)
 
 SIZES = {
     "s18": {"depths": (3, 3, 9, 3), "dims": (64, 128, 320, 512)},
@@ -204,13 +196,7 @@ default_cfgs = generate_default_cfgs({f"spanetv2_{size}_{kind}.untrained": _cfg(
 
 
 def _create_spanetv2(variant: str, pretrained: bool, size: str, kind: str, kwargs: dict[str, Any]) -> SPANetV2:
-    return build_model_with_cfg(
-        SPANetV2,
-        variant,
-        pretrained,
-        feature_cfg={"out_indices": (0, 1, 2, 3), "feature_cls": "getter"},
-        **{**SIZES[size], "mixers": MIXERS[kind], **kwargs},
-    )
+    return create(SPANetV2, variant, pretrained, kwargs, **SIZES[size], mixers=MIXERS[kind])
 
 
 @register_model

@@ -36,21 +36,20 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import (
     DropPath,
     RmsNorm,
     calculate_drop_path_rates,
-    get_device_dtype,
     lecun_normal_,
     resample_abs_pos_embed,
     to_2tuple,
     trunc_normal_,
 )
-from timm.models import build_model_with_cfg, checkpoint, checkpoint_seq, generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
+from frepro.models.backbone import Backbone, create, default_cfg, init_weights
 from frepro.ops import selective_scan
 
 __all__ = ["BidirectionalMamba", "VimBlock", "VisionMamba"]
@@ -185,7 +184,7 @@ def resize_pos_embed(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, in
     return insert_middle(grid, middle[:, None])
 
 
-class VisionMamba(nn.Module):
+class VisionMamba(Backbone):
     """Vision Mamba with a class token amid the patches.
 
     Input (B, in_chans, H, W); tokens (B, h * w + 1, C) with h = H / stride; logits (B, num_classes).
@@ -202,6 +201,9 @@ class VisionMamba(nn.Module):
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
     """
+
+    global_pools = ("token", "avg")
+    last_norm = "norm_f"
 
     def __init__(
         self,
@@ -222,13 +224,9 @@ class VisionMamba(nn.Module):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
-        super().__init__()
+        super().__init__(embed_dim, img_size, num_classes, global_pool, drop_rate)
         dd = {"device": device, "dtype": dtype}
-        self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = self.embed_dim = embed_dim
-        self.drop_rate = drop_rate
-        self.grad_checkpointing = False
-        self.img_size = to_2tuple(img_size)
+        self.embed_dim = embed_dim
         self.feature_info = [{"num_chs": embed_dim, "reduction": stride, "module": f"layers.{i}"} for i in range(depth)]
 
         self.patch_embed = embed_layer(in_chans, embed_dim, stride=stride, **dd)
@@ -244,7 +242,6 @@ class VisionMamba(nn.Module):
             )
         )
         self.norm_f = RmsNorm(embed_dim, eps=1e-5, **dd)
-        self._set_global_pool(global_pool)
         self.head_drop = nn.Dropout(drop_rate)
         self.head = self._make_head(**dd)
         self._init_weights()
@@ -264,21 +261,9 @@ class VisionMamba(nn.Module):
             raise ValueError(f"img_size {img_size} is too small: it holds no patch")
         return height, width
 
-    def _make_head(self, **dd: Any) -> nn.Module:
-        if self.num_classes == 0:
-            return nn.Identity()
-        head = nn.Linear(self.num_features, self.num_classes, **dd)
-        trunc_normal_(head.weight, std=0.02)
-        nn.init.zeros_(head.bias)
-        return head
-
-    def _set_global_pool(self, global_pool: str | None) -> None:
-        if global_pool not in ("token", "avg", "", None):
-            raise ValueError(f"global_pool is 'token', 'avg' or '' (none), not {global_pool!r}")
-        self.global_pool = global_pool or ""
-
     @torch.no_grad()
     def _init_weights(self) -> None:
+        self.head.apply(init_weights)
         trunc_normal_(self.cls_token, std=0.02)
         if self.pos_embed is not None:
             trunc_normal_(self.pos_embed, std=0.02)
@@ -296,42 +281,34 @@ class VisionMamba(nn.Module):
         if self.pos_embed is not None:
             self.pos_embed = nn.Parameter(resize_pos_embed(self.pos_embed.detach(), old, self.grid_size))
 
-    @torch.jit.ignore
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        self.grad_checkpointing = enable
-
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         return {
             "stem": r"^cls_token|pos_embed|patch_embed",
             "blocks": [(r"^layers\.(\d+)", None), (r"^norm_f", (99999,))],
         }
 
-    @torch.jit.ignore
     def no_weight_decay(self) -> set[str]:
         return {"pos_embed", "cls_token"}
 
-    @torch.jit.ignore
-    def get_classifier(self) -> nn.Module:
-        return self.head
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
-        self.num_classes = num_classes
-        if global_pool is not None:
-            self._set_global_pool(global_pool)
-        self.head = self._make_head(**get_device_dtype(self, device=device, dtype=dtype)).train(self.training)
-
-    def _embed(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Images to the residual stream, (B, h * w + 1, C) in float32 at least, and the grid's height and width."""
+    def _stem(self, x: Tensor) -> Tensor:
+        """Images to the residual stream, (B, h * w + 1, C) in float32 at least."""
         x = self.patch_embed(x)
         grid_size = (x.shape[1], x.shape[2])
         x = insert_middle(x.flatten(1, 2), self.cls_token.expand(x.shape[0], -1, -1))
         if self.pos_embed is not None:
             x = x + resize_pos_embed(self.pos_embed, self.grid_size, grid_size)
-        return x.to(torch.promote_types(x.dtype, torch.float32)), grid_size
+        return x.to(torch.promote_types(x.dtype, torch.float32))
 
-    def _norm(self, x: Tensor) -> Tensor:
-        return self.norm_f(x.to(self.cls_token.dtype))
+    def _sections(self) -> list[list[nn.Module]]:
+        return [[block] for block in self.layers]
+
+    def _keep_sections(self, count: int) -> None:
+        self.layers = self.layers[:count]
+
+    def _feature(self, x: Tensor, norm: bool) -> Tensor:
+        """All tokens, (B, h * w + 1, C), the class token amid the patches, in the dtype of the weights."""
+        x = x.to(self.cls_token.dtype)
+        return self.norm_f(x) if norm else x
 
     def forward_intermediates(
         self,
@@ -355,42 +332,16 @@ class VisionMamba(nn.Module):
         """
         if output_fmt not in ("NCHW", "NLC"):
             raise ValueError(f"output_fmt is 'NCHW' or 'NLC', not {output_fmt!r}")
-        take_indices, last = feature_take_indices(len(self.layers), indices)
-        x, (height, width) = self._embed(x)
+        grid_size = self._grid_size(x.shape[2:])
+        take, last = feature_take_indices(len(self.layers), indices)
+        x, features = self._run(x, take, norm, stop=last + 1 if stop_early else None)
         intermediates = []
-        for i, block in enumerate(self.layers[: last + 1] if stop_early else self.layers):
-            if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-                x = checkpoint(block, x)
-            else:
-                x = block(x)
-            if i in take_indices:
-                patches, middle = split_middle(self._norm(x) if norm else x.to(self.cls_token.dtype))
-                if output_fmt == "NCHW":
-                    patches = patches.transpose(1, 2).unflatten(2, (height, width))
-                intermediates.append((patches, middle[:, None]) if return_prefix_tokens else patches)
-        return intermediates if intermediates_only else (self._norm(x), intermediates)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the blocks after the last one that ``indices`` asks for."""
-        take_indices, last = feature_take_indices(len(self.layers), indices)
-        self.layers = self.layers[: last + 1]
-        if prune_norm:
-            self.norm_f = nn.Identity()
-        if prune_head:
-            self.reset_classifier(0, "")
-        return take_indices
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) to (B, h * w + 1, C), the class token amid the patches."""
-        x, _ = self._embed(x)
-        if self.grad_checkpointing and self.training and not torch.jit.is_scripting():
-            x = checkpoint_seq(self.layers, x)
-        else:
-            for block in self.layers:
-                x = block(x)
-        return self._norm(x)
+        for tokens in features:
+            patches, middle = split_middle(tokens)
+            if output_fmt == "NCHW":
+                patches = patches.transpose(1, 2).unflatten(2, grid_size)
+            intermediates.append((patches, middle[:, None]) if return_prefix_tokens else patches)
+        return intermediates if intermediates_only else (self._feature(x, norm=True), intermediates)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, h * w + 1, C) to (B, num_classes), or to (B, C) with ``pre_logits``."""
@@ -400,42 +351,16 @@ class VisionMamba(nn.Module):
         x = self.head_drop(x)
         return x if pre_logits else self.head(x)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
-
-def vim_cfg(**kwargs: Any) -> dict[str, Any]:
-    """What timm is to know of a model trained as Vision Mamba is; Vim-F shares it."""
-    return {
-        "num_classes": 1000,
-        "input_size": (3, 224, 224),
-        "fixed_input_size": True,  # timm's word for a model that takes img_size; ours runs at other sizes too
-        "pool_size": None,
-        "crop_pct": 0.875,
-        "interpolation": "bicubic",
-        "mean": IMAGENET_DEFAULT_MEAN,
-        "std": IMAGENET_DEFAULT_STD,
-        "first_conv": "patch_embed.proj",
-        "classifier": "head",
-        "license": "apache-2.0",
-        "paper_ids": "arXiv:2401.09417",
-        "paper_name": "Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model",
-        "origin_url": "https://github.com/hustvl/Vim",
-        **kwargs,
-    }
-
-
-def create_vim(
-    model_class: type[VisionMamba], variant: str, pretrained: bool, kwargs: dict[str, Any], **variant_args: Any
-) -> Any:
-    return build_model_with_cfg(
-        model_class,
-        variant,
-        pretrained,
-        feature_cfg={"out_indices": 4, "feature_cls": "getter"},
-        **{**variant_args, **kwargs},
-    )
-
+vim_cfg = partial(
+    default_cfg,
+    crop_pct=0.875,
+    first_conv="patch_embed.proj",
+    license="apache-2.0",
+    paper_ids="arXiv:2401.09417",
+    paper_name="Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model",
+    origin_url="https://github.com/hustvl/Vim",
+)
 
 SIZES = {"tiny": {"embed_dim": 192}, "small": {"embed_dim": 384}}
 
@@ -447,34 +372,34 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def vim_tiny(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
     """Vim-Ti ("Vim-Ti (base)" in Vim-F's Table 5)."""
-    return create_vim(VisionMamba, "vim_tiny", pretrained, kwargs, **SIZES["tiny"])
+    return create(VisionMamba, "vim_tiny", pretrained, kwargs, **SIZES["tiny"])
 
 
 @register_model
 def vim_small(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
     """Vim-S."""
-    return create_vim(VisionMamba, "vim_small", pretrained, kwargs, **SIZES["small"])
+    return create(VisionMamba, "vim_small", pretrained, kwargs, **SIZES["small"])
 
 
 @register_model
 def vim_tiny_stride8(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
     """Vim-Ti at patches 8 pixels apart, 729 tokens at 224 pixels ("Vim-Ti+" of the official code)."""
-    return create_vim(VisionMamba, "vim_tiny_stride8", pretrained, kwargs, stride=8, **SIZES["tiny"])
+    return create(VisionMamba, "vim_tiny_stride8", pretrained, kwargs, stride=8, **SIZES["tiny"])
 
 
 @register_model
 def vim_small_stride8(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
     """Vim-S at patches 8 pixels apart, 729 tokens at 224 pixels ("Vim-S+" of the official code)."""
-    return create_vim(VisionMamba, "vim_small_stride8", pretrained, kwargs, stride=8, **SIZES["small"])
+    return create(VisionMamba, "vim_small_stride8", pretrained, kwargs, stride=8, **SIZES["small"])
 
 
 @register_model
 def vim_tiny_nope(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
     """Vim-Ti without position embedding (Vim-F, Table 5)."""
-    return create_vim(VisionMamba, "vim_tiny_nope", pretrained, kwargs, pos_embed=False, **SIZES["tiny"])
+    return create(VisionMamba, "vim_tiny_nope", pretrained, kwargs, pos_embed=False, **SIZES["tiny"])
 
 
 @register_model
 def vim_small_nope(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
     """Vim-S without position embedding."""
-    return create_vim(VisionMamba, "vim_small_nope", pretrained, kwargs, pos_embed=False, **SIZES["small"])
+    return create(VisionMamba, "vim_small_nope", pretrained, kwargs, pos_embed=False, **SIZES["small"])

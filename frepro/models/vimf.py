@@ -48,7 +48,8 @@ from timm.layers import LayerNorm2d
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from frepro.models.vim import SIZES, VimBlock, VisionMamba, create_vim, vim_cfg
+from frepro.models.backbone import create
+from frepro.models.vim import SIZES, VimBlock, VisionMamba, vim_cfg
 from frepro.ops import amplitude_spectrum
 
 __all__ = ["SpectralVimBlock", "VimF"]
@@ -188,7 +189,7 @@ default_cfgs = generate_default_cfgs(
 
 
 def _create_vimf(name: str, size: str, pretrained: bool, kwargs: dict[str, Any]) -> VimF:
-    return create_vim(VimF, name.format(size), pretrained, kwargs, **VARIANTS[name], **SIZES[size])
+    return create(VimF, name.format(size), pretrained, kwargs, **VARIANTS[name], **SIZES[size])
 
 
 @register_model
