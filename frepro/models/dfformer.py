@@ -28,12 +28,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import Mlp
 from timm.models import generate_default_cfgs, register_model
-from timm.models.metaformer import StarReLU
 from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg
+from frepro.models.layers import Linear, Mlp, StarReLU
 from frepro.models.metaformer import MetaFormer, SepConv
 from frepro.ops import dynamic_filter, global_filter, resize_filter
 from frepro.ops.precision import float32_or_more, without_autocast
@@ -63,13 +62,13 @@ class DynamicFilter(nn.Module):
         super().__init__()
         hidden = 2 * dim
         self.num_filters = num_filters
-        self.pwconv1 = nn.Linear(dim, hidden, bias=False, **dd)
+        self.pwconv1 = Linear(dim, hidden, bias=False, **dd)
         self.act1 = act_layer()
         self.reweight = Mlp(
             dim, int(routing_ratio * dim), num_filters * hidden, act_layer=partial(StarReLU, **dd), bias=False, **dd
         )
         self.complex_weights = nn.Parameter(0.02 * torch.randn(size[0], size[1] // 2 + 1, num_filters, 2, **dd))
-        self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
+        self.pwconv2 = Linear(hidden, dim, bias=False, **dd)
 
     def set_size(self, size: tuple[int, int]) -> None:
         self.complex_weights = nn.Parameter(resize_filter(self.complex_weights.detach(), *size))
@@ -88,10 +87,10 @@ class GlobalFilter(nn.Module):
     def __init__(self, dim: int, *, size: tuple[int, int], act_layer: Callable = StarReLU, **dd: Any) -> None:
         super().__init__()
         hidden = 2 * dim
-        self.pwconv1 = nn.Linear(dim, hidden, bias=False, **dd)
+        self.pwconv1 = Linear(dim, hidden, bias=False, **dd)
         self.act1 = act_layer()
         self.complex_weights = nn.Parameter(0.02 * torch.randn(size[0], size[1] // 2 + 1, hidden, 2, **dd))
-        self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
+        self.pwconv2 = Linear(hidden, dim, bias=False, **dd)
 
     def set_size(self, size: tuple[int, int]) -> None:
         self.complex_weights = nn.Parameter(resize_filter(self.complex_weights.detach(), *size))
@@ -124,14 +123,14 @@ class AFNO2D(nn.Module):
             raise ValueError(f"AFNO2D splits 2 x dim = {hidden} channels into {num_blocks} blocks of equal size")
         block = hidden // num_blocks
         self.sparsity_threshold = sparsity_threshold
-        self.pwconv1 = nn.Linear(dim, hidden, bias=False, **dd)
+        self.pwconv1 = Linear(dim, hidden, bias=False, **dd)
         self.act1 = act_layer()
         # First axis: real and imaginary part.
         self.w1 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, block, **dd))
         self.b1 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, **dd))
         self.w2 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, block, **dd))
         self.b2 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, **dd))
-        self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
+        self.pwconv2 = Linear(hidden, dim, bias=False, **dd)
 
     @staticmethod
     def _complex_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

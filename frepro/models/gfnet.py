@@ -29,7 +29,6 @@ from typing import Any
 import torch
 from timm.layers import (
     DropPath,
-    Mlp,
     calculate_drop_path_rates,
     resample_abs_pos_embed,
     to_2tuple,
@@ -39,6 +38,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from frepro.models.backbone import Backbone, create, default_cfg, init_weights
+from frepro.models.layers import Mlp
 from frepro.ops import global_filter, resize_filter
 
 __all__ = ["GFNet", "GlobalFilter"]

@@ -10,18 +10,19 @@ are older and channels-first, takes that part alone. ``MetaFormer`` is the frame
 
 and a family differs from another in its token mixers alone. Maps are channels-last, (B, H, W, C), between the modules;
 only the convolutions see (B, C, H, W). Module names are those of the official DFFormer and SPANetV2 code, so that their
-checkpoints fit as they are. Parts that timm keeps (StarReLU, Scale, Mlp, MlpHead, DropPath) are timm's.
+checkpoints fit as they are. Parts that timm keeps (Scale, MlpHead, DropPath) are timm's.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import DropPath, Mlp, calculate_drop_path_rates, to_2tuple
-from timm.models.metaformer import MlpHead, Scale, StarReLU
+from timm.layers import DropPath, calculate_drop_path_rates, to_2tuple
+from timm.models.metaformer import MlpHead, Scale
 from torch import Tensor, nn
 
 from frepro.models.backbone import Backbone, init_weights
+from frepro.models.layers import Linear, Mlp, StarReLU
 
 __all__ = ["MetaFormer", "Pyramid", "SepConv"]
 
@@ -50,10 +51,10 @@ class SepConv(nn.Module):
     def __init__(self, dim: int, *, size: tuple[int, int], act_layer: Callable = StarReLU, **dd: Any) -> None:
         super().__init__()
         hidden = 2 * dim
-        self.pwconv1 = nn.Linear(dim, hidden, bias=False, **dd)
+        self.pwconv1 = Linear(dim, hidden, bias=False, **dd)
         self.act1 = act_layer()
         self.dwconv = nn.Conv2d(hidden, hidden, 7, padding=3, groups=hidden, bias=False, **dd)
-        self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
+        self.pwconv2 = Linear(hidden, dim, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act1(self.pwconv1(x))

@@ -55,7 +55,7 @@ from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg, init_weights
 from frepro.models.metaformer import Pyramid
-from frepro.ops import spectral_pool, spectral_pooling_mask
+from frepro.ops import pooled_linear, spectral_pool, spectral_pooling_mask
 
 __all__ = ["SPAM", "SPANet", "SpectralPooling"]
 
@@ -91,11 +91,12 @@ class SpectralPooling(nn.Module):
     def set_size(self, size: tuple[int, int]) -> None:
         self.filter = nn.Parameter(self._mask(size)[None].to(self.filter.dtype), requires_grad=False)
 
+    def mask(self, height: int, width: int) -> Tensor:
+        """The mask of a map, (height, width); detached, so that it stays fixed when someone unfreezes a whole model."""
+        return self.filter[0].detach() if self.filter.shape[1:] == (height, width) else self._mask((height, width))
+
     def forward(self, x: Tensor) -> Tensor:
-        size = x.shape[-2:]
-        # Detached, so that the mask stays fixed when someone unfreezes a whole model.
-        mask = self.filter[0].detach() if self.filter.shape[1:] == size else self._mask(size)
-        return spectral_pool(x, mask)
+        return spectral_pool(x.permute(0, 2, 3, 1), self.mask(*x.shape[2:])).permute(0, 3, 1, 2)
 
 
 class SPAM(nn.Module):
@@ -131,7 +132,9 @@ class SPAM(nn.Module):
         super().__init__()
         if aggregation not in AGGREGATIONS:
             raise ValueError(f"aggregation is one of {sorted(AGGREGATIONS)}, not {aggregation!r}")
-        self.aggregate = AGGREGATIONS[aggregation]
+        self.radius = radius
+        self.spectral_pooling = spectral_pooling
+        self.aggregation = aggregation
         # All gates get the same number of channels but the last, which gets what is left.
         share = -(-dim // len(balances))
         self.splits = [min(share, dim - start) for start in range(0, dim, share)]
@@ -155,9 +158,14 @@ class SPAM(nn.Module):
 
     def context(self, x: Tensor) -> Tensor:
         """Context map (Figure 4) of the convolved map x: (B, C, H, W) to (B, C, H, W)."""
+        if self.spectral_pooling and self.aggregation == "add":  # all gates at once
+            masks = [pool.mask(*x.shape[2:]) for pool in self.sps]
+            weights = [project.weight[:, :, 0, 0] for project in self.pws]
+            bias = sum(project.bias for project in self.pws)
+            return pooled_linear(x.permute(0, 2, 3, 1), masks, self.radius, weights, bias).permute(0, 3, 1, 2)
         parts = x.split(self.splits, dim=1)
         gates = [project(pool(part)) for project, pool, part in zip(self.pws, self.sps, parts, strict=True)]
-        return reduce(self.aggregate, gates)
+        return reduce(AGGREGATIONS[self.aggregation], gates)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv(self.proj_in(x))
@@ -302,8 +310,11 @@ class SPANet(Pyramid):
         }
 
     def _stem(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) as it is; the first convolution belongs to the first stage."""
-        return x
+        """(B, in_chans, H, W) as it is; the first convolution belongs to the first stage.
+
+        On a CPU maps lie channels-last in memory, which is what its convolutions are fastest at.
+        """
+        return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
 
     def _sections(self) -> list[list[nn.Module]]:
         embeds = [self.patch_embed, *list(self.network)[1::2]]

@@ -39,6 +39,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg
+from frepro.models.layers import Linear
 from frepro.models.metaformer import MetaFormer
 from frepro.ops import resize_filter, spectral_rescale
 
@@ -78,8 +79,8 @@ class SpectralAdaptiveModulation(nn.Module):
         if dim % self.num_heads:
             raise ValueError(f"SPAM splits dim = {dim} channels into {self.num_heads} heads of equal size")
         groups = dim // self.num_heads
-        self.query = nn.Sequential(nn.Linear(dim, dim, bias=False, **dd), nn.GELU())
-        self.ctx = nn.Linear(dim, dim, bias=False, **dd)
+        self.query = nn.Sequential(Linear(dim, dim, bias=False, **dd), nn.GELU())
+        self.ctx = Linear(dim, dim, bias=False, **dd)
         for i in range(1, self.num_heads + 1):
             conv = nn.Conv2d(groups, groups, 2 * i + 1, padding=i, groups=groups, **dd)
             self.register_module(f"local_conv_{i}", conv)
@@ -92,29 +93,26 @@ class SpectralAdaptiveModulation(nn.Module):
             nn.GELU(),
             nn.Conv2d(2 * dim, dim, 1, bias=False, **dd),
         )
-        self.proj_out = nn.Linear(dim, dim, bias=False, **dd)
+        self.proj_out = Linear(dim, dim, bias=False, **dd)
 
     def _heads(self, name: str) -> list[Any]:
         return [getattr(self, f"{name}_{i}") for i in range(1, self.num_heads + 1)]
 
-    @staticmethod
-    def _resize(spectrum: Tensor, size: tuple[int, int]) -> Tensor:
-        """(C, H, W // 2 + 1) to (C, height, width // 2 + 1)."""
-        return resize_filter(spectrum.permute(1, 2, 0), *size).permute(2, 0, 1)
-
     def set_size(self, size: tuple[int, int]) -> None:
         for i, spectrum in enumerate(self._heads("filter"), start=1):
-            setattr(self, f"filter_{i}", nn.Parameter(self._resize(spectrum.detach(), size).contiguous()))
+            resized = resize_filter(spectrum.detach().permute(1, 2, 0), *size).permute(2, 0, 1)
+            setattr(self, f"filter_{i}", nn.Parameter(resized.contiguous()))
 
     def forward(self, x: Tensor) -> Tensor:
         query = self.query(x)
         heads = self.ctx(x).permute(0, 3, 1, 2).chunk(self.num_heads, dim=1)
-        # Channel g * 4 + h holds channel g of head h.
         heads = [conv(head) for conv, head in zip(self._heads("local_conv"), heads, strict=True)]
-        context = torch.stack(heads, dim=2).flatten(1, 2)  # (B, C, H, W)
-        spectrum = torch.stack(self._heads("filter"), dim=1).flatten(0, 1)  # (C, H, W // 2 + 1)
-        context = spectral_rescale(context, self.scale(self._resize(spectrum, x.shape[1:3])))
-        return self.proj_out(query * self.proj(context).permute(0, 2, 3, 1))
+        # Channel g * 4 + h holds channel g of head h.
+        context = torch.stack([head.permute(0, 2, 3, 1) for head in heads], dim=4).flatten(3)  # (B, H, W, C)
+        spectrum = torch.stack(self._heads("filter"), dim=1).flatten(0, 1).permute(1, 2, 0)  # (H, W // 2 + 1, C)
+        gain = self.scale(resize_filter(spectrum, x.shape[1], x.shape[2]))
+        context = self.proj(spectral_rescale(context, gain).permute(0, 3, 1, 2))
+        return self.proj_out(query * context.permute(0, 2, 3, 1))
 
 
 class Attention(nn.Module):
@@ -133,9 +131,9 @@ class Attention(nn.Module):
         super().__init__()
         if dim % self.head_dim:
             raise ValueError(f"attention splits dim = {dim} channels into heads of {self.head_dim}")
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False, **dd)
+        self.qkv = Linear(dim, 3 * dim, bias=False, **dd)
         self.local_conv = nn.Conv2d(dim, dim, 7, padding=3, groups=dim, bias=False, **dd) if local_conv else None
-        self.proj = nn.Linear(dim, dim, bias=False, **dd)
+        self.proj = Linear(dim, dim, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.qkv(x).chunk(3, dim=-1)  # (B, H, W, C) each

@@ -35,7 +35,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from timm.layers import (
     DropPath,
     RmsNorm,
@@ -50,7 +49,8 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from frepro.models.backbone import Backbone, create, default_cfg, init_weights
-from frepro.ops import selective_scan
+from frepro.models.layers import Linear
+from frepro.ops import causal_conv, linear, selective_scan
 
 __all__ = ["BidirectionalMamba", "VimBlock", "VisionMamba"]
 
@@ -85,15 +85,15 @@ class BidirectionalMamba(nn.Module):
         self.average_directions = average_directions
         conv1d = partial(nn.Conv1d, inner, inner, d_conv, groups=inner, padding=d_conv - 1, **dd)
         rates = torch.arange(1, d_state + 1, **dd).log().repeat(inner, 1)
-        self.in_proj = nn.Linear(dim, 2 * inner, bias=False, **dd)
+        self.in_proj = Linear(dim, 2 * inner, bias=False, **dd)
         self.conv1d, self.conv1d_b = conv1d(), conv1d()
-        self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False, **dd)
-        self.x_proj_b = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False, **dd)
-        self.dt_proj = nn.Linear(self.dt_rank, inner, **dd)
-        self.dt_proj_b = nn.Linear(self.dt_rank, inner, **dd)
+        self.x_proj = Linear(inner, self.dt_rank + 2 * d_state, bias=False, **dd)
+        self.x_proj_b = Linear(inner, self.dt_rank + 2 * d_state, bias=False, **dd)
+        self.dt_proj = Linear(self.dt_rank, inner, **dd)
+        self.dt_proj_b = Linear(self.dt_rank, inner, **dd)
         self.A_log, self.A_b_log = nn.Parameter(rates), nn.Parameter(rates.clone())
         self.D, self.D_b = nn.Parameter(torch.ones(inner, **dd)), nn.Parameter(torch.ones(inner, **dd))
-        self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
+        self.out_proj = Linear(inner, dim, bias=False, **dd)
         self._init_steps()
 
     @torch.no_grad()
@@ -104,25 +104,22 @@ class BidirectionalMamba(nn.Module):
         self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # inverse of softplus
         nn.init.zeros_(self.dt_proj_b.bias)
 
-    def _scan(
-        self, x: Tensor, conv1d: nn.Module, x_proj: nn.Module, dt_proj: nn.Linear, A_log: Tensor, D: Tensor
-    ) -> Tensor:
-        """One direction, from first to last: (B, E, L) to (B, E, L)."""
-        x = F.silu(conv1d(x)[..., : x.shape[2]])
+    def _scan(self, x: Tensor, gate: Tensor, suffix: str, reverse: bool) -> Tensor:
+        """One direction with the gate upon it: (B, E, L) twice to (B, E, L)."""
+        conv1d, x_proj, dt_proj = (getattr(self, f"{name}{suffix}") for name in ("conv1d", "x_proj", "dt_proj"))
+        A_log, D = getattr(self, f"A{suffix}_log"), getattr(self, f"D{suffix}")
+        x = causal_conv(x, conv1d.weight[:, 0], conv1d.bias, reverse=reverse)
         delta, B, C = x_proj(x.transpose(1, 2)).split([self.dt_rank, self.d_state, self.d_state], dim=2)
-        delta = F.linear(delta, dt_proj.weight)  # the scan adds the bias, in float32
+        delta = linear(delta, dt_proj.weight)  # the scan adds the bias, in float32
         delta, B, C = (t.transpose(1, 2) for t in (delta, B, C))
         A = -A_log.to(torch.promote_types(A_log.dtype, torch.float32)).exp()
-        return selective_scan(x, delta, A, B, C, D, delta_bias=dt_proj.bias, delta_softplus=True)
+        return selective_scan(x, delta, A, B, C, D, gate, delta_bias=dt_proj.bias, delta_softplus=True, reverse=reverse)
 
     def forward(self, x: Tensor) -> Tensor:
         x, gate = self.in_proj(x).transpose(1, 2).chunk(2, dim=1)  # (B, E, L) each
-        forward = self._scan(x, self.conv1d, self.x_proj, self.dt_proj, self.A_log, self.D)
-        backward = self._scan(x.flip(2), self.conv1d_b, self.x_proj_b, self.dt_proj_b, self.A_b_log, self.D_b)
-        y = forward + backward.flip(2)
-        if self.average_directions:
-            y = y / 2
-        return self.out_proj((y * F.silu(gate)).transpose(1, 2))
+        forward, backward = self._scan(x, gate, "", False), self._scan(x, gate, "_b", True)
+        y = torch.lerp(forward, backward, 0.5) if self.average_directions else forward + backward
+        return self.out_proj(y.transpose(1, 2))
 
 
 class VimBlock(nn.Module):

@@ -1,8 +1,8 @@
 """Which implementation of an operation runs.
 
-Each operation has a plain form in torch, its reference, and may have faster equals: "cpu" (C kernels), "triton" (CUDA)
-and "mamba_ssm" (CUDA, the scan alone). The fastest one that can take the inputs is picked. The argument ``backend`` of
-an operation or the environment variable ``FREPRO_BACKEND`` forces one.
+Each operation has a plain form in torch, its reference, and may have faster equals: "cpu" (C kernels), "matmul" (matrix
+products for a transform), "triton" (CUDA) and "mamba_ssm" (CUDA, the scan alone). The fastest one that can take the
+inputs is picked. The argument ``backend`` of an operation or the environment variable ``FREPRO_BACKEND`` forces one.
 """
 
 import importlib.util
@@ -13,7 +13,7 @@ import torch
 
 from frepro.ops import cpu
 
-NAMES = ("torch", "cpu", "triton", "mamba_ssm")
+NAMES = ("torch", "cpu", "matmul", "triton", "mamba_ssm")
 
 
 def choose(operation: str, obstacles: Mapping[str, str | None], asked: str | None = None) -> str:
@@ -21,7 +21,7 @@ def choose(operation: str, obstacles: Mapping[str, str | None], asked: str | Non
 
     Args:
         operation: Its name, for messages.
-        obstacles: For each fast backend that the operation has, fastest first: why it cannot take these inputs, or none.
+        obstacles: For each fast backend that the operation has, fastest first: why it cannot take the inputs, or none.
         asked: What the caller forces. The environment variable forces only operations that have the backend.
 
     Raises:

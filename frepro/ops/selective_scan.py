@@ -9,8 +9,8 @@ Algorithm 2. For each channel d of a sequence u, with a state h of N numbers,
 A is discretised by zero-order hold, B by delta_t B_t, its first order (Vim-F's eq. 2 prints zero-order hold for both;
 all published code does this).
 
-``torch`` is the reference, plain and differentiable on every device; ``cpu`` are our kernels in C; ``mamba_ssm`` calls the
-CUDA kernels of the mamba-ssm package. See ``backends`` for how one is chosen.
+``torch`` is the reference, plain and differentiable on every device; ``cpu`` are our kernels in C; ``mamba_ssm`` calls
+the CUDA kernels of the mamba-ssm package. See ``backends`` for how one is chosen.
 """
 
 import torch

@@ -1,19 +1,22 @@
 """Filters in the frequency domain of a feature map.
 
-All functions work on the half spectrum of a real map, un-shifted: row 0 and column 0 are the zero frequency, rows past
-H / 2 are negative frequencies. DFFormer's filters take channels-last maps, (B, H, W, C), with a spectrum of
-(B, H, W // 2 + 1, C); the SPANets' filters follow convolutions and take (B, C, H, W), with (B, C, H, W // 2 + 1).
-Transforms are orthonormal (``norm="ortho"``), so that Parseval's theorem holds without a factor.
+Maps are channels-last, (B, H, W, C). Their half spectrum is (B, H, W // 2 + 1, C), un-shifted: row 0 and column 0 are
+the zero frequency, rows past H / 2 are negative frequencies. Transforms are orthonormal (``norm="ortho"``), so that
+Parseval's theorem holds without a factor.
 
 FFTs run in float32 or more whatever the surrounding precision: half-precision FFTs exist on CUDA alone, and there only
 for sizes that are powers of two, which 56, 28, 14 and 7 are not. The result has the dtype of ``x``.
 """
+
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from frepro.ops import backends, cpu
+from frepro.ops.pointwise import linear
 from frepro.ops.precision import float32_or_more, without_autocast
 
 
@@ -78,35 +81,109 @@ def _cpu_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) -
     return spectral_filter(x.float(), weight.float(), coefficients).to(x.dtype)
 
 
-def spectral_rescale(x: Tensor, gain: Tensor) -> Tensor:
+def spectral_rescale(x: Tensor, gain: Tensor, *, backend: str | None = None) -> Tensor:
     """Real gain on each frequency, F^-1(g . F(x)): amplitudes change, phases do not (SPANetV2's re-scaling filter).
 
     Args:
-        x: Feature map, (B, C, H, W).
-        gain: g, (C, H, W // 2 + 1) or what broadcasts to it.
+        x: Feature map, (B, H, W, C).
+        gain: g, (H, W // 2 + 1, C).
+        backend: As in ``global_filter``, whose special case this is.
 
     Returns:
-        (B, C, H, W), in the dtype of ``x``.
+        (B, H, W, C), in the dtype of ``x``.
     """
-    with without_autocast(x):
-        spectrum = torch.fft.rfft2(float32_or_more(x), norm="ortho")
-        return torch.fft.irfft2(spectrum * float32_or_more(gain), s=x.shape[-2:], norm="ortho").to(x.dtype)
+    gain = float32_or_more(gain)
+    return global_filter(x, torch.stack([gain, torch.zeros_like(gain)], dim=3), backend=backend)
 
 
 def spectral_pool(x: Tensor, mask: Tensor) -> Tensor:
     """Weigh low against high frequencies by a centred mask: F^-1(G^-1(M . G(F(x)))), G the shift (SPANet eq. 17).
 
     The mask must weigh a frequency and its negative alike, as every disc around the zero frequency does. The result is
-    then real by itself, and half the spectrum is enough.
+    then real by itself, and half the spectrum is enough. ``pooled_linear`` does without a transform.
 
     Args:
-        x: Feature map, (B, C, H, W).
+        x: Feature map, (B, H, W, C).
         mask: M, (H, W), zero frequency at (H // 2, W // 2); see ``spectral_pooling_mask``.
 
     Returns:
-        (B, C, H, W), in the dtype of ``x``.
+        (B, H, W, C), in the dtype of ``x``.
     """
-    return spectral_rescale(x, torch.fft.ifftshift(mask)[:, : mask.shape[1] // 2 + 1])
+    gain = torch.fft.ifftshift(mask)[:, : mask.shape[1] // 2 + 1]
+    return spectral_rescale(x, gain[..., None].expand(*gain.shape, x.shape[3]), backend="torch")
+
+
+def pooled_linear(
+    x: Tensor,
+    masks: Sequence[Tensor],
+    radius: float,
+    weights: Sequence[Tensor],
+    bias: Tensor,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    """Spectral pooling of each group of channels, then a linear map of all of them: sum_i W_i SPF_i(x_i) + b.
+
+    A mask is one number m_far but on the few frequencies within its radius, so pooling is that number times the map
+    plus a product of low rank, and both change places with the linear map. With U the real waves of those frequencies
+    and m_near the mask there,
+
+        sum_i W_i SPF_i(x_i) = x (W m_far)^T + U ((m_near - m_far) . U^T x) W^T
+
+    so that no transform is needed, and one product does the work of one for each group.
+
+    Args:
+        x: Feature map, (B, H, W, C).
+        masks: M_i, (H, W), as ``spectral_pooling_mask`` makes them, one for each group.
+        radius: That of all masks.
+        weights: W_i, (out, C_i), one for each group; the C_i make up C.
+        bias: b, (out,).
+        backend: "torch" (by transforms) or "matmul"; the fastest that can take the inputs unless given.
+
+    Returns:
+        (B, H, W, out).
+    """
+    sizes = [weight.shape[1] for weight in weights]
+    weight = torch.cat(list(weights), dim=1)
+    # On the meta device operations are counted, by the papers' convention: those of the transforms.
+    obstacle = "it is not what the papers count" if x.device.type == "meta" else None
+    if backends.choose("pooled_linear", {"matmul": obstacle}, backend) == "torch":
+        pooled = [spectral_pool(part, mask) for part, mask in zip(x.split(sizes, dim=3), masks, strict=True)]
+        return linear(torch.cat(pooled, dim=3), weight, bias)
+
+    far = torch.cat([mask[0, 0].expand(size) for mask, size in zip(masks, sizes, strict=True)]).to(weight.dtype)
+    y = linear(x, weight * far, bias)
+    with without_autocast(x):
+        waves, rows, columns = _low_frequencies(x.shape[1], x.shape[2], radius, x.device)
+        near = [mask[rows, columns, None].expand(-1, size) for mask, size in zip(masks, sizes, strict=True)]
+        tokens, weight = float32_or_more(x).flatten(1, 2), float32_or_more(weight)
+        waves = waves.to(tokens.dtype)
+        low = (waves @ tokens) * (torch.cat(near, dim=1) - far) @ weight.t()  # (B, waves, out)
+        y_far = float32_or_more(y).flatten(1, 2)
+        return torch.baddbmm(y_far, waves.t().expand(len(x), -1, -1), low).view(y.shape).to(y.dtype)
+
+
+def _low_frequencies(height: int, width: int, radius: float, device: torch.device) -> tuple[Tensor, list, list]:
+    """The real waves, orthonormal, that span the frequencies at most ``radius`` bins from zero: (waves, H * W).
+
+    With them, for each wave, the row and the column of its frequency in a centred mask.
+    """
+    reach = math.floor(radius)
+    disc = []  # one of each frequency and its negative
+    for row in range(max(-reach, -(height // 2)), min(reach, (height - 1) // 2) + 1):
+        for column in range(max(-reach, -(width // 2)), min(reach, (width - 1) // 2) + 1):
+            is_negative = ((-row) % height, (-column) % width) in {(r % height, c % width) for r, c in disc}
+            if row**2 + column**2 <= radius**2 and not is_negative:
+                disc.append((row, column))
+    paired = [k for k in disc if (2 * k[0]) % height or (2 * k[1]) % width]  # those that are not their own negatives
+    own = [k for k in disc if k not in paired]
+    rows, columns = zip(*own, *paired, *paired, strict=True)
+    angle = torch.tensor(rows, device=device)[:, None, None] * torch.arange(height, device=device)[:, None] / height
+    angle = angle + torch.tensor(columns, device=device)[:, None, None] * torch.arange(width, device=device) / width
+    quarter = torch.tensor([0.0] * len(disc) + [0.25] * len(paired), device=device)  # turns a cosine into a sine
+    size = torch.tensor([1.0] * len(own) + [2.0] * 2 * len(paired), device=device).div(height * width).sqrt()
+    waves = size[:, None] * torch.cos(2 * math.pi * (angle - quarter[:, None, None])).flatten(1)
+    return waves, [row + height // 2 for row in rows], [column + width // 2 for column in columns]
 
 
 def spectral_pooling_mask(

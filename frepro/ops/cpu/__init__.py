@@ -19,7 +19,10 @@ from torch import Tensor
 
 SOURCE = Path(__file__).parent / "kernels.c"
 # Products and sums may fuse. Nothing else may be reordered: the exponential rounds by adding and taking away a number.
-FLAGS = "-std=c11 -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math -fno-signed-zeros -shared -fPIC".split()
+FLAGS = (
+    *("-std=c11", "-O3", "-shared", "-fPIC"),
+    *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),
+)
 # What a compiler may lack is left out, last first.
 OPTIONAL_FLAGS = ("-march=native", "-fopenmp")
 

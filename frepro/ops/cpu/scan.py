@@ -79,7 +79,7 @@ def scan(
     reverse: bool,
 ) -> Tensor:
     """u, delta, z, result: (batch, time, D). A: (D, N). B, C: (batch, time, N). All float32."""
-    arguments, kept = _described(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+    arguments, _kept = _described(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     y = u.new_empty(u.shape)
     call("scan_forward", ctypes.byref(arguments), pointer(y), ctypes.byref(_Strides.of(y)))
     return y
@@ -105,7 +105,7 @@ def scan_backward(
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of u, delta, A, B, C, D, z and delta_bias; of those that are none, something to be thrown away."""
-    arguments, kept = _described(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
+    arguments, _kept = _described(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     (batch, length, dim), state = u.shape, A.shape[1]
     parts = max(1, torch.get_num_threads() // batch)
     du, ddelta = u.new_empty(u.shape), u.new_empty(u.shape)
@@ -138,9 +138,10 @@ def _setup_scan(ctx, inputs, output):
 
 
 def _backward_scan(ctx, dy):
-    gradients = torch.ops.frepro.selective_scan_backward(dy, *ctx.saved_tensors, ctx.delta_softplus, ctx.reverse)
+    tensors = ctx.saved_tensors  # to be read once, says checkpointing
+    gradients = torch.ops.frepro.selective_scan_backward(dy, *tensors, ctx.delta_softplus, ctx.reverse)
     du, ddelta, dA, dB, dC, dD, dz, dbias = gradients
-    D, z, delta_bias = ctx.saved_tensors[5:]
+    D, z, delta_bias = tensors[5:]
     optional = (g if x is not None else None for x, g in ((D, dD), (z, dz), (delta_bias, dbias)))
     return du, ddelta, dA, dB, dC, *optional, None, None
 
@@ -151,7 +152,7 @@ scan.register_autograd(_backward_scan, setup_context=_setup_scan)
 @torch.library.custom_op("frepro::causal_conv", mutates_args=(), device_types="cpu")
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
     """x, result: (batch, time, D). weight: (D, width). All float32. The result has gone through a SiLU."""
-    arguments, kept = _described_conv(x, weight, bias, reverse)
+    arguments, _kept = _described_conv(x, weight, bias, reverse)
     y = x.new_empty(x.shape)
     call("convolution_forward", ctypes.byref(arguments), pointer(y))
     return y
@@ -171,7 +172,7 @@ def _described_conv(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> t
 def causal_conv_backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    arguments, kept = _described_conv(x, weight, bias, reverse)
+    arguments, _kept = _described_conv(x, weight, bias, reverse)
     dx = x.new_zeros(x.shape)
     dweight, dbias = x.new_empty(len(x), *weight.t().shape), x.new_empty(len(x), len(bias))
     call(

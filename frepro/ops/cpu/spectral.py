@@ -33,7 +33,7 @@ class _Filter(ctypes.Structure):
 
 @functools.cache
 def factor(n: int) -> int | None:
-    """The smaller factor of ``n`` as a product of two numbers as alike as may be; none where the larger is too large."""
+    """The smaller of two factors of ``n``, as alike as may be; none where the larger is too large."""
     first = next(k for k in range(math.isqrt(n), 0, -1) if n % k == 0)
     return first if n // first <= MAX_RADIX else None
 
@@ -75,7 +75,7 @@ def _described(x: Tensor, weight: Tensor, coefficients: Tensor | None) -> tuple[
 @torch.library.custom_op("frepro::spectral_filter", mutates_args=(), device_types="cpu")
 def spectral_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None) -> Tensor:
     """x, result: (B, H, W, C). weight: (H, W // 2 + 1, N or C, 2). coefficients: (B, N, C) or none. All float32."""
-    arguments, kept = _described(x, weight, coefficients)
+    arguments, _kept = _described(x, weight, coefficients)
     y = x.new_empty(x.shape)
     call("filter_forward", ctypes.byref(arguments), pointer(y), ctypes.c_int32(False))
     return y
@@ -91,7 +91,7 @@ def spectral_filter_backward(
     dy: Tensor, x: Tensor, weight: Tensor, coefficients: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, weight and coefficients (to be thrown away where there are none)."""
-    arguments, kept = _described(x, weight, coefficients)
+    arguments, _kept = _described(x, weight, coefficients)
     dy, dx = dy.contiguous(), x.new_empty(x.shape)
     height, half, last, _ = weight.shape
     if coefficients is None:
@@ -115,8 +115,9 @@ def _setup_filter(ctx, inputs, output):
 
 
 def _backward_filter(ctx, dy):
-    dx, dweight, dcoefficients = torch.ops.frepro.spectral_filter_backward(dy, *ctx.saved_tensors)
-    return dx, dweight, None if ctx.saved_tensors[2] is None else dcoefficients
+    tensors = ctx.saved_tensors  # to be read once, says checkpointing
+    dx, dweight, dcoefficients = torch.ops.frepro.spectral_filter_backward(dy, *tensors)
+    return dx, dweight, None if tensors[2] is None else dcoefficients
 
 
 spectral_filter.register_autograd(_backward_filter, setup_context=_setup_filter)

@@ -1,0 +1,47 @@
+"""Layers of timm and torch with frepro's operations inside; parameters and their names are the same."""
+
+from collections.abc import Callable
+from typing import Any
+
+from timm.models import metaformer
+from torch import Tensor, nn
+
+from frepro.ops import linear, star_relu
+
+__all__ = ["Linear", "Mlp", "StarReLU"]
+
+
+class Linear(nn.Linear):
+    """``torch.nn.Linear``, by ``ops.linear``: (..., in) to (..., out)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class StarReLU(metaformer.StarReLU):
+    """timm's StarReLU with its learnable scale and bias, by ``ops.star_relu``: any shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return star_relu(x, self.scale, self.bias)
+
+
+class Mlp(nn.Module):
+    """Linear layer, activation, linear layer: (..., dim) to (..., out_dim or dim)."""
+
+    def __init__(
+        self,
+        dim: int,
+        hidden_dim: int,
+        out_dim: int | None = None,
+        *,
+        act_layer: Callable = nn.GELU,
+        bias: bool = True,
+        **dd: Any,
+    ) -> None:
+        super().__init__()
+        self.fc1 = Linear(dim, hidden_dim, bias=bias, **dd)
+        self.act = act_layer()
+        self.fc2 = Linear(hidden_dim, out_dim or dim, bias=bias, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(self.act(self.fc1(x)))
