@@ -64,7 +64,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def _sections(self) -> list[list[nn.Module]]:
-        """The modules to run, in order, from one feature map to the next."""
+        """The modules to run, in order, from one feature map to the next; the last is that of ``feature_info``."""
         raise NotImplementedError
 
     def _keep_sections(self, count: int) -> None:
@@ -111,10 +111,10 @@ class Backbone(nn.Module):
         x = self._stem(x)
         features = []
         for i, section in enumerate(self._sections()[:stop]):
-            if self.grad_checkpointing and self.training:
-                x = checkpoint_seq(section, x)
-            else:
-                for module in section:
+            for module in section:
+                if self.grad_checkpointing and self.training:  # block by block
+                    x = checkpoint_seq(module if isinstance(module, nn.Sequential) else [module], x)
+                else:
                     x = module(x)
             if i in take:
                 features.append(self._feature(x, norm))
@@ -173,7 +173,7 @@ def default_cfg(**kwargs: Any) -> dict[str, Any]:
         "num_classes": 1000,
         "input_size": (3, 224, 224),
         "fixed_input_size": True,  # timm's word for a model that takes img_size; ours runs at other sizes too
-        "pool_size": None,  # of a plain backbone; a pyramid's is its last map's
+        "pool_size": None,  # size of the last map, where that is what is pooled
         "interpolation": "bicubic",
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,

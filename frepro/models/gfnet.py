@@ -211,10 +211,8 @@ class GFNet(Backbone):
         """What lies between a feature map and the next: a block in the plain form, a stage in the pyramid."""
         if not self.pyramid:
             return [[block] for block in self.blocks]
-        return [
-            [*([embed] if i else []), *stage]
-            for i, (embed, stage) in enumerate(zip(self.patch_embed, self.blocks, strict=True))
-        ]
+        first, *rest = self.blocks
+        return [[first], *([embed, stage] for embed, stage in zip(self.patch_embed[1:], rest, strict=True))]
 
     def _keep_sections(self, count: int) -> None:
         self.blocks = self.blocks[:count]
@@ -227,14 +225,16 @@ class GFNet(Backbone):
         return x.permute(0, 3, 1, 2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``."""
+        """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``; without pooling, to maps of as many."""
         x = x.mean(dim=(2, 3)) if self.global_pool else x.permute(0, 2, 3, 1)
         x = self.head_drop(x)
-        return x if pre_logits else self.head(x)
+        x = x if pre_logits else self.head(x)
+        return x if self.global_pool else x.permute(0, 3, 1, 2)
 
 
 _cfg = partial(
     default_cfg,
+    pool_size=(14, 14),
     crop_pct=0.875,
     first_conv="patch_embed.proj",
     license="mit",

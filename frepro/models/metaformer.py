@@ -215,7 +215,7 @@ class MetaFormer(Pyramid):
         return x.permute(0, 2, 3, 1)
 
     def _sections(self) -> list[list[nn.Module]]:
-        return [[embed, *stage] for embed, stage in zip(self.downsample_layers, self.stages, strict=True)]
+        return [[embed, stage] for embed, stage in zip(self.downsample_layers, self.stages, strict=True)]
 
     def _keep_sections(self, count: int) -> None:
         self.downsample_layers = self.downsample_layers[:count]
@@ -226,7 +226,8 @@ class MetaFormer(Pyramid):
         return x.permute(0, 3, 1, 2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``."""
+        """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``; without pooling, to maps of as many."""
         x = x.mean(dim=(2, 3)) if self.global_pool else x.permute(0, 2, 3, 1)
         x = self.norm(x)
-        return x if pre_logits else self.head(x)
+        x = x if pre_logits else self.head(x)
+        return x if self.global_pool else x.permute(0, 3, 1, 2)

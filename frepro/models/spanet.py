@@ -318,7 +318,7 @@ class SPANet(Pyramid):
 
     def _sections(self) -> list[list[nn.Module]]:
         embeds = [self.patch_embed, *list(self.network)[1::2]]
-        return [[embed, *stage] for embed, stage in zip(embeds, self.stages, strict=True)]
+        return [[embed, stage] for embed, stage in zip(embeds, self.stages, strict=True)]
 
     def _keep_sections(self, count: int) -> None:
         self.network = self.network[: 2 * count - 1]
@@ -328,11 +328,12 @@ class SPANet(Pyramid):
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``."""
+        """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``; without pooling, to maps of as many."""
         x = self.norm(x)
         x = x.mean(dim=(2, 3)) if self.global_pool else x.permute(0, 2, 3, 1)
         x = self.head_drop(x)
-        return x if pre_logits else self.head(x)
+        x = x if pre_logits else self.head(x)
+        return x if self.global_pool else x.permute(0, 3, 1, 2)
 
 
 _cfg = partial(

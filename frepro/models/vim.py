@@ -285,7 +285,7 @@ class VisionMamba(Backbone):
         }
 
     def no_weight_decay(self) -> set[str]:
-        return {"pos_embed", "cls_token"}
+        return {"cls_token"} if self.pos_embed is None else {"cls_token", "pos_embed"}
 
     def _stem(self, x: Tensor) -> Tensor:
         """Images to the residual stream, (B, h * w + 1, C) in float32 at least."""

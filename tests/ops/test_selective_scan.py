@@ -25,8 +25,8 @@ def make(length=7, batch=2, channels=4, n=3, *, b_shape="batch", c_shape="batch"
     return u, delta, A, coefficients(b_shape), coefficients(c_shape)
 
 
-def by_hand(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
-    """The formula for one number at a time, in NumPy; output and last state."""
+def by_hand(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, backwards=False):
+    """The formula for one number at a time, in NumPy, from the last to the first if told; output and last state."""
     u, delta, A, B, C = (x.numpy() for x in (u, delta, A, B, C))
     batch, channels, length = u.shape
 
@@ -39,7 +39,7 @@ def by_hand(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=F
     for b in range(batch):
         for d in range(channels):
             h = np.zeros(A.shape[1])
-            for t in range(length):
+            for t in reversed(range(length)) if backwards else range(length):
                 step = delta[b, d, t] + (0 if delta_bias is None else delta_bias[d].item())
                 step = np.log1p(np.exp(step)) if delta_softplus else step
                 h = np.exp(step * A[d]) * h + step * u[b, d, t] * at(B, b, d, t)
@@ -55,6 +55,31 @@ def test_equals_the_recurrence(length):
     args = make(length)
     y, last = selective_scan(*args, return_last_state=True)
     torch.testing.assert_close((y, last), by_hand(*args))
+
+
+@pytest.mark.parametrize("length", [1, 2, 197, 785])
+def test_a_flipped_sequence_is_the_other_direction(length):
+    u, delta, A, B, C = make(length)
+    y, last = selective_scan(u.flip(2), delta.flip(2), A, B.flip(2), C.flip(2), return_last_state=True)
+    torch.testing.assert_close((y.flip(2), last), by_hand(u, delta, A, B, C, backwards=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_states_that_fade_at_once_or_hardly(dtype):
+    """Decays by e^-3000 and by e^-0.00001 in one step stand side by side; no quotient of them is finite."""
+    u, delta, A, B, C = make(300, n=4)
+    A = -torch.logspace(-4, 3, 16, dtype=torch.float64).view(4, 4)
+    args = [x.to(dtype, copy=True).requires_grad_() for x in (u, 3 * delta, A, B, C)]
+    y = selective_scan(*args)
+    torch.testing.assert_close(y.detach().double(), by_hand(u, 3 * delta, A, B, C)[0], rtol=1e-4, atol=1e-4)
+    y.square().sum().backward()
+    assert all(x.grad.isfinite().all() for x in args)
+
+
+def test_memory_layout_changes_nothing():
+    u, delta, A, B, C = make(9)
+    scattered = [x.mT.contiguous().mT for x in (u, delta, A, B, C)]
+    torch.testing.assert_close(selective_scan(*scattered), selective_scan(u, delta, A, B, C))
 
 
 @pytest.mark.parametrize("b_shape", ["fixed", "batch", "groups"])
@@ -74,8 +99,18 @@ def test_options(options):
     torch.testing.assert_close(selective_scan(*args, **chosen), by_hand(*args, **chosen)[0])
 
 
-def test_gradients():
-    u, delta, A, B, C = make(length=4, b_shape="groups")
+@pytest.mark.parametrize("length", [1, 2, 197, 785])
+def test_gradients_at_any_length(length):
+    """Along a random direction of all arguments; of every number by itself below."""
+    inputs = tuple(x.requires_grad_() for x in make(length))
+    assert torch.autograd.gradcheck(
+        lambda *x: selective_scan(*x, return_last_state=True), inputs, fast_mode=True, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(("b_shape", "c_shape"), [("groups", "batch"), ("batch", "fixed"), ("fixed", "groups")])
+def test_gradients(b_shape, c_shape):
+    u, delta, A, B, C = make(length=4, b_shape=b_shape, c_shape=c_shape)
     D, z, delta_bias = torch.randn(4), torch.randn(2, 4, 4), torch.randn(4)
     inputs = tuple(x.double().requires_grad_() for x in (u, delta, A, B, C, D, z, delta_bias))
     assert torch.autograd.gradcheck(lambda *x: selective_scan(*x, delta_softplus=True, return_last_state=True), inputs)

@@ -1,0 +1,459 @@
+"""What every registered model owes its users and timm, whatever its family: one test for each clause.
+
+What costs little is asked of each name. The rest is asked of each variant: of names that differ in size alone, one is
+built at a size for tests, with nothing in it zero or one by initialisation.
+"""
+
+import copy
+import re
+from functools import cache
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import frepro  # noqa: F401  (registers the models)
+from frepro.models.metaformer import Pyramid
+from frepro.models.vim import VisionMamba, split_middle
+from tests.dtypes import Transforms
+
+FAMILIES = ("dfformer", "gfnet", "spanet", "spanetv2", "vim", "vimf")
+NAMES = [name for family in FAMILIES for name in timm.list_models(module=family)]
+
+# Parameters of the official models, counted; of those of Vim-F's paper, which differ from its code in their patches
+# alone, worked out.
+PARAMS = {
+    "dfformer_s18": 30_324_372,
+    "cdfformer_s18": 30_193_512,
+    "gfformer_s18": 29_639_856,
+    "dfformer_s18_afno": 29_864_112,
+    "gfnet_ti": 7_511_784,
+    "gfnet_xs": 15_985_768,
+    "gfnet_s": 24_869_608,
+    "gfnet_b": 43_120_616,
+    "gfnet_h_ti": 15_085_096,
+    "gfnet_h_s": 32_162_632,
+    "gfnet_h_b": 53_744_200,
+    "spanet_small": 28_659_780,  # fixed masks included
+    "spanet_medium": 41_768_978,
+    "spanet_mediumx": 54_878_176,
+    "spanet_base": 75_938_194,
+    "spanet_basex": 99_827_680,
+    "spanetv2_s18_pure": 29_162_892,
+    "spanetv2_s18_hybrid": 26_991_948,
+    "spanetv2_s36_pure": 44_098_608,
+    "spanetv2_s36_hybrid": 40_669_104,
+    "spanetv2_m36_pure": 62_934_832,
+    "spanetv2_m36_hybrid": 58_334_896,
+    "spanetv2_b36_pure": 109_557_808,
+    "spanetv2_b36_hybrid": 101_802_544,
+    "vim_tiny": 7_148_008,
+    "vim_small": 25_796_584,
+    "vim_tiny_nope": 7_148_008 - 197 * 192,
+    "vim_small_nope": 25_796_584 - 197 * 384,
+    "vim_tiny_stride8": 7_148_008 + (729 - 196) * 192,
+    "vim_small_stride8": 25_796_584 + (729 - 196) * 384,
+    "vimf_tiny": 7_148_008 - 197 * 192 + 2,
+    "vimf_small": 25_796_584 - 197 * 384 + 2,
+    "vimf_tiny_pe": 7_148_008 + 2,
+    "vimf_small_pe": 25_796_584 + 2,
+    **dict.fromkeys(("vimf_tiny_h", "vimf_tiny_h_stride8", "vimf_v1_tiny", "vimf_v1_tiny_stride8"), 7_109_130),
+    **dict.fromkeys(("vimf_small_h", "vimf_small_h_stride8", "vimf_v1_small", "vimf_v1_small_stride8"), 25_951_242),
+    **dict.fromkeys(("vimf_v2_tiny", "vimf_v2_tiny_stride8"), 7_405_592),
+    **dict.fromkeys(("vimf_v2_small", "vimf_v2_small_stride8"), 27_133_976),
+}
+# Of the other official models, in millions.
+MILLIONS = {
+    "dfformer_s36": 45.61,
+    "dfformer_m36": 65.32,
+    "dfformer_b36": 114.99,
+    "cdfformer_s36": 45.23,
+    "cdfformer_m36": 64.43,
+    "cdfformer_b36": 113.37,
+    "dfformer_s18_k2": 28.53,
+    "dfformer_s18_d8": 28.33,
+    "dfformer_s18_gelu": 30.32,
+    "dfformer_s18_relu": 30.32,
+    "dfformer_s18_relu_afno": 29.86,
+}
+# Table 5 of SPANet; there are no official models to count.
+UNCOUNTED = {name for name in NAMES if name.startswith("spanet_small_k")}
+
+SIZES = re.compile(r"_(s18|s36|m36|b36|tiny|small|medium|mediumx|base|basex|ti|xs|s|b)(?=_|$)")
+VARIANTS = list({SIZES.sub("", name): name for name in reversed(NAMES)}.values())[::-1]
+# One for each kind of mixer, stem and frame, for what takes seconds.
+KINDS = ["dfformer_s18_afno", "cdfformer_s18", "gfnet_ti", "gfnet_h_ti", "spanet_small", "spanetv2_s18_hybrid"]
+KINDS += ["vim_tiny", "vimf_tiny_h", "vimf_v1_tiny", "vimf_v2_tiny"]
+SMALL = {
+    "dfformer": {"depths": (1, 1, 2, 1), "dims": (16, 16, 32, 32)},
+    "gfnet": {"depths": (1, 2, 1, 1), "dims": (8, 12, 16, 20)},
+    "spanet": {"depths": (1, 1, 2, 1), "dims": (16, 32, 48, 64)},
+    "spanetv2": {"depths": (1, 1, 2, 1), "dims": (16, 32, 32, 64)},
+    "vim": {"embed_dim": 16, "depth": 4, "d_state": 4},
+    "vimf": {"embed_dim": 16, "depth": 4, "d_state": 4},
+}
+PLAIN_GFNET = {"depths": (4,), "dims": (16,)}
+
+
+def family(name: str) -> str:
+    return next(family for family in FAMILIES if name in timm.list_models(module=family))
+
+
+def create(name: str, **kwargs) -> nn.Module:
+    """The model at a size for tests, made for 64 x 64 pixels and five classes."""
+    small = PLAIN_GFNET if "gfnet" in name and "_h_" not in name else SMALL[family(name)]
+    return timm.create_model(name, **{"img_size": 64, "num_classes": 5, **small, **kwargs})
+
+
+def make(name: str, **kwargs) -> nn.Module:
+    """The same, for evaluation, every trainable number moved; the same numbers at each call."""
+    torch.manual_seed(0)
+    model = create(name, **kwargs).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+    return model
+
+
+def images(height: int = 64, width: int = 64, batch: int = 2) -> Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def unfrozen(model: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def assert_near(rough: Tensor, exact: Tensor) -> None:
+    """Finite, and within a tenth of the spread of the exact logits."""
+    torch.testing.assert_close(rough.float(), exact, rtol=0.1, atol=0.1 * exact.std().item())
+
+
+# Each name
+
+
+def test_every_name_is_counted():
+    assert set(NAMES) == PARAMS.keys() | MILLIONS.keys() | UNCOUNTED
+    assert len(NAMES) == len(set(NAMES))
+
+
+@cache
+def blueprint(name: str) -> nn.Module:
+    """The model as registered, without memory."""
+    return timm.create_model(name, device="meta")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_name(name):
+    """Its size is the official one; ``feature_info`` and ``default_cfg`` say what it is."""
+    model = blueprint(name)
+    tensors = model.state_dict()
+    assert {tensor.device.type for tensor in tensors.values()} == {"meta"}
+
+    params = sum(p.numel() for p in model.parameters())
+    if name in PARAMS:
+        assert params == PARAMS[name]
+    elif name in MILLIONS:
+        assert round(params / 1e6, 2) == MILLIONS[name]
+    else:  # Table 5 varies SPANet-S by less than a tenth
+        assert params == pytest.approx(PARAMS["spanet_small"], rel=0.1)
+
+    modules = dict(model.named_modules())
+    assert all(info["module"] in modules for info in model.feature_info)
+    cfg = model.default_cfg
+    assert tensors[f"{cfg['classifier']}.weight"].shape[0] == cfg["num_classes"] == model.num_classes == 1000
+    assert tensors[f"{cfg['first_conv']}.weight"].shape[1] == cfg["input_size"][0]
+    assert cfg["paper_ids"].startswith("arXiv:")
+    assert cfg["origin_url"].startswith("https://github.com/")
+
+    if not isinstance(model, VisionMamba):  # whose scan is slow on 785 tokens; see its variants below
+        x = torch.empty(1, *cfg["input_size"], device="meta")
+        last, maps = model.forward_intermediates(x)
+        assert last.shape == (1, model.num_features, *cfg["pool_size"])
+        for info, each in zip(model.feature_info, maps, strict=True):
+            side = cfg["input_size"][1] // info["reduction"]
+            assert each.shape == (1, info["num_chs"], side, side)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameter_groups(name):
+    """No weight decay and layers by depth are for tensors that exist, and each tensor has its layer."""
+    model = blueprint(name)
+    names = {key for key, _ in model.named_parameters()}
+    assert set(model.no_weight_decay()) <= names
+    for coarse in (False, True):
+        layers = timm.models.group_parameters(model, model.group_matcher(coarse=coarse))
+        assert sorted(key for layer in layers.values() for key in layer) == sorted(names)
+        assert f"{model.default_cfg['first_conv']}.weight" in layers[0]
+        assert f"{model.default_cfg['classifier']}.weight" in layers[max(layers)]
+
+
+# Each variant
+
+
+def test_variants_cover_every_class():
+    assert len(VARIANTS) == 33
+    assert set(KINDS) <= set(NAMES)
+    assert {family(name) for name in KINDS} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_any_input_size(name):
+    """Square or not, smaller or larger than 64; refitting once and for good is what each forward pass does."""
+    sizes = [(32, 32), (37, 61), (96, 64), (97, 131)]
+    if isinstance(create(name), Pyramid):  # which need no whole patch
+        sizes.append((7, 3))
+    for size in sizes:
+        model, x = make(name), images(*size)
+        with torch.no_grad():
+            logits = model(x)
+            assert logits.shape == (2, 5)
+            assert logits.isfinite().all()
+            model.set_input_size(size)
+            torch.testing.assert_close(model(x), logits)
+            native = create(name, img_size=size).eval()
+            native.load_state_dict(model.state_dict())
+            torch.testing.assert_close(native(x), logits)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_gradients_with_and_without_checkpointing(name):
+    """Every trainable tensor gets a gradient that is finite and not zero, the same with checkpointing."""
+    results, gradients, runs = [], [], []
+    for checkpointing in (False, True):
+        model = make(name).train()
+        model.set_grad_checkpointing(checkpointing)
+        maps = model.forward_intermediates(images(), intermediates_only=True)
+        for module in model.modules():
+            if type(module).__name__.endswith("Block"):
+                module.register_forward_pre_hook(lambda *_, key=checkpointing: runs.append(key))
+        logits = model(images())
+        logits.square().sum().backward()
+        gradients.append({key: parameter.grad for key, parameter in unfrozen(model).items()})
+        results.append([logits, *maps])
+    assert runs.count(True) == 2 * runs.count(False) > 0  # each block is run again for its gradient
+    frozen = {key for key, _ in model.named_parameters()} - gradients[0].keys()
+    assert all(".sps." in key for key in frozen)  # SPANet's fixed masks
+    for key, gradient in gradients[0].items():
+        assert gradient is not None, key
+        assert gradient.isfinite().all(), key
+        assert gradient.any(), key
+    torch.testing.assert_close(results[1], results[0])
+    torch.testing.assert_close(gradients[1], gradients[0])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_features(name):
+    """The maps are (B, C, h, w), a row for each ``reduction`` pixels, however one asks for them."""
+    model, x, taller = make(name), images(64, 96), images(96, 96)
+    plain = isinstance(model, VisionMamba)
+    with torch.no_grad():
+        hooked = []
+        for info in model.feature_info:
+            model.get_submodule(info["module"]).register_forward_hook(
+                lambda module, args, output: hooked.append(output)
+            )
+        last, maps = model.forward_intermediates(x)
+        for each, output in zip(maps, hooked, strict=True):  # the same numbers, in a layout of the module's own
+            output = split_middle(output)[0] if plain else output
+            torch.testing.assert_close(output.flatten().sort().values, each.flatten().sort().values)
+        torch.testing.assert_close(last, model.forward_features(x))
+        for info, low, high in zip(
+            model.feature_info, maps, model.forward_intermediates(taller, intermediates_only=True), strict=True
+        ):
+            assert low.shape[:2] == (2, info["num_chs"])
+            assert (high.shape[2] - low.shape[2], high.shape[3] - low.shape[3]) == (32 // info["reduction"], 0)
+
+        normed = model.forward_intermediates(x, indices=1, norm=True, intermediates_only=True)[0]
+        channels_last = model.forward_intermediates(
+            x, indices=1, norm=True, intermediates_only=True, output_fmt="NLC" if plain else "NHWC"
+        )[0]
+        if plain:  # the patches, without the class token
+            torch.testing.assert_close(channels_last, split_middle(last)[0])
+            torch.testing.assert_close(normed.flatten(2).mT, channels_last)
+        else:
+            torch.testing.assert_close(normed, last)
+            torch.testing.assert_close(normed.permute(0, 2, 3, 1), channels_last)
+        with pytest.raises(ValueError, match="output_fmt is"):
+            model.forward_intermediates(x, output_fmt="CHWN")
+
+        early = model.forward_intermediates(x, indices=[0, 2], stop_early=True, intermediates_only=True)
+        torch.testing.assert_close(early, [maps[0], maps[2]])
+        for indices, options in (((0, 1, 2, 3), {}), ((0, 2), {"out_indices": (0, 2)})):
+            backbone = create(name, features_only=True, **options).eval()
+            fewer = backbone.model.load_state_dict(model.state_dict(), strict=False)
+            assert fewer.missing_keys == []
+            torch.testing.assert_close(backbone(x), [maps[i] for i in indices])
+            assert backbone.feature_info.channels() == [maps[i].shape[1] for i in indices]
+            assert backbone.feature_info.reduction() == [model.feature_info[i]["reduction"] for i in indices]
+        backbone.model.set_input_size((64, 96))
+        torch.testing.assert_close(backbone(x)[1], maps[2])
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_classifier(name):
+    """Replaced and taken away, and the rest of the model is the same function."""
+    model, x = make(name, drop_rate=0.1), images()
+    width = model.num_features
+    assert model.head_hidden_size == width == model.feature_info[-1]["num_chs"]
+    with torch.no_grad():
+        features = model.forward_features(x)
+        torch.testing.assert_close(model.forward_head(features), model(x))
+        pooled = model.forward_head(features, pre_logits=True)
+        assert pooled.shape == (2, width)
+        assert model.get_classifier() is model.get_submodule(model.default_cfg["classifier"].split(".")[0])
+
+        model.reset_classifier(7)
+        assert model.num_classes == 7
+        assert model(x).shape == (2, 7)
+        assert not model.get_classifier().training
+        torch.testing.assert_close(model.forward_head(features, pre_logits=True), pooled)
+        for without in (model, create(name, num_classes=0).eval()):
+            without.reset_classifier(0)
+            assert isinstance(without.get_classifier(), nn.Identity)
+            assert without(x).shape == (2, width)
+        torch.testing.assert_close(model(x), pooled)
+
+        model.reset_classifier(0, "")  # timm: unpooled, in the layout of forward_features
+        assert model(x).shape == features.shape
+        model.reset_classifier(3)
+        unpooled = (2, features.shape[1], 3) if features.ndim == 3 else (2, 3, *features.shape[2:])
+        assert model(x).shape == unpooled
+    with pytest.raises(ValueError, match="global_pool is"):
+        create(name, global_pool="max")
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_dropout_and_stochastic_depth_act_in_training_alone(name):
+    x, plain = images(batch=4), make(name)
+    for option in ("drop_rate", "drop_path_rate"):
+        model = make(name, **{option: 0.5})
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), plain(x))
+            model.train()
+            assert not torch.allclose(model(x), model(x))
+    rates = [module.drop_prob for module in model.modules() if type(module).__name__ == "DropPath"]
+    assert rates == sorted(rates)
+    assert rates[-1] == 0.5
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_input_channels(name):
+    """One channel for three, with the first convolution's weights summed, as timm does."""
+    grey = images()[:, :1]
+    model, mono = make(name), make(name, in_chans=1)
+    first = f"{model.default_cfg['first_conv']}.weight"
+    state = model.state_dict()
+    state[first] = state[first].sum(dim=1, keepdim=True)
+    mono.load_state_dict(state)
+    with torch.no_grad():
+        torch.testing.assert_close(mono(grey), model(grey.expand(-1, 3, -1, -1)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_device_and_dtype(name):
+    """Made where and how it is asked, every tensor; a state dict is all that a model without memory lacks."""
+    model, x = make(name), images()
+    half = create(name, dtype=torch.bfloat16).eval()
+    assert {tensor.dtype for tensor in half.state_dict().values()} == {torch.bfloat16}
+    half.load_state_dict(model.state_dict())
+    empty = create(name, device="meta").eval()
+    assert {tensor.device.type for tensor in (*empty.parameters(), *empty.buffers())} == {"meta"}
+    empty.load_state_dict(model.state_dict(), assign=True)
+    with torch.no_grad():
+        exact, low = model(x), half(x.bfloat16())
+        torch.testing.assert_close(empty(x), exact)
+    assert low.dtype == torch.bfloat16
+    assert_near(low, exact)
+    half.reset_classifier(3)
+    assert {tensor.dtype for tensor in half.state_dict().values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(name, dtype):
+    """Logits and gradients are finite, near those of float32, and transforms stay in float32."""
+    model, x = make(name), images()
+    with torch.no_grad():
+        exact = model(x)
+    with Transforms() as transforms, torch.autocast("cpu", dtype):
+        rough = model(x)
+    rough.float().square().mean().backward()
+    assert rough.dtype == dtype
+    assert_near(rough.detach(), exact)
+    assert all(parameter.grad.isfinite().all() for parameter in unfrozen(model).values())
+    assert transforms.dtypes <= {torch.float32, torch.complex64}
+    assert bool(transforms.dtypes) == (not name.startswith("vim_") and not name.endswith("_nospf"))
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_memory_layout_changes_nothing(name):
+    model, x = make(name), images(64, 96)
+    with torch.no_grad():
+        logits = model(x)
+        torch.testing.assert_close(model(x.to(memory_format=torch.channels_last)), logits, rtol=0, atol=1e-5)
+        torch.testing.assert_close(model(x.mT.contiguous().mT), logits, rtol=0, atol=1e-5)
+        model.to(memory_format=torch.channels_last)
+        torch.testing.assert_close(model(x), logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*VARIANTS, "vimf_v1_tiny, each image for itself"])
+def test_an_image_does_not_see_its_companions(name):
+    """Except in Vim-F's code as first released, whose published accuracies hold that."""
+    name, _, per_image = name.partition(",")
+    model, x = make(name, **({"shift_batch": False} if per_image else {})), images(64, 96, batch=3)
+    with torch.no_grad():
+        together, alone = model(x), torch.cat([model(image[None]) for image in x])
+    if name.startswith("vimf_v1") and not per_image:
+        assert (together - alone).abs().max() > 1e-3
+    else:
+        torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_saved_and_loaded_and_copied(name, tmp_path):
+    model, x = make(name), images()
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    loaded = create(name).eval()
+    loaded.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    with torch.no_grad():
+        logits = model(x)
+        assert torch.equal(loaded(x), logits)
+        assert torch.equal(copy.deepcopy(model)(x), logits)  # as a moving average is made
+
+
+# Each kind
+
+
+def brief(name: str) -> nn.Module:
+    return make(name, **({"depth": 1} if family(name) in ("vim", "vimf") else {}), img_size=32)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_compiled_is_the_same(name):
+    """In one graph, forwards and backwards."""
+    model, x = brief(name).train(), images(32, 32)
+    expected = model(x)
+    expected.square().sum().backward()
+    gradients = {key: parameter.grad for key, parameter in unfrozen(model).items()}
+    model.zero_grad()
+    torch.compiler.reset()
+    # In the scan, aot_eager takes wrong strides for the gradient of softplus (torch 2.15; inductor does not).
+    backend = "eager" if isinstance(model, VisionMamba) else "aot_eager"
+    logits = torch.compile(model, backend=backend, fullgraph=True)(x)
+    logits.square().sum().backward()
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    compiled = {key: parameter.grad for key, parameter in unfrozen(model).items()}
+    torch.testing.assert_close(compiled, gradients, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_exported_is_the_same(name):
+    """For any number of images."""
+    model, x = brief(name), images(32, 32, batch=5)
+    batch = torch.export.Dim("batch", min=2)
+    with torch.no_grad():
+        exported = torch.export.export(model, (x[:2],), dynamic_shapes=({0: batch},)).module()
+        torch.testing.assert_close(exported(x), model(x), rtol=0, atol=1e-5)
