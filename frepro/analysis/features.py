@@ -7,6 +7,7 @@ a block has a second norm, what enters it is the residual stream between token m
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -119,44 +120,47 @@ class _Recorder:
 
     def attach(self) -> None:
         for name, block, mixer in self.blocks:
-            channels_last = _is_channels_last(block, mixer)
-            norms = _norms(block)
+            self._attach(name, block, mixer)
 
-            def enter(_: Any, inputs: tuple, name: str = name, channels_last: bool = channels_last) -> None:
-                if inputs[0].shape != self.last_shape:
-                    self.place = replace(self.place, name=name, stage=self.place.stage + 1)
-                    self._keep("downsample", inputs[0], channels_last)
-                self.place = replace(self.place, name=name, depth=self.place.depth + 1)
+    def _attach(self, name: str, block: nn.Module, mixer: nn.Module) -> None:
+        keep = partial(self._keep, channels_last=_is_channels_last(block, mixer))
 
-            def mix(_: Any, inputs: tuple, output: Tensor, channels_last: bool = channels_last) -> None:
-                self.mixed = output
-                self._keep("mixer", output, channels_last)
+        def enter(_: Any, inputs: tuple) -> None:
+            x = inputs[0]
+            if x.shape != self.last_shape:
+                self.place = replace(self.place, name=name, stage=self.place.stage + 1)
+                keep("downsample", x)
+            self.place = replace(self.place, name=name, depth=self.place.depth + 1)
 
-            def join(_: Any, inputs: tuple, channels_last: bool = channels_last) -> None:
-                self._keep("mixer", inputs[0], channels_last)
+        def mix(_: Any, inputs: tuple, output: Tensor) -> None:
+            self.mixed = output
+            keep("mixer", output)
 
-            def between(_: Any, inputs: tuple, channels_last: bool = channels_last) -> None:
-                if inputs[0] is not self.mixed:  # GFNet's MLP takes what the filter gives: no residual in between
-                    self._keep("mixer_residual", inputs[0], channels_last)
+        def join_windows(_: Any, inputs: tuple) -> None:
+            keep("mixer", inputs[0])
 
-            def leave(_: Any, inputs: tuple, output: Tensor, channels_last: bool = channels_last) -> None:
-                self.last_shape = output.shape
-                self._keep("block", output, channels_last)
+        def between(_: Any, inputs: tuple) -> None:
+            if inputs[0] is not self.mixed:  # GFNet's MLP takes what the filter gives: no residual in between
+                keep("mixer_residual", inputs[0])
 
-            self.handles.append(block.register_forward_pre_hook(enter))
-            if hasattr(mixer, "window_size"):  # Swin's gives windows; whole maps are there only on the way to the sum
-                self.handles.append(block.drop_path1.register_forward_pre_hook(join))
-            else:
-                self.handles.append(mixer.register_forward_hook(mix))
-            if len(norms) > 1:
-                self.handles.append(norms[1].register_forward_pre_hook(between))
-            self.handles.append(block.register_forward_hook(leave))
+        def leave(_: Any, inputs: tuple, output: Tensor) -> None:
+            self.last_shape = output.shape
+            keep("block", output)
+
+        self.handles.append(block.register_forward_pre_hook(enter))
+        if hasattr(mixer, "window_size"):  # Swin's gives windows; whole maps are there only on the way to the sum
+            self.handles.append(block.drop_path1.register_forward_pre_hook(join_windows))
+        else:
+            self.handles.append(mixer.register_forward_hook(mix))
+        if len(norms := _norms(block)) > 1:
+            self.handles.append(norms[1].register_forward_pre_hook(between))
+        self.handles.append(block.register_forward_hook(leave))
 
     def detach(self) -> None:
         for handle in self.handles:
             handle.remove()
 
-    def _keep(self, kind: str, x: Tensor, channels_last: bool) -> None:
+    def _keep(self, kind: str, x: Tensor, *, channels_last: bool) -> None:
         if kind not in self.kinds:
             return
         x = x.detach()
@@ -165,8 +169,7 @@ class _Recorder:
         elif channels_last:
             x = x.permute(0, 3, 1, 2)
         x = x.to(torch.promote_types(x.dtype, torch.float32))
-        place = self.place
-        self.found.append(FeatureMap(place.name, kind, place.stage, place.depth, x))
+        self.found.append(FeatureMap(self.place.name, kind, self.place.stage, self.place.depth, x))
 
     def _grid(self, tokens: Tensor) -> Tensor:
         """Tokens, (B, N, C), on the grid that has the image's proportions: (B, C, h, w)."""

@@ -50,7 +50,7 @@ def compare(first: nn.Module, second: nn.Module, images: Tensor | Iterable, kind
             yield tuple([found.value for found in maps] for maps in both)
 
     values = minibatch_cka(features())
-    return Similarity(values, *layers)
+    return Similarity(values.cpu(), *layers)
 
 
 def minibatch_cka(features: Iterable[tuple[Sequence[Tensor], Sequence[Tensor]]]) -> Tensor:
