@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from frepro.analysis.features import Layer, batches, feature_maps
 from frepro.ops.precision import float32_or_more
 
-# Keeps the logarithm of an empty frequency finite; the released notebook has the same.
+# Keeps the logarithm of an empty frequency finite; the released notebook adds the same to an unnormalised transform.
 EPSILON = 1e-6
 
 
