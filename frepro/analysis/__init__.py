@@ -1,1 +1,11 @@
-"""What is asked of a model apart from its accuracy: cost here; spectra and similarities as the figures need them."""
+"""What is asked of a model apart from its accuracy.
+
+cost          parameters, multiply-accumulates, throughput
+features      the maps inside a model, which the next two look at
+fourier       which frequencies they hold
+similarity    how alike those of two models are
+filters       what filters have learnt
+graph         which frequencies random convolutions and random attention pass
+bias          shape or texture
+attribution   where SPANets look
+"""

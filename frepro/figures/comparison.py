@@ -1,16 +1,15 @@
-"""Pictures of results, for people: labelled axes with units, readable at page width, safe for the colour-blind."""
+"""A table's variants against each other, as published and as measured."""
 
 from statistics import mean, stdev
 
-import matplotlib.pyplot as plt
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from frepro.experiment import Experiment
+from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, subplots
 
-PUBLISHED, MEASURED = sns.color_palette("colorblind")[:2]
+PUBLISHED, MEASURED = COLOURS[:2]
 
 
 def comparison(experiment: Experiment) -> Figure:
@@ -23,10 +22,7 @@ def comparison(experiment: Experiment) -> Figure:
     findings = {(f.label, f.metric): f for f in experiment.findings}
     scores = experiment.scores()
     rows = range(len(labels))
-    sns.set_theme(style="whitegrid", context="notebook", font_scale=0.8)
-    figure, (left, middle, right) = plt.subplots(
-        1, 3, sharey=True, figsize=(8.4, 1.4 + 0.38 * len(labels)), dpi=150, layout="constrained"
-    )
+    figure, (left, middle, right) = subplots(1, 3, sharey=True, figsize=(PAGE_WIDTH, 1.4 + 0.38 * len(labels)))
     for axes in (left, middle, right):
         axes.xaxis.set_major_locator(MaxNLocator(4))
 
@@ -62,8 +58,7 @@ def comparison(experiment: Experiment) -> Figure:
     right.set_xlabel(f"throughput relative to\n{baseline}\n(higher is faster)")
     handles = [Line2D([], [], marker=marker, color=colour, linestyle="") for _, marker, colour, _ in sources]
     figure.legend(handles, [name for name, *_ in sources], loc="outside upper right", ncols=2, frameon=False)
-    plt.close(figure)  # the caller shows it; pyplot would show it a second time
-    return figure
+    return finished(figure)
 
 
 def _is_baseline(experiment: Experiment, model: str) -> bool:

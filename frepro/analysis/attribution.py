@@ -1,0 +1,65 @@
+"""Where in an image a SPANet looks: its context maps (SPANet Figure 4)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from frepro.models import spanet, spanetv2
+
+Mixer = spanet.SPAM | spanetv2.SpectralAdaptiveModulation
+
+
+def context_maps(model: nn.Module, images: Tensor) -> dict[int, Tensor]:
+    """The context that modulates the query, over the image, for each stage that has SPAM mixers.
+
+    As in the notebook that SPANetV2's authors released, a stage's map is the mean of the context's absolute values over
+    all channels of all its blocks, enlarged to the image by bilinear interpolation. (SPANet's own code has none.)
+
+    Args:
+        images: (B, 3, H, W), normalised.
+
+    Returns:
+        Stage, from 1 -> (B, H, W), not negative.
+
+    Raises:
+        ValueError: The model has no SPAM mixer.
+    """
+    found = contexts(model, images)
+    stages: dict[int, list[Tensor]] = {}
+    for number, stage in enumerate(model.stages, start=1):
+        for block in stage:
+            if block.token_mixer in found:
+                stages.setdefault(number, []).append(found[block.token_mixer])
+    maps = {}
+    for number, blocks in stages.items():
+        mean = torch.cat(blocks, dim=1).abs().mean(dim=1, keepdim=True)
+        maps[number] = F.interpolate(mean, size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    return maps
+
+
+def contexts(model: nn.Module, images: Tensor) -> dict[Mixer, Tensor]:
+    """The context of every SPAM mixer, before it modulates the query: mixer -> (B, C, h, w).
+
+    Raises:
+        ValueError: The model has no SPAM mixer.
+    """
+    mixers = [module for module in model.modules() if isinstance(module, Mixer)]
+    if not mixers:
+        raise ValueError(f"{type(model).__name__} has no SPAM mixer: context maps are those of SPANet and SPANetV2")
+    found: dict[Mixer, Tensor] = {}
+
+    def watch(mixer: Mixer):
+        if isinstance(mixer, spanet.SPAM):  # the query is the convolved map, of which the context is made
+            return mixer.conv.register_forward_hook(lambda _m, _i, query: found.update({mixer: mixer.context(query)}))
+        return mixer.proj.register_forward_hook(lambda _m, _i, context: found.update({mixer: context}))
+
+    handles = [watch(mixer) for mixer in mixers]
+    training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(images.to(next(model.parameters()).device))
+    finally:
+        for handle in handles:
+            handle.remove()
+        model.train(training)
+    return found

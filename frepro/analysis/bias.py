@@ -1,0 +1,108 @@
+"""Whether a model decides by shape or by texture (SPANetV2 Figure 4).
+
+Geirhos et al., "ImageNet-trained CNNs are biased towards texture", ICLR 2019 (https://arxiv.org/abs/1811.12231), show
+images in which the cues conflict: the shape of one category with the texture of another. *Shape bias* is the share of
+shape decisions among those decisions that follow either cue. The images (1,280 of 16 categories, github.com/rgeirhos/
+texture-vs-shape) are not part of this package; they are named ``<shape><n>-<texture><m>.png``.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+# The classes of ImageNet-1K in each of Geirhos et al.'s 16 categories (helper/human_categories.py of their repository).
+IMAGENET_CATEGORIES = {
+    "airplane": [404],
+    "bear": [*range(294, 298)],
+    "bicycle": [444, 671],
+    "bird": [
+        8, *range(10, 17), *range(18, 21), *range(22, 25), *range(80, 84), *range(87, 97), *range(98, 101),
+        *range(127, 134), *range(135, 146),
+    ],
+    "boat": [472, 554, 625, 814, 914],
+    "bottle": [440, 720, 737, 898, 899, 901, 907],
+    "car": [436, 511, 817],
+    "cat": [*range(281, 287)],
+    "chair": [423, 559, 765, 857],
+    "clock": [409, 530, 892],
+    "dog": [
+        *range(152, 192), *range(193, 204), *range(205, 227), *range(228, 242), *range(243, 251), *range(252, 258),
+        259, *range(261, 264), *range(265, 269),
+    ],
+    "elephant": [385, 386],
+    "keyboard": [508, 878],
+    "knife": [499],
+    "oven": [766],
+    "truck": [555, 569, 656, 675, 717, 734, 864, 867],
+}  # fmt: skip
+
+
+def cues(path: Path | str) -> tuple[str, str]:
+    """Shape and texture category of a cue-conflict image, by its file name: "cat7-elephant1.png" to (cat, elephant).
+
+    Raises:
+        ValueError: The name is not of that form.
+    """
+    match = re.fullmatch(r"([a-z]+)\d+-([a-z]+)\d+", Path(path).stem)
+    if match is None:
+        raise ValueError(f"{Path(path).name} is not named <shape><n>-<texture><m>, as cue-conflict images are")
+    return match[1], match[2]
+
+
+def decide(logits: Tensor, categories: Mapping[str, Sequence[int]] = IMAGENET_CATEGORIES) -> list[str]:
+    """Which category a model sees: that of the highest mean probability over its classes, as Geirhos et al. do.
+
+    Args:
+        logits: (N, classes).
+        categories: The classes of each category; by default Geirhos et al.'s 16, which cover 207 of ImageNet's 1000.
+
+    Returns:
+        N categories.
+    """
+    probabilities = logits.softmax(dim=1)
+    scores = torch.stack([probabilities[:, list(classes)].mean(dim=1) for classes in categories.values()], dim=1)
+    names = list(categories)
+    return [names[i] for i in scores.argmax(dim=1).tolist()]
+
+
+def shape_bias(decisions: Sequence[str], shapes: Sequence[str], textures: Sequence[str]) -> float:
+    """Share of shape decisions among decisions for shape or texture, in [0, 1]; 1 is all shape.
+
+    Images whose cues agree do not count, nor do decisions for a third category. Not a number when no decision is left.
+
+    Args:
+        decisions, shapes, textures: A category for each image.
+    """
+    by_shape = by_texture = 0
+    for decision, shape, texture in zip(decisions, shapes, textures, strict=True):
+        if shape != texture:
+            by_shape += decision == shape
+            by_texture += decision == texture
+    return by_shape / (by_shape + by_texture) if by_shape + by_texture else float("nan")
+
+
+def shape_bias_by_category(
+    decisions: Sequence[str], shapes: Sequence[str], textures: Sequence[str]
+) -> dict[str, float]:
+    """Shape bias over the images of each shape category, in the order of their names."""
+    rows = list(zip(decisions, shapes, textures, strict=True))
+    return {
+        category: shape_bias(*zip(*(row for row in rows if row[1] == category), strict=True))
+        for category in sorted(set(shapes))
+    }
+
+
+def cue_accuracy(decisions: Sequence[str], shapes: Sequence[str], textures: Sequence[str]) -> dict[str, float]:
+    """Shares of decisions for "shape", "texture" and "neither" over the images whose cues conflict; they sum to 1.
+
+    A shape bias says nothing about how often a model is right at all; this does.
+    """
+    rows = [row for row in zip(decisions, shapes, textures, strict=True) if row[1] != row[2]]
+    if not rows:
+        raise ValueError("there is no image whose cues conflict")
+    shape = sum(decision == shape for decision, shape, _ in rows) / len(rows)
+    texture = sum(decision == texture for decision, _, texture in rows) / len(rows)
+    return {"shape": shape, "texture": texture, "neither": 1 - shape - texture}

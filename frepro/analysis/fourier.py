@@ -1,0 +1,108 @@
+"""Spectra of feature maps: which frequencies a model keeps and which it damps.
+
+The quantity is that of Park and Kim, "How Do Vision Transformers Work?", ICLR 2022 (https://arxiv.org/abs/2202.06709),
+which DFFormer (Figures 1 and 8), SPANet (Figures 1 and 2) and SPANetV2 (Figure 3) follow: the logarithm of the
+amplitude of the 2D Fourier transform, averaged over images and channels, and of it the diagonal, from zero frequency
+to the highest, relative to zero frequency. A map's frequencies are in units of pi radians a sample of that map, so that
+1 is the highest that a map of its size can hold at all.
+
+Where we differ from the notebook that SPANetV2's authors released: it leaves out the highest frequency of even maps,
+and then draws all curves from 0 to 1, also those of 7 x 7 maps, which end at 6/7. Here each value stands at its own
+frequency.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from frepro.analysis.features import Layer, batches, feature_maps
+from frepro.ops.precision import float32_or_more
+
+# Keeps the logarithm of an empty frequency finite; the released notebook adds the same to an unnormalised transform.
+EPSILON = 1e-6
+
+
+@dataclass(frozen=True)
+class Spectrum(Layer):
+    """The mean spectrum of a layer's maps.
+
+    Attributes:
+        log_amplitude: (H, W), natural logarithm, zero frequency at (H // 2, W // 2).
+    """
+
+    log_amplitude: Tensor
+
+
+def spectra(
+    model: nn.Module, images: Tensor | Iterable, kinds: Iterable[str] = ("downsample", "block")
+) -> list[Spectrum]:
+    """The mean spectrum of every layer asked for, over all images.
+
+    Args:
+        images: Normalised images, (N, 3, H, W), or batches of them, such as ``images.split(32)`` or a loader.
+        kinds: Which layers (see ``features.Layer``).
+
+    Returns:
+        One spectrum a layer, in the order of the forward pass.
+    """
+    layers: list[Layer] = []
+    sums: list[Tensor] = []
+    count = 0
+    for batch in batches(images):
+        maps = feature_maps(model, batch, kinds)
+        totals = [len(batch) * log_amplitude(found.value).double().cpu() for found in maps]
+        layers = [found.layer for found in maps]
+        sums = [a + b for a, b in zip(sums, totals, strict=True)] if sums else totals
+        count += len(batch)
+    return [
+        Spectrum(layer.name, layer.kind, layer.stage, layer.depth, total / count)
+        for layer, total in zip(layers, sums, strict=True)
+    ]
+
+
+def log_amplitude(maps: Tensor) -> Tensor:
+    """Spectrum map: log |F(x)|, averaged over images and channels (SPANet Figure 1).
+
+    The transform is orthonormal, so that white noise of unit variance has amplitudes around 1 at any size.
+
+    Args:
+        maps: (B, C, H, W).
+
+    Returns:
+        (H, W), natural logarithm, zero frequency at (H // 2, W // 2).
+    """
+    amplitude = torch.fft.fft2(float32_or_more(maps), norm="ortho").abs()
+    return torch.fft.fftshift((amplitude + EPSILON).log().mean(dim=(0, 1)))
+
+
+def relative_log_amplitude(log_amplitude: Tensor) -> tuple[Tensor, Tensor]:
+    """Log amplitude along the diagonal, relative to zero frequency (DFFormer Figure 1, SPANetV2 Figure 3).
+
+    White noise is not at 0 but at log(2) / 2 = 0.35: a real map's coefficient at zero frequency is real, and the mean
+    logarithm of a real Gaussian lies that much below that of a complex one of the same variance. So it is at the
+    highest frequency of an even map, which drops by as much.
+
+    Args:
+        log_amplitude: Spectrum map of real maps, (H, H), zero frequency in the middle.
+
+    Returns:
+        Frequencies in units of pi, (H // 2 + 1,), and the differences of log amplitude at them. The last frequency is 1
+        for even H and 1 - 1 / H for odd H.
+
+    Raises:
+        ValueError: The map is not square, so that its diagonal passes between the frequencies.
+    """
+    height, width = log_amplitude.shape
+    if height != width:
+        raise ValueError(f"the diagonal needs a square spectrum, not {height} x {width}")
+    # From the middle to the corner at index 0, which is there for any size; a real map's spectrum is symmetric.
+    centre = height // 2
+    values = log_amplitude.diagonal()[: centre + 1].flip(0)
+    return torch.arange(centre + 1) * (2 / height), values - values[0]
+
+
+def frequencies(size: int) -> Tensor:
+    """Frequencies of a centred spectrum's bins in units of pi, (size,): from -1 (even) or -1 + 1 / size (odd) up."""
+    return 2 * torch.fft.fftshift(torch.fft.fftfreq(size, dtype=torch.float64))

@@ -1,0 +1,182 @@
+"""Frequency responses of token mixers with random weights, on the graph of a 16 x 16 grid (SPANetV2 Figure 1).
+
+Any linear mixing of N tokens is a matrix, y = M x: M holds the kernel of a convolution around each token, or the
+softmax of self-attention. Graph signal processing gives tokens frequencies: the eigenvalues of a graph's Laplacian,
+with its eigenvectors as Fourier basis (Shuman et al., "The Emerging Field of Signal Processing on Graphs", IEEE Signal
+Processing Magazine 30(3), 2013, https://arxiv.org/abs/1211.0053). The response of M to a frequency is what it makes of
+the eigenvectors (Balcilar et al., "Analyzing the Expressive Power of Graph Neural Networks in a Spectral Perspective",
+ICLR 2021). The Laplacian is the normalised one, L = I - D^(-1/2) A D^(-1/2) with degrees D, whose eigenvalues lie
+between 0 and 2; the bigger, the more a signal changes between neighbours.
+
+Which graph? The paper's summary does not say, and there is no released code. Both choices answer a question of their
+own, and both show the paper's claim:
+
+- One graph for all, the grid with its four neighbours a token (``grid_response``). It tells what a mixer does to one
+  and the same pattern: gain(lambda) = |M U| / sqrt(m) in the Frobenius norm, the root mean square of the gains over the
+  m eigenvectors U of lambda. The *cut-off* is the lowest frequency from which on the gain stays below 1 / sqrt(2) of
+  that at 0. It moves towards 0 as the kernel grows.
+- The graph that the mixer itself spans, A = (M + M^T) / 2 (``connectivity_frequencies``). On it the mixing
+  D^(-1/2) A D^(-1/2) has the response 1 - lambda by definition, the same line for all, and mixers differ in how far
+  their eigenvalues reach. Only above 1 does the line grow again: there lies what a mixer can pass of fast changes. The
+  eigenvalues draw together around 1 as the kernel grows, and with all tokens joined, as by attention, all but the first
+  lie near 1, where the response is 0. (The caption's "cut-off frequency" that "shifts closer to one" is perhaps the
+  highest of them.)
+
+Weights are not negative, as edges of a graph, attention weights and smoothing kernels are, and sum to 1 for each token.
+This matters: a kernel of independent weights of mean 0 has the same mean square gain at all frequencies, whatever its
+size. The claim is thus one about how many tokens are joined by weights of one sign, not about any kernel.
+
+The grid is periodic, so that a convolution is one exactly, without a border.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Response:
+    """What a token mixer does to the frequencies of a graph.
+
+    Attributes:
+        frequency: Eigenvalues of the normalised Laplacian, (F,), in [0, 2], ascending.
+        gain: Gain at each, (F,).
+    """
+
+    frequency: Tensor
+    gain: Tensor
+
+    @property
+    def cutoff(self) -> float:
+        """The lowest frequency from which on the gain stays below 1 / sqrt(2) of that at 0; not a number without one.
+
+        It is interpolated between the two beside it on the scale of sqrt(lambda), which is that of spatial frequency
+        where waves are slow.
+        """
+        level = self.gain[0] / 2**0.5
+        passed = (self.gain >= level).nonzero().flatten()
+        last = int(passed[-1])
+        if last == len(self.gain) - 1:
+            return float("nan")
+        (x0, x1), (y0, y1) = self.frequency[last : last + 2].sqrt(), self.gain[last : last + 2]
+        return float((x0 + (x1 - x0) * (y0 - level) / (y0 - y1)) ** 2)
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A kind of token mixer, drawn several times.
+
+    Attributes:
+        name: What figures call it.
+        grid: Responses on the one grid, one a draw.
+        connectivity: Frequencies of the mixer's own graph, one a draw.
+    """
+
+    name: str
+    grid: list[Response]
+    connectivity: list[Tensor]
+
+
+def simulate(
+    kernel_sizes: Sequence[int] = (3, 5, 7, 9), size: int = 16, draws: int = 20, seed: int = 0
+) -> list[Simulation]:
+    """Random convolutions of growing kernels, then random self-attention (SPANetV2 Figure 1).
+
+    Args:
+        kernel_sizes: Odd numbers up to ``size``; by default those of SPANetV2's SPAM.
+        size: Side of the grid of tokens.
+        draws: How many times weights are drawn for each.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    kinds = {f"convolution {k} × {k}": lambda k=k: convolution(random_kernel(k, generator), size) for k in kernel_sizes}
+    kinds["self-attention"] = lambda: random_attention(size * size, generator=generator)
+    simulations = []
+    for name, draw in kinds.items():
+        mixers = [draw() for _ in range(draws)]
+        simulations.append(
+            Simulation(name, [grid_response(m) for m in mixers], [connectivity_frequencies(m) for m in mixers])
+        )
+    return simulations
+
+
+def random_kernel(size: int, generator: torch.Generator | None = None) -> Tensor:
+    """Weights of a convolution, uniform in [0, 1) and then divided by their sum: (size, size)."""
+    kernel = torch.rand(size, size, generator=generator, dtype=torch.float64)
+    return kernel / kernel.sum()
+
+
+def convolution(kernel: Tensor, size: int) -> Tensor:
+    """The matrix of a convolution on a periodic grid, (size², size²), tokens in raster order.
+
+    Args:
+        kernel: (k, k) with odd k <= size.
+    """
+    side = kernel.shape[0]
+    if kernel.shape != (side, side) or side % 2 == 0 or side > size:
+        raise ValueError(f"a kernel is square, odd and no wider than the grid of {size}, not {tuple(kernel.shape)}")
+    padded = torch.zeros(size, size, dtype=kernel.dtype)
+    padded[:side, :side] = kernel
+    padded = padded.roll((-(side // 2), -(side // 2)), dims=(0, 1))  # the kernel's middle on token 0
+    index = torch.arange(size)
+    offset = (index[None, :] - index[:, None]) % size
+    # Row (i, j), column (k, l): the weight at offset (k - i, l - j).
+    return padded[offset[:, None, :, None], offset[None, :, None, :]].reshape(size * size, size * size)
+
+
+def random_attention(tokens: int, head_dim: int = 64, generator: torch.Generator | None = None) -> Tensor:
+    """Self-attention softmax(Q K^T / sqrt(d)) of standard normal queries and keys: (tokens, tokens)."""
+    query, key = torch.randn(2, tokens, head_dim, generator=generator, dtype=torch.float64)
+    return (query @ key.T / head_dim**0.5).softmax(dim=1)
+
+
+def grid_response(mixer: Tensor) -> Response:
+    """Root mean square gain of a mixer at each frequency of the periodic grid with four neighbours a token.
+
+    Args:
+        mixer: M, (N, N), on a square grid of N tokens in raster order.
+    """
+    side = round(mixer.shape[0] ** 0.5)
+    if mixer.shape != (side * side, side * side):
+        raise ValueError(f"a mixer on a square grid is (side², side²), not {tuple(mixer.shape)}")
+    frequency, basis, group = _grid_basis(side)
+    power = (mixer.to(basis.dtype) @ basis).square().sum(0)
+    members = torch.bincount(group)
+    return Response(
+        frequency, (torch.zeros(len(frequency), dtype=power.dtype).index_add(0, group, power) / members).sqrt()
+    )
+
+
+def connectivity_frequencies(mixer: Tensor) -> Tensor:
+    """Frequencies of the graph that a mixer spans itself, on which its response to lambda is 1 - lambda.
+
+    Args:
+        mixer: M, (N, N), without negative weights.
+
+    Returns:
+        Eigenvalues of the normalised Laplacian of (M + M^T) / 2, (N,), in [0, 2], ascending.
+    """
+    if mixer.min() < 0:
+        raise ValueError("the edges of a graph have no negative weights")
+    edges = (mixer + mixer.T) / 2
+    scale = edges.sum(1).rsqrt()
+    return 1 - torch.linalg.eigvalsh(scale[:, None] * edges * scale).flip(0)
+
+
+@lru_cache
+def _grid_basis(side: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The grid's distinct frequencies, (F,), its Fourier basis, (N, N), and the frequency of each vector, (N,)."""
+    ring = torch.zeros(side, side, dtype=torch.float64)
+    index = torch.arange(side)
+    ring[index, (index + 1) % side] += 1
+    ring[index, (index - 1) % side] += 1
+    identity = torch.eye(side, dtype=torch.float64)
+    laplacian = (
+        torch.eye(side * side, dtype=torch.float64) - (torch.kron(ring, identity) + torch.kron(identity, ring)) / 4
+    )
+    eigenvalues, basis = torch.linalg.eigh(laplacian)
+    rounded = (eigenvalues * 1e9).round() / 1e9  # equal but for rounding
+    frequency, group = rounded.unique(return_inverse=True)
+    return frequency.abs(), basis, group

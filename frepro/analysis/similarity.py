@@ -1,0 +1,104 @@
+"""How alike the representations of two models are, layer by layer: minibatch linear CKA.
+
+Nguyen, Raghu and Kornblith, "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021
+(https://arxiv.org/abs/2010.15327), eq. 1 to 4; used in DFFormer, Figure 7. Centred kernel alignment compares two sets
+of features of the same images by the inner products between images within each set. It is 1 for features that are equal
+up to rotation and scale, and 0 on average for independent ones.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from frepro.analysis.features import Layer, batches, feature_maps
+
+# The layers of DFFormer, Figure 7: for the S18 frame 4 downsamplings, 18 token mixers and 18 MLPs, the latter two after
+# their residual sums.
+KINDS = ("downsample", "mixer_residual", "block")
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """CKA between all layers of two models.
+
+    Attributes:
+        values: (P, Q); at most about 1, negative where an estimate that is 0 on average falls below it.
+        first, second: The P and Q layers, from the shallowest.
+    """
+
+    values: Tensor
+    first: list[Layer]
+    second: list[Layer]
+
+
+def compare(first: nn.Module, second: nn.Module, images: Tensor | Iterable, kinds: Iterable[str] = KINDS) -> Similarity:
+    """CKA between all layers of two models (DFFormer Figure 7), over minibatches of images.
+
+    Args:
+        images: Normalised images, (N, 3, H, W), or batches of them with four images or more each.
+        kinds: Which layers (see ``features.Layer``).
+    """
+    kinds = tuple(kinds)
+    layers: list[list[Layer]] = [[], []]
+
+    def features() -> Iterable[tuple[list[Tensor], list[Tensor]]]:
+        for batch in batches(images):
+            both = [feature_maps(model, batch, kinds) for model in (first, second)]
+            layers[:] = [[found.layer for found in maps] for maps in both]
+            yield tuple([found.value for found in maps] for maps in both)
+
+    values = minibatch_cka(features())
+    return Similarity(values.cpu(), *layers)
+
+
+def minibatch_cka(features: Iterable[tuple[Sequence[Tensor], Sequence[Tensor]]]) -> Tensor:
+    """Minibatch linear CKA: HSIC is estimated on each batch without bias, and the estimates averaged (eq. 2).
+
+        CKA = mean HSIC(K, L) / sqrt(mean HSIC(K, K) mean HSIC(L, L)),   K = X X^T, L = Y Y^T
+
+    Args:
+        features: For each batch the features of P layers and those of Q layers, each (B, ...) with B >= 4.
+
+    Returns:
+        (P, Q), float64; not a number for a layer that gives all images the same.
+
+    Raises:
+        ValueError: There is no batch, or one of fewer than four images.
+    """
+    cross = first_own = second_own = 0
+    for first, second in features:
+        K = torch.stack([centred_gram(x).flatten() for x in first])
+        L = torch.stack([centred_gram(x).flatten() for x in second])
+        images = len(first[0])
+        scale = images * (images - 3)
+        cross = cross + K @ L.T / scale
+        first_own = first_own + K.square().sum(1) / scale
+        second_own = second_own + L.square().sum(1) / scale
+    if isinstance(cross, int):
+        raise ValueError("there is no batch of features to compare")
+    return cross / (first_own[:, None] * second_own).sqrt()
+
+
+def centred_gram(x: Tensor) -> Tensor:
+    """Inner products between images, centred so that no bias is left: a U-centred Gram matrix, diagonal 0.
+
+    With it, HSIC_1(K, L) of Song et al. 2012 (eq. 3 of Nguyen et al.) is sum(K * L) / (n (n - 3)): Székely and Rizzo,
+    "Partial distance correlation with methods for dissimilarities", 2014, eq. 2.4. A square sum is never negative, so
+    that the root in CKA always exists.
+
+    Args:
+        x: Features, (n, ...) with n >= 4.
+
+    Returns:
+        (n, n), float64.
+    """
+    n = len(x)
+    if n < 4:
+        raise ValueError(f"the unbiased estimate needs batches of four images or more, not {n}")
+    flat = x.flatten(1).double()
+    flat = flat - flat.mean(0)  # changes nothing but the rounding
+    gram = (flat @ flat.T).fill_diagonal_(0)
+    means = gram.sum(1) / (n - 2)
+    return (gram - means[:, None] - means + means.sum() / (n - 1)).fill_diagonal_(0)

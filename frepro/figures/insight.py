@@ -1,0 +1,249 @@
+"""What goes on inside models: spectra, filters, similarities, frequency responses, biases, context maps.
+
+Each function draws what the functions of ``frepro.analysis`` return.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from torch import Tensor
+
+from frepro.analysis import fourier
+from frepro.analysis.fourier import Spectrum
+from frepro.analysis.graph import Simulation
+from frepro.analysis.similarity import Similarity
+from frepro.figures.style import COLOURS, ORDERED, PAGE_WIDTH, finished, subplots
+
+PI_TICKS = {0: "0", 0.25: "π/4", 0.5: "π/2", 0.75: "3π/4", 1: "π"}
+MARKERS = "oDs^vPX*"
+
+
+def relative_log_amplitude(models: Mapping[str, Sequence[Spectrum]]) -> Figure:
+    """Log amplitude against frequency relative to zero frequency, a panel a model, a curve a layer (DFFormer Figure 1).
+
+    Args:
+        models: Label -> the spectra to draw, from the shallowest (``fourier.spectra``).
+    """
+    figure, panels = _panels(len(models), ratio=0.95, sharey=True)
+    for axes, (label, layers) in zip(panels, models.items(), strict=True):
+        for i, layer in enumerate(layers):
+            frequency, difference = fourier.relative_log_amplitude(layer.log_amplitude)
+            colour = ORDERED(i / max(len(layers) - 1, 1))
+            axes.plot(frequency.numpy(), difference.numpy(), "o-", color=colour, linewidth=1.4, markersize=2.5)
+        axes.set_title(label)
+        axes.set_xticks(list(PI_TICKS), list(PI_TICKS.values()))
+        axes.set_xlim(-0.02, 1.02)
+        axes.axhline(0, color="0.4", linewidth=0.8)
+    figure.supxlabel("frequency (rad / sample of the layer's map)", fontsize=9)
+    figure.supylabel("Δ log amplitude", fontsize=9)
+    bar = figure.colorbar(ScalarMappable(Normalize(0, 1), ORDERED), ax=panels, ticks=[0, 1], pad=0.01, aspect=30)
+    ends = {(layers[0].depth, layers[-1].depth) for layers in models.values()}
+    bar.ax.set_yticklabels([f"block {depth}" for depth in ends.pop()] if len(ends) == 1 else ["first", "last"])
+    return finished(figure)
+
+
+def spectrum_maps(models: Mapping[str, Spectrum | Tensor]) -> Figure:
+    """Fourier spectrum maps side by side on one scale, zero frequency in the middle of each (SPANet Figure 1).
+
+    Each map is relative to its own zero frequency, so that models of different scale compare.
+
+    Args:
+        models: Label -> a spectrum, or its log amplitudes (H, W).
+    """
+    maps = {label: getattr(item, "log_amplitude", item) for label, item in models.items()}
+    maps = {label: item - item[item.shape[0] // 2, item.shape[1] // 2] for label, item in maps.items()}
+    values = torch.cat([item.flatten() for item in maps.values()]).double()
+    low, high = (float(values.quantile(q)) for q in (0.01, 0.99))
+    figure, panels = _panels(len(maps), ratio=1, columns=5, pictures=True)
+    for axes, (label, item) in zip(panels, maps.items(), strict=True):
+        (bottom, top), (left, right) = (_edges(side) for side in item.shape)
+        image = axes.imshow(
+            item.numpy(), extent=(left, right, bottom, top), origin="lower", cmap="viridis", vmin=low, vmax=high
+        )
+        axes.set_title(label)
+        axes.set_xticks([-0.5, 0, 0.5], ["−π/2", "0", "π/2"])
+        axes.set_yticks([-0.5, 0, 0.5], ["−π/2", "0", "π/2"] if axes.get_subplotspec().is_first_col() else [])
+    figure.supxlabel("horizontal frequency (rad / sample of the layer's map)", fontsize=9)
+    figure.supylabel("vertical frequency", fontsize=9)
+    figure.colorbar(image, ax=panels, label="Δ log amplitude", pad=0.01, aspect=20, extend="both")
+    return finished(figure)
+
+
+def filter_gallery(amplitudes: Mapping[str, Tensor], count: int = 8) -> Figure:
+    """Filters in the frequency domain (DFFormer Figures 2 and 9): a column a layer, a row a filter.
+
+    Zero frequency is in the middle of each picture; each has a colour scale of its own, from its least (dark) to its
+    greatest amplitude (yellow).
+
+    Args:
+        amplitudes: Name -> (K, H, W), as ``filters.amplitudes`` gives them.
+        count: How many filters of each layer to show, from the first.
+    """
+    rows = min(count, max(len(item) for item in amplitudes.values()))
+    columns = len(amplitudes)
+    width = min(PAGE_WIDTH, 0.8 * columns + 0.6)
+    height = (width - 0.5) / columns * rows + 0.9
+    figure, grid = subplots(rows, columns, pictures=True, squeeze=False, figsize=(width, height))
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    sizes = [tuple(item.shape[1:]) for item in amplitudes.values()]
+    for column, item in enumerate(amplitudes.values()):
+        for row in range(rows):
+            axes = grid[row, column]
+            axes.set(xticks=[], yticks=[], frame_on=False)
+            if row < len(item):
+                axes.imshow(item[row].cpu().numpy(), cmap="viridis")
+        grid[0, column].set_title(f" \n{column + 1}", fontsize=8, pad=3)  # room for the size above
+        if column == 0 or sizes[column] != sizes[column - 1]:
+            size = f"{sizes[column][0]} × {sizes[column][1]}"
+            text = grid[0, column].annotate(size, (0, 1), (0, 15), "axes fraction", "offset points", fontsize=8)
+            text.set_in_layout(False)  # or it would widen its column
+    for row in range(rows):
+        grid[row, 0].set_ylabel(str(row + 1), rotation=0, ha="right", va="center", fontsize=8)
+    figure.supxlabel(
+        "layer (column) and size of its map; each filter from its least (dark) to its greatest amplitude (yellow)",
+        fontsize=9,
+    )
+    figure.supylabel("filter", fontsize=9)
+    return finished(figure)
+
+
+def similarity(pairs: Mapping[tuple[str, str], Similarity]) -> Figure:
+    """CKA between all layers of two models as heat maps, a panel a pair, stages marked (DFFormer Figure 7).
+
+    Args:
+        pairs: (label of the first model, label of the second) -> their similarity (``similarity.compare``).
+    """
+    figure, panels = _panels(len(pairs), ratio=0.85, pictures=True)
+    for axes, ((first, second), found) in zip(panels, pairs.items(), strict=True):
+        image = axes.imshow(found.values.numpy(), origin="lower", cmap="magma", vmin=0, vmax=1)
+        for axis, layers, line in (
+            (axes.yaxis, found.first, axes.axhline),
+            (axes.xaxis, found.second, axes.axvline),
+        ):
+            borders = [i for i, (a, b) in enumerate(pairwise(layers), start=1) if a.stage != b.stage]
+            for border in borders:
+                line(border - 0.5, color="white", linewidth=1)
+            middles = [(a + b - 1) / 2 for a, b in pairwise([0, *borders, len(layers)])]
+            axis.set_ticks(middles, [str(layers[round(middle)].stage) for middle in middles])
+        axes.set_ylabel(f"{first}: stage")
+        axes.set_xlabel(f"{second}: stage")
+    figure.colorbar(image, ax=panels, label="linear CKA", pad=0.01, aspect=25)
+    return finished(figure)
+
+
+def frequency_responses(simulations: Sequence[Simulation]) -> Figure:
+    """Frequency responses of random token mixers, cut-offs marked (SPANetV2 Figure 1).
+
+    Left: gain on the grid's graph, the root mean square over the draws, with the mean cut-off. Right: the frequencies
+    of each mixer's own graph, on which the response is 1 - lambda, with the mean of the highest.
+    """
+    figure, (left, right) = subplots(1, 2, figsize=(PAGE_WIDTH, 3.6), width_ratios=(1.25, 1))
+    colours = [ORDERED(i / max(len(simulations) - 2, 1)) for i in range(len(simulations) - 1)] + ["black"]
+    handles = []
+    for row, (found, colour) in enumerate(zip(simulations, colours, strict=True)):
+        style = "--" if row == len(simulations) - 1 else "-"
+        frequency = found.grid[0].frequency
+        gain = torch.stack([response.gain for response in found.grid]).square().mean(0).sqrt()
+        left.plot(frequency.numpy(), gain.numpy(), style, color=colour, linewidth=1.6)
+        cutoff = sum(response.cutoff for response in found.grid) / len(found.grid)
+        left.plot(cutoff, 0.5**0.5, MARKERS[row], color=colour, markersize=8, markeredgecolor="white", zorder=5)
+        handles.append(
+            Line2D([], [], color=colour, linestyle=style, marker=MARKERS[row], label=f"{found.name}: {cutoff:.3f}")
+        )
+        eigenvalues = torch.stack(found.connectivity)
+        right.plot(eigenvalues[0].numpy(), [row] * eigenvalues.shape[1], "|", color=colour, markersize=10, alpha=0.35)
+        highest = float(eigenvalues[:, -1].mean())
+        right.plot(highest, row, MARKERS[row], color=colour, markersize=8, markeredgecolor="white", zorder=5)
+        right.annotate(f"{highest:.2f}", (highest, row), (8, 0), textcoords="offset points", va="center", fontsize=8)
+    left.axhline(0.5**0.5, color="0.5", linewidth=0.8, linestyle=":")
+    left.set_xscale("function", functions=(lambda x: x.clip(0) ** 0.5, lambda x: x**2))
+    left.set_xticks([0, 0.05, 0.2, 0.5, 1, 1.5, 2], ["0", "0.05", "0.2", "0.5", "1", "1.5", "2"])
+    left.set_xlim(0, 2.03)
+    left.set_ylim(0, 1.03)
+    left.set_xlabel("graph frequency λ of the grid (square-root scale)")
+    left.set_ylabel("gain (root mean square)")
+    left.legend(handles=handles, title="mixer: cut-off λ (gain 1/√2)", fontsize=8, title_fontsize=8)
+    right.axvline(1, color="0.3", linewidth=1)
+    right.set_xlim(-0.03, 2.03)
+    right.set_ylim(len(simulations) - 0.5, -0.5)
+    right.set_yticks(range(len(simulations)), [found.name.removeprefix("convolution ") for found in simulations])
+    right.grid(axis="y", visible=False)
+    right.set_xlabel("graph frequency λ of the mixer's own graph\n(response 1 − λ, zero at the line)")
+    return finished(figure)
+
+
+def shape_bias(models: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Shape bias for each category, a marker a model, with each model's mean over the categories (SPANetV2 Figure 4).
+
+    Args:
+        models: Label -> category -> shape bias in [0, 1] (``bias.shape_bias_by_category``).
+    """
+    categories = list(next(iter(models.values())))
+    figure, axes = subplots(1, 1, figsize=(PAGE_WIDTH * 0.75, 1.3 + 0.27 * len(categories)))
+    for i, (label, values) in enumerate(models.items()):
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        points = [values[category] for category in categories]
+        known = [value for value in points if value == value]
+        mean = sum(known) / len(known)
+        axes.axvline(mean, color=colour, linewidth=1.5, linestyle="--")
+        axes.plot(
+            points, range(len(categories)), marker, color=colour, markersize=7, label=f"{label} (mean {mean:.2f})"
+        )
+    axes.set_xlim(-0.02, 1.02)
+    axes.set_ylim(len(categories) - 0.5, -0.5)
+    axes.set_yticks(range(len(categories)), categories)
+    axes.set_xlabel("share of shape decisions (0: all texture, 1: all shape)")
+    figure.legend(loc="outside upper center", ncols=min(len(models), 3), frameon=False)
+    return finished(figure)
+
+
+def context_maps(pictures: Tensor, maps: Mapping[Any, Tensor]) -> Figure:
+    """Pictures, and context maps laid over them, each on a scale of its own (SPANet Figure 4).
+
+    Args:
+        pictures: (B, 3, H, W), values in [0, 1].
+        maps: Stage, or any label -> (B, H, W), as ``attribution.context_maps`` gives them.
+    """
+    rows, columns = len(pictures), 1 + len(maps)
+    side = (PAGE_WIDTH - 0.9) / columns
+    figure, grid = subplots(rows, columns, pictures=True, squeeze=False, figsize=(PAGE_WIDTH, rows * side + 0.4))
+    for row, picture in enumerate(pictures):
+        grid[row, 0].imshow(picture.permute(1, 2, 0).numpy())
+        for axes, item in zip(grid[row, 1:], maps.values(), strict=True):
+            axes.imshow(picture.mean(0).numpy(), cmap="gray", vmin=0, vmax=1)
+            image = axes.imshow(item[row].cpu().numpy(), cmap="viridis", alpha=0.6)
+    for axes, label in zip(grid[0], ["image", *maps], strict=True):
+        axes.set_title(f"stage {label}" if isinstance(label, int) else label)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    bar = figure.colorbar(
+        ScalarMappable(Normalize(0, 1), image.cmap), ax=list(grid.flat), ticks=[0, 1], shrink=0.6, aspect=25, pad=0.01
+    )
+    bar.ax.set_yticklabels(["least", "most"])
+    bar.set_label("mean |context|")
+    return finished(figure)
+
+
+def _panels(count: int, ratio: float, columns: int = 3, **kwargs: Any) -> tuple[Figure, list[Axes]]:
+    """Panels in rows of ``columns`` at most, each about ``ratio`` times as high as wide."""
+    columns = min(count, columns)
+    rows = -(-count // columns)
+    width = PAGE_WIDTH if columns > 1 else PAGE_WIDTH / 2
+    height = rows * (width / columns * ratio + 0.2) + 0.3
+    figure, grid = subplots(rows, columns, squeeze=False, figsize=(width, height), **kwargs)
+    for axes in grid.flat[count:]:
+        axes.set_axis_off()
+    return figure, list(grid.flat[:count])
+
+
+def _edges(size: int) -> tuple[float, float]:
+    """Outer edges of the first and the last bin, in units of pi."""
+    frequency = fourier.frequencies(size)
+    return float(frequency[0]) - 1 / size, float(frequency[-1]) + 1 / size

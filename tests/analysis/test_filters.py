@@ -1,0 +1,76 @@
+"""Filter pictures: what the filters do to maps, not how their weights are stored."""
+
+import pytest
+import timm
+import torch
+
+from frepro.analysis import filters
+from frepro.ops import dynamic_filter, global_filter, spectral_rescale
+
+
+@pytest.mark.parametrize(("height", "width"), [(7, 7), (8, 8), (6, 9), (5, 4)])
+def test_whole_spectrum_is_that_of_the_filter_as_it_acts(height, width):
+    half = torch.randn(height, width // 2 + 1, 3, dtype=torch.complex128)
+    kernel = torch.fft.irfft2(half, s=(height, width), dim=(0, 1))
+    expected = torch.fft.fftshift(torch.fft.fft2(kernel, dim=(0, 1)).abs(), dim=(0, 1)).permute(2, 0, 1)
+    torch.testing.assert_close(filters.centred_amplitude(half, width), expected)
+
+
+def test_a_real_gain_acts_as_pictured():
+    gain = torch.rand(8, 5, 2, dtype=torch.float64)
+    impulse = torch.zeros(1, 2, 8, 8, dtype=torch.float64)
+    impulse[..., 0, 0] = 1
+    answer = spectral_rescale(impulse, gain.permute(2, 0, 1))[0]
+    expected = torch.fft.fftshift(torch.fft.fft2(answer).abs(), dim=(1, 2))
+    torch.testing.assert_close(filters.centred_amplitude(gain), expected)
+
+
+def impulse(size, channels):
+    x = torch.zeros(1, size, size, channels)
+    x[:, 0, 0] = 1
+    return x
+
+
+def answer(x):
+    """Centred amplitude of a channels-last impulse response, (C, H, W)."""
+    return torch.fft.fftshift(torch.fft.fft2(x, dim=(1, 2)).abs(), dim=(1, 2))[0].permute(2, 0, 1)
+
+
+def test_filters_of_models():
+    torch.manual_seed(0)
+    gfnet = timm.create_model("gfnet_ti", img_size=64, num_classes=0)
+    found = filters.amplitudes(gfnet)
+    assert [*found][:2] == ["blocks.0.filter.complex_weight", "blocks.1.filter.complex_weight"]
+    assert len(found) == 12
+    expected = answer(global_filter(impulse(4, 256), gfnet.blocks[0].filter.complex_weight.detach()))
+    torch.testing.assert_close(found["blocks.0.filter.complex_weight"], expected, atol=1e-6, rtol=1e-4)
+
+    model = timm.create_model("cdfformer_s18", img_size=64, num_classes=0)
+    found = filters.amplitudes(model)
+    assert len(found) == 12  # stages 3 and 4
+    assert {tuple(item.shape) for item in found.values()} == {(4, 4, 4), (4, 2, 2)}
+    basis = model.stages[2][0].token_mixer.complex_weights.detach()
+    expected = answer(dynamic_filter(impulse(4, 4), torch.eye(4)[None], basis))
+    torch.testing.assert_close(found["stages.2.0.token_mixer.complex_weights"], expected, atol=1e-6, rtol=1e-4)
+
+    model = timm.create_model("gfformer_s18", img_size=64, num_classes=0)
+    assert filters.amplitudes(model)["stages.0.0.token_mixer.complex_weights"].shape == (128, 16, 16)
+
+
+def test_gains_and_masks():
+    model = timm.create_model("spanetv2_s18_hybrid", img_size=64, num_classes=0)
+    found = filters.amplitudes(model)
+    assert len(found) == 4 * 6  # heads, blocks of stages 1 and 2
+    assert all(float(item.min()) > 0 and float(item.max()) < 1 for item in found.values())
+    found = filters.amplitudes(timm.create_model("spanet_small", num_classes=0))
+    mask = found["network.0.0.token_mixer.sps.1.filter"]
+    assert mask.shape == (1, 56, 56)
+    assert mask[0, 28, 28] == pytest.approx(0.8)
+    assert mask[0, 0, 0] == pytest.approx(0.2)
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="no filter"):
+        filters.amplitudes(timm.create_model("convformer_s18", num_classes=0))
+    with pytest.raises(ValueError, match="give its width"):
+        filters.centred_amplitude(torch.zeros(8, 4, 1))
