@@ -4,6 +4,7 @@ Without a compiler everything still works, by the plain torch forms; ``reason()`
 ``frepro doctor`` prints it. Threads are those of torch: where both use the same OpenMP library they share its pool.
 """
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -38,18 +39,20 @@ def library() -> ctypes.CDLL:
     if compiler is None:
         raise OSError("no C compiler (cc, gcc or clang) on the path")
     key = hashlib.sha256("\n".join([SOURCE.read_text(), *FLAGS, compiler, _cpu()]).encode()).hexdigest()[:16]
-    name = f"kernels-{key}.so"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frepro"
-    if not (cache / name).exists():
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cache) as folder:
-                _compile(compiler, Path(folder) / name)
-                os.replace(Path(folder) / name, cache / name)  # whole or not at all, whoever compiles at the same time
-        except PermissionError:
-            cache = Path(tempfile.mkdtemp(prefix="frepro-"))
-            _compile(compiler, cache / name)
-    return ctypes.CDLL(str(cache / name))
+    kernels = _cache() / f"kernels-{key}.so"
+    if not kernels.exists():
+        with tempfile.TemporaryDirectory(dir=kernels.parent) as folder:
+            _compile(compiler, Path(folder) / kernels.name)
+            os.replace(Path(folder) / kernels.name, kernels)  # whole or not at all, whoever compiles at the same time
+    return ctypes.CDLL(str(kernels))
+
+
+def _cache() -> Path:
+    """A folder that can be written, the user's if possible."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frepro"
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="frepro-"))
 
 
 def _compile(compiler: str, target: Path) -> None:

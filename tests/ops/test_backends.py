@@ -1,0 +1,106 @@
+"""The choice of a backend, by inputs, by argument and by environment; and that the plain forms need no compiler."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from frepro.ops import backends, cpu, dynamic_filter, pooled_linear, selective_scan
+
+FREE = {"cpu": None}
+TAKEN = {"cpu": "tensors are torch.float64"}
+
+
+def test_the_fastest_that_can_is_picked():
+    assert backends.choose("scan", FREE) == "cpu"
+    assert backends.choose("scan", TAKEN) == "torch"
+    assert backends.choose("scan", {"triton": "no CUDA device", "cpu": None}) == "cpu"
+
+
+def test_argument_and_environment_force(monkeypatch):
+    assert backends.choose("scan", FREE, "torch") == "torch"
+    monkeypatch.setenv("FREPRO_BACKEND", "torch")
+    assert backends.choose("scan", FREE) == "torch"
+    assert backends.choose("scan", FREE, "cpu") == "cpu"
+    monkeypatch.setenv("FREPRO_BACKEND", "mamba_ssm")  # which this operation lacks: it chooses for itself
+    assert backends.choose("filter", FREE) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("obstacles", "asked", "message"),
+    [
+        (FREE, "gpu", r"unknown backend 'gpu' of scan; there are \['torch', 'cpu'\]"),
+        (FREE, "triton", "unknown backend 'triton' of scan"),
+        (TAKEN, "cpu", "backend 'cpu' cannot run scan: tensors are torch.float64"),
+    ],
+)
+def test_what_cannot_run_is_refused_with_the_reason(obstacles, asked, message):
+    with pytest.raises(ValueError, match=message):
+        backends.choose("scan", obstacles, asked)
+
+
+def test_an_unknown_name_in_the_environment_is_refused(monkeypatch):
+    monkeypatch.setenv("FREPRO_BACKEND", "cuda")
+    with pytest.raises(ValueError, match="unknown backend 'cuda'"):
+        backends.choose("scan", FREE)
+
+
+def test_kernels_say_what_they_cannot_take():
+    u, A, B = torch.randn(1, 2, 3, dtype=torch.float64), torch.randn(2, 4), torch.randn(1, 4, 3)
+    with pytest.raises(ValueError, match=r"tensors are torch\.float64"):
+        selective_scan(u, u, A, B, B, backend="cpu")
+    u = u.float()
+    with pytest.raises(ValueError, match="it does not return the last state"):
+        selective_scan(u, u, A, B, B, return_last_state=True, backend="cpu")
+    with pytest.raises(ValueError, match=r"it needs B and C of shape \(batch, N, length\)"):
+        selective_scan(u, u, A, A, B, backend="cpu")
+    with pytest.raises(ValueError, match="a basis holds at most 8 filters, not 9"):
+        dynamic_filter(torch.randn(1, 4, 4, 2), torch.rand(1, 9, 2), torch.randn(4, 3, 9, 2), backend="cpu")
+    with pytest.raises(ValueError, match="a side of 37 does not factor"):
+        dynamic_filter(torch.randn(1, 37, 4, 2), torch.rand(1, 2, 2), torch.randn(37, 3, 2, 2), backend="cpu")
+    with pytest.raises(ValueError, match="what the papers count"):
+        x = torch.randn(1, 4, 4, 2, device="meta")
+        pooled_linear(x, [x[0, :, :, 0]], 1, [x[0, 0, :, :]], x[0, 0, :, 0], backend="matmul")
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+    )
+
+
+MODEL = """
+import torch, timm, frepro
+from frepro.ops import backends
+print(backends.reasons()["cpu"])
+model = timm.create_model("dfformer_s18", depths=(1, 1, 1, 1), dims=(16, 16, 16, 16), img_size=64).eval()
+print(model(torch.randn(1, 3, 64, 64)).isfinite().all().item())
+"""
+
+
+@pytest.mark.parametrize(
+    ("compiler", "reason"), [("/no/such/compiler", "did not run"), ("false", "false failed: no message")]
+)
+def test_without_a_working_compiler_models_run_plain_and_the_reason_is_told(tmp_path, compiler, reason):
+    done = run(MODEL, CC=compiler, XDG_CACHE_HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    said, is_finite = done.stdout.splitlines()
+    assert reason in said
+    assert is_finite == "True"
+
+
+@pytest.mark.skipif(cpu.reason() is not None, reason=f"CPU kernels: {cpu.reason()}")
+def test_kernels_are_compiled_once_and_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path):
+    code = "from frepro.ops import cpu; print(cpu.library()._name)"
+    first = run(code, XDG_CACHE_HOME=str(tmp_path))
+    assert first.returncode == 0, first.stderr
+    (kernels,) = (tmp_path / "frepro").iterdir()
+    written = kernels.stat().st_mtime_ns
+    assert run(code, XDG_CACHE_HOME=str(tmp_path)).stdout == first.stdout
+    assert kernels.stat().st_mtime_ns == written
+    (tmp_path / "file").write_text("")
+    elsewhere = run(code, XDG_CACHE_HOME=str(tmp_path / "file"))
+    assert elsewhere.returncode == 0, elsewhere.stderr
+    assert str(tmp_path) not in elsewhere.stdout
