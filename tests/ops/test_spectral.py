@@ -7,8 +7,10 @@ from torch import Tensor
 
 from frepro.ops import (
     amplitude_spectrum,
+    backends,
     dynamic_filter,
     global_filter,
+    pooled_linear,
     resize_filter,
     spectral_pool,
     spectral_pooling_mask,
@@ -27,14 +29,13 @@ def _seed():
 def arguments(height: int, width: int, dtype: torch.dtype = torch.float64) -> dict:
     """Each operation on a map and its other arguments, two images of three channels."""
     half = width // 2 + 1
-    last, first = torch.randn(2, height, width, 3), torch.randn(2, 3, height, width)
-    mask = spectral_pooling_mask(height, width, 1, 0.7)
+    x = torch.randn(2, height, width, 3)
     every = {
-        global_filter: (last, torch.randn(height, half, 3, 2)),
-        dynamic_filter: (last, torch.randn(2, 4, 3), torch.randn(height, half, 4, 2)),
-        spectral_rescale: (first, torch.rand(3, height, half)),
-        spectral_pool: (first, mask),
-        amplitude_spectrum: (last,),
+        global_filter: (x, torch.randn(height, half, 3, 2)),
+        dynamic_filter: (x, torch.randn(2, 4, 3), torch.randn(height, half, 4, 2)),
+        spectral_rescale: (x, torch.rand(height, half, 3)),
+        spectral_pool: (x, spectral_pooling_mask(height, width, 1, 0.7)),
+        amplitude_spectrum: (x,),
     }
     return {op: tuple(x.to(dtype) for x in args) for op, args in every.items()}
 
@@ -49,22 +50,21 @@ def as_complex(x: Tensor) -> np.ndarray:
     return x.numpy()[..., 0] + 1j * x.numpy()[..., 1]
 
 
-def filtered(x: np.ndarray, kernel: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
-    sides = [x.shape[axis] for axis in axes]
-    return np.fft.irfft2(np.fft.rfft2(x, axes=axes) * kernel, s=sides, axes=axes)
+def filtered(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    return np.fft.irfft2(np.fft.rfft2(x, axes=(1, 2)) * kernel, s=x.shape[1:3], axes=(1, 2))
 
 
 def by_formula(op, x: Tensor, *rest: Tensor) -> np.ndarray:
     image = x.numpy()
     if op is global_filter:
-        return filtered(image, as_complex(rest[0]), (1, 2))
+        return filtered(image, as_complex(rest[0]))
     if op is dynamic_filter:
-        return filtered(image, np.einsum("hwn,bnc->bhwc", as_complex(rest[1]), rest[0].numpy()), (1, 2))
+        return filtered(image, np.einsum("hwn,bnc->bhwc", as_complex(rest[1]), rest[0].numpy()))
     if op is spectral_rescale:
-        return filtered(image, rest[0].numpy(), (2, 3))
+        return filtered(image, rest[0].numpy())
     if op is spectral_pool:  # eq. 17 of SPANet to the letter: the full transform, centred, masked and back
-        centred = rest[0].numpy() * np.fft.fftshift(np.fft.fft2(image), axes=(2, 3))
-        pooled = np.fft.ifft2(np.fft.ifftshift(centred, axes=(2, 3)))
+        centred = rest[0].numpy()[..., None] * np.fft.fftshift(np.fft.fft2(image, axes=(1, 2)), axes=(1, 2))
+        pooled = np.fft.ifft2(np.fft.ifftshift(centred, axes=(1, 2)), axes=(1, 2))
         assert np.abs(pooled.imag).max() < 1e-12  # an even mask leaves a real map
         return pooled.real
     return np.abs(np.fft.fft2(image, axes=(1, 2))) / np.sqrt(image[0, ..., 0].size)  # eq. 7 of Vim-F, orthonormal
@@ -85,6 +85,33 @@ def test_gradients(op, size):
     for x in args if op is not spectral_pool else args[:1]:
         x.requires_grad_()
     assert torch.autograd.gradcheck(op, args)
+
+
+@pytest.mark.parametrize("backend", ["torch", "matmul"])
+def test_gradients_of_pooling_and_a_linear_map(backend):
+    x, bias = torch.randn(1, 5, 4, 3, dtype=torch.float64), torch.randn(2, dtype=torch.float64)
+    weights = [torch.randn(2, channels, dtype=torch.float64) for channels in (2, 1)]
+    masks = [spectral_pooling_mask(5, 4, 1, balance).double() for balance in (0.7, 0.9)]
+    inputs = [value.requires_grad_() for value in (x, *weights, bias)]
+    assert torch.autograd.gradcheck(lambda x, v, w, b: pooled_linear(x, masks, 1, [v, w], b, backend=backend), inputs)
+
+
+@pytest.mark.skipif(backends.reasons()["cpu"] is not None, reason="no C compiler")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("op", [global_filter, dynamic_filter, spectral_rescale])
+def test_kernels_equal_the_plain_form(op, size, dtype):
+    """Values and all gradients; half precision is rounded at the end alone, wherever that is."""
+    results = []
+    for backend in ("torch", "cpu"):
+        torch.manual_seed(0)
+        args = [x.requires_grad_() for x in arguments(*size, dtype)[op]]
+        y = op(*args, backend=backend)
+        assert y.dtype == dtype
+        y.float().square().sum().backward()
+        results.append([y.detach(), *(x.grad for x in args)])
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == torch.float32 else {"rtol": 0.05, "atol": 0.5}
+    torch.testing.assert_close(results[1], results[0], **tolerance)
 
 
 @pytest.mark.parametrize("size", [(8, 6), (3, 5)])
@@ -144,9 +171,8 @@ def test_what_a_filter_of_one_does(op):
 def test_cyclic_shifts(op, shift):
     """Filters move with their map; the amplitude spectrum stays as it is."""
     x, *rest = arguments(7, 10)[op]
-    axes = (1, 2) if x.shape[-1] == 3 else (2, 3)
-    y, of_shifted = op(x, *rest), op(x.roll(shift, axes), *rest)
-    torch.testing.assert_close(of_shifted, y if op is amplitude_spectrum else y.roll(shift, axes))
+    y, of_shifted = op(x, *rest), op(x.roll(shift, (1, 2)), *rest)
+    torch.testing.assert_close(of_shifted, y if op is amplitude_spectrum else y.roll(shift, (1, 2)))
 
 
 @pytest.mark.parametrize("op", [op for op in OPS if op is not amplitude_spectrum])
@@ -170,10 +196,10 @@ def test_equal_filters_make_the_dynamic_one_static():
 
 
 def test_rescaling_changes_amplitudes_and_not_phases():
-    x = torch.randn(2, 3, 7, 6)
-    gain = torch.rand(3, 7, 4)
-    gain[:, 1:] = (gain[:, 1:] + gain[:, 1:].flip(1)) / 2  # even along the self-conjugate columns
-    before, after = (torch.fft.rfft2(y, norm="ortho") for y in (x, spectral_rescale(x, gain)))
+    x = torch.randn(2, 7, 6, 3)
+    gain = torch.rand(7, 4, 3)
+    gain[1:] = (gain[1:] + gain[1:].flip(0)) / 2  # even along the self-conjugate columns
+    before, after = (torch.fft.rfft2(y, dim=(1, 2), norm="ortho") for y in (x, spectral_rescale(x, gain)))
     torch.testing.assert_close(after, before * gain)
 
 
@@ -184,7 +210,7 @@ def test_rescaling_changes_amplitudes_and_not_phases():
 def test_pooling_is_a_sum_of_projections(balance):
     """(1 - lambda) x + (2 lambda - 1) P x + (ring - 1 + lambda) R x; at lambda = 1/2, scaling but on the ring."""
     ring = 1 / 3
-    x = torch.randn(2, 3, 14, 10, dtype=torch.float64)
+    x = torch.randn(2, 14, 10, 3, dtype=torch.float64)
     distance = torch.hypot((torch.arange(14) - 7.0)[:, None], torch.arange(10) - 5.0)
     inside, on_ring = (spectral_pool(x, m.double()) for m in (distance < 2, distance == 2))
     for projected, mask in ((inside, distance < 2), (on_ring, distance == 2)):
@@ -195,15 +221,33 @@ def test_pooling_is_a_sum_of_projections(balance):
 
 
 def test_pooling_with_lambda_one_half_is_a_pure_scaling():
-    x = torch.randn(2, 3, 14, 10)
+    x = torch.randn(2, 14, 10, 3)
     torch.testing.assert_close(spectral_pool(x, spectral_pooling_mask(14, 10, 2, 0.5, ring=None)), x / 2)
 
 
 def test_pooling_scales_the_mean_by_lambda():
     """Zero frequency is inside any disc."""
-    x = torch.randn(2, 3, 9, 12)
+    x = torch.randn(2, 9, 12, 3)
     pooled = spectral_pool(x, spectral_pooling_mask(9, 12, 1, 0.7))
-    torch.testing.assert_close(pooled.mean(dim=(2, 3)), 0.7 * x.mean(dim=(2, 3)))
+    torch.testing.assert_close(pooled.mean(dim=(1, 2)), 0.7 * x.mean(dim=(1, 2)))
+
+
+@pytest.mark.parametrize("ring", [None, 1 / 3])
+@pytest.mark.parametrize("radius", [1, 2, 4])
+@pytest.mark.parametrize("size", SIZES)
+def test_pooling_and_a_linear_map_need_no_transform(size, radius, ring):
+    """Groups of 2, 3 and 1 channels with a balance each: as many poolings, and then one product."""
+    x, bias = torch.randn(2, *size, 6, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    weights = [torch.randn(5, channels, dtype=torch.float64) for channels in (2, 3, 1)]
+    masks = [spectral_pooling_mask(*size, radius, balance, ring).double() for balance in (0.7, 0.5, 0.9)]
+    pooled = torch.cat([spectral_pool(*pair) for pair in zip(x.split([2, 3, 1], dim=3), masks, strict=True)], dim=3)
+    expected = pooled @ torch.cat(weights, dim=1).T + bias
+    with Transforms() as transforms:
+        torch.testing.assert_close(
+            pooled_linear(x, masks, radius, weights, bias, backend="matmul"), expected, rtol=1e-5, atol=1e-5
+        )
+    assert transforms.dtypes == set()
+    torch.testing.assert_close(pooled_linear(x, masks, radius, weights, bias, backend="torch"), expected)
 
 
 @pytest.mark.parametrize(("size", "radius"), [((56, 56), 2), ((28, 28), 2), ((14, 14), 1), ((7, 7), 1)])
