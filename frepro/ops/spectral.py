@@ -160,7 +160,7 @@ def pooled_linear(
         waves = waves.to(tokens.dtype)
         low = (waves @ tokens) * (torch.cat(near, dim=1) - far) @ weight.t()  # (B, waves, out)
         y_far = float32_or_more(y).flatten(1, 2)
-        return torch.baddbmm(y_far, waves.t().expand(len(x), -1, -1), low).view(y.shape).to(y.dtype)
+        return torch.baddbmm(y_far, waves.t().expand(x.shape[0], -1, -1), low).view(y.shape).to(y.dtype)
 
 
 def _low_frequencies(height: int, width: int, radius: float, device: torch.device) -> tuple[Tensor, list, list]:

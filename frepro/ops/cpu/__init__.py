@@ -76,9 +76,14 @@ def _cpu() -> str:
         return platform.processor() + platform.machine()
 
 
-@functools.cache
+@torch.compiler.assume_constant_result  # or torch.compile traces into the search for a compiler
 def reason() -> str | None:
     """Why the kernels cannot be used on this machine; none where they can."""
+    return _reason()
+
+
+@functools.cache
+def _reason() -> str | None:
     try:
         library()
     except OSError as error:
