@@ -175,6 +175,25 @@ def test_the_same_model_has_the_same_numbers_in_both_tables_that_print_it():
         assert two == five
 
 
+@pytest.mark.parametrize(
+    ("paper", "artefact", "title"),
+    [
+        ("dfformer", "figure_1", "Relative log amplitudes of Fourier transformed feature maps"),
+        ("dfformer", "figure_5", "Throughput vs. resolution"),
+        ("spanet", "figure_4", "Visualization of the context map"),
+        ("vim-f", "table_2", "Comparison of different backbones on ImageNet-1K classification"),
+    ],
+)
+def test_a_title_is_the_first_sentence_of_the_caption(paper, artefact, title):
+    assert papers.title(dict(papers.load(paper).artefacts())[artefact]) == title
+
+
+def test_vs_ends_no_sentence():
+    assert papers.title(papers.load("spanet").figures[5]).endswith(
+        "vs. FLOPs/Params for SPANets and other comparative models"
+    )
+
+
 TABLE = """\
 name: p
 title: t

@@ -116,7 +116,7 @@ class Paper:
 
 def title(item: Table | Figure) -> str:
     """The first sentence of a caption, without its full stop."""
-    return re.split(r"\.\s+(?=[A-Z†])", " ".join(item.caption.split()))[0].rstrip(".")
+    return re.split(r"(?<!\bvs)\.\s+(?=[^a-z\d])", " ".join(item.caption.split()))[0].rstrip(".")
 
 
 def names() -> list[str]:
