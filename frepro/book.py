@@ -5,7 +5,6 @@ The book is built from results alone and runs nothing. Sphinx reads pages below 
 """
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ STATES = {
     "demo": "demo",
     "": "not run",
 }
+NOT_BUILT = "not built"
 
 
 def setup(app: Any) -> dict[str, Any]:
@@ -35,7 +35,7 @@ def lay_out(folder: Path) -> None:
     folder.mkdir()
     (folder / "status.md").write_text(status(), encoding="utf-8")
     for artefact in artefacts():
-        if artefact.notebook.exists():
+        if artefact.is_built:
             page(artefact, folder / artefact.paper)
 
 
@@ -111,18 +111,18 @@ def status() -> str:
         "",
         "Every table and figure of the papers, and how far it has come: **measured** is the published recipe on the",
         "data set that it was published for; **demo** is embedded data, with cost and throughput of the models at full",
-        "size; **not run** is nothing yet.",
+        "size; **not run** has a notebook and no result, **not built** no notebook yet.",
         "",
     ]
     for name in papers.names():
         paper = papers.load(name)
-        captions = {key: " ".join(item.caption.split()) for key, item in paper.artefacts()}
+        captions = {key: papers.title(item) for key, item in paper.artefacts()}
         lines += [f"## {paper.title} ({paper.venue} {paper.year})", "", "| | caption | state |", "| --- | --- | --- |"]
         for artefact in artefacts(name):
             title = artefact.name.replace("_", " ").capitalize()
-            if artefact.notebook.exists():
+            if artefact.is_built:
                 title = f"[{title}]({artefact.paper}/{artefact.name})"
-            caption = re.split(r"\.\s+(?=[A-Z])", captions[artefact.name])[0].rstrip(".")  # its first sentence
-            lines.append(f"| {title} | {caption} | {STATES[state(artefact)]} |")
+            has_come = STATES[state(artefact)] if artefact.is_built else NOT_BUILT
+            lines.append(f"| {title} | {captions[artefact.name]} | {has_come} |")
         lines.append("")
     return "\n".join(lines)

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import click
@@ -106,7 +107,7 @@ def reproduce_command(
     Prints the plan first, runs only what is missing, and ends with the table. Runs are stored, so that a second call
     answers at once, and a call that was stopped goes on where it was.
     """
-    chosen = reproduce.find(paper, table, figure)
+    chosen, missing = reproduce.find(paper, table, figure)
     seeds = seeds or ([0] if profile == "paper" else [0, 1, 2])
     given = {"profile": profile, "data": data, "seeds": seeds, "device": device}
     plans = [reproduce.plan(artefact, {**given, **dict(extra)}) for artefact in chosen]
@@ -114,6 +115,8 @@ def reproduce_command(
         click.echo(f"No DATA given: profile {profile} on the embedded digits. Numbers from them are not ImageNet's.")
     for plan in plans:
         click.echo(plan.describe(jobs or plan.experiment.default_jobs()))
+    if missing:
+        click.echo(f"Not built yet: {reproduce.listed(missing)}.")
     if dry_run:
         return
     for plan in plans:
@@ -205,13 +208,13 @@ def resolve(model: str, recipe: str | None, profile: str, source: str | None) ->
     """Recipe, profile and data of a run, as the options name them."""
     if recipe is None:
         module = provenance.own_models().get(model, "").rpartition(".")[2]
-        if module not in recipes.names():
+        recipe = recipes.of_family(module)
+        if recipe is None:
             if not module:
                 from frepro.experiment import check_model
 
                 check_model(model)
             raise FreproError(f"{model} has no recipe of its own: add --recipe, one of {', '.join(recipes.names())}")
-        recipe = module
     if profile == "paper" and not source:
         raise FreproError("profile paper needs the real data set: add --data /path/to/imagenet, or use profile demo")
     return recipes.load(recipe, profile), profile, locate(source)
@@ -254,9 +257,9 @@ def list_command(what: str) -> None:
             paper = papers.load(name)
             click.echo(f"  {name}: {paper.title}, {paper.venue} {paper.year}")
             for artefact in reproduce.artefacts(name):
-                caption = dict(paper.artefacts())[artefact.name].caption
-                state = "" if artefact.notebook.exists() else " [no notebook yet]"
-                click.echo(f"    {artefact.name.replace('_', ' ')}{state}: {' '.join(caption.split())[:80]}")
+                caption = shorten(papers.title(dict(paper.artefacts())[artefact.name]), 80, placeholder=" ...")
+                state = "" if artefact.is_built else " [not built yet]"
+                click.echo(f"    {artefact.name.replace('_', ' ')}{state}: {caption}")
     if what in ("all", "recipes"):
         click.echo(f"recipes: {', '.join(recipes.names())}, each with profiles {', '.join(recipes.PROFILES)}")
 

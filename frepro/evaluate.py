@@ -18,6 +18,7 @@ def evaluate_checkpoint(
     Raises:
         FreproError: The file cannot be read, or does not fit the model.
     """
+    recipe = recipe.of(model)
     accelerator = train.make_accelerator(execution.device, recipe.precision)
     test_set = samples(source, "test", recipe, *train.normalisation(model), seed=0)
     num_classes = source.classes or count_classes(test_set)

@@ -236,7 +236,7 @@ class Experiment:
 
     def _group(self, model: str) -> str:
         row = self.published.row(model)
-        return str(self.published.value(row, "group")) if row and self.published.column("group") else ""
+        return self.published.group(row) if row else ""
 
     def _finding(self, label: str, model: str, args: dict[str, Any], key: str, measured: dict[str, Any]) -> Finding:
         row, column = self.published.row(model), self.published.column("top1" if key == self.own_metric else key)

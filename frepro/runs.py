@@ -14,7 +14,8 @@ from frepro.results import Measurement
 class Run:
     """One training run: a model, a recipe in a profile, data and a seed. Equal runs are made once.
 
-    ``model_args`` are the variant's; the recipe's (which make models small for embedded data) are added to them.
+    ``recipe`` becomes the model's own. ``model_args`` are the variant's; the recipe's (which make models small for
+    embedded data) are added to them.
     """
 
     model: str
@@ -24,13 +25,12 @@ class Run:
     seed: int
     model_args: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "recipe", self.recipe.of(self.model))
+
     @property
     def all_model_args(self) -> dict[str, Any]:
         return {**self.recipe.model_args, **self.model_args}
-
-    @property
-    def drop_path(self) -> float:
-        return self.recipe.drop_path_by_model.get(self.model, self.recipe.drop_path)
 
     @property
     def title(self) -> str:
@@ -40,12 +40,12 @@ class Run:
     @cached_property
     def measurement(self) -> Measurement:
         recipe = asdict(self.recipe)
-        for key in ("benchmark", "drop_path_by_model", "model_args"):  # not of the training, or resolved below
+        for key in ("benchmark", "by_model", "model_args"):  # not of the training, or resolved already
             del recipe[key]
         spec = {
             "model": self.model,
             "model_args": self.all_model_args,
-            "recipe": {**recipe, "drop_path": self.drop_path},
+            "recipe": recipe,
             "profile": self.profile,
             "data": self.source.spec(),
             "seed": self.seed,

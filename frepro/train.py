@@ -164,7 +164,7 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     train_set, test_set = (samples(job.source, split, recipe, mean, std, seed) for split in ("train", "test"))
     num_classes = job.source.classes or count_classes(train_set)
     accumulate = accumulation_steps(recipe, processes, execution.per_device)
-    batches = TrainBatches(len(train_set), recipe.batch_size, seed, rank, processes, accumulate)
+    batches = TrainBatches(len(train_set), recipe.batch_size, seed, rank, processes, accumulate, recipe.repeats)
     if batches.updates == 0:
         raise FreproError(f"{len(train_set)} training images do not fill one batch of {recipe.batch_size}")
     test_batches = TestBatches(len(test_set), recipe.batch_size // (processes * accumulate), rank, processes)
@@ -175,9 +175,9 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     )
 
     seed_all(MODEL, seed)
-    model = create_model(job.model, job.all_model_args, num_classes, recipe.img_size, job.drop_path).to(device)
+    model = create_model(job.model, job.all_model_args, num_classes, recipe.img_size, recipe.drop_path).to(device)
     mixup, criterion = make_loss(recipe, num_classes)
-    optimizer = create_optimizer_v2(model, "adamw", lr=recipe.lr, weight_decay=recipe.weight_decay)
+    optimizer = create_optimizer_v2(model, recipe.optimizer, lr=recipe.lr, weight_decay=recipe.weight_decay)
     schedule = make_schedule(optimizer, recipe, batches.updates)
     ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay is not None else None
     checkpoint = Checkpoint(job.measurement, model, ema, optimizer)
@@ -313,7 +313,12 @@ class Checkpoint:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
-        metadata = {"history": json.dumps(history), "scaler": json.dumps(scaler), "code": self.code}
+        metadata = {
+            "history": json.dumps(history),
+            "scaler": json.dumps(scaler),
+            "steps": json.dumps([float(group["step"]) for group in self._counting_groups()]),
+            "code": self.code,
+        }
         self._save(self.path, tensors, metadata)
         results.write_text(self.folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in history))
 
@@ -336,11 +341,17 @@ class Checkpoint:
             prefix = f"{part}."
             module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         groups = self.optimizer.state_dict()["param_groups"]
+        for group, step in zip(groups, json.loads(metadata["steps"]), strict=False):
+            group["step"] = step
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
         scaler = json.loads(metadata["scaler"])
         if accelerator.scaler is not None and scaler:  # none where the run began in float32, on a CPU
             accelerator.scaler.load_state_dict(scaler)
         return json.loads(metadata["history"])
+
+    def _counting_groups(self) -> list[dict[str, Any]]:
+        """Groups in which the optimizer counts its updates: all with LAMB; none with AdamW, which counts by tensor."""
+        return [group for group in self.optimizer.param_groups if "step" in group]
 
     def finish(self) -> None:
         """Store the trained weights for use: model.safetensors, and ema.safetensors where there is an average."""

@@ -76,13 +76,12 @@ def test_ctrl_c_keeps_what_is_done(frepro_command, store):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--table", "99"], "no table 99 in any paper: there is table 1 (dfformer)"),
+        (["--table", "99"], "no table 99 in any paper: there are Tables 1-4 of dfformer, Tables 1-5 of spanet"),
         (["--table", "4", "--paper", "nosuch"], "unknown paper 'nosuch'"),
-        (["--table", "1"], "no notebook makes Table 1 of dfformer yet"),
+        (["--figure", "4", "--paper", "spanetv2"], "not built yet: Figure 4 of spanetv2; what can be made: "),
         (["--table", "4", "--profile", "paper"], "profile paper needs the real data set"),
         (["--table", "4", "--profile", "dmeo"], "did you mean demo"),
         (["--table", "4", "--data", "/nowhere"], "no data at /nowhere"),
-        (["--table", "4", "--figure", "5"], "no notebook makes Figure 5 of dfformer yet"),
         (["--table", "4", "-p", "seds", "3"], "unknown parameter of table_4.ipynb 'seds': did you mean seeds"),
         (["--table", "4", "-p", "models", '["dfformer_s81"]'], "unknown model of this table 'dfformer_s81'"),
     ],
@@ -92,6 +91,56 @@ def test_bad_input_is_one_line(frepro_command, arguments, message):
     assert done.returncode == 1
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.fixture
+def notebooks(tmp_path, monkeypatch):
+    """Notebooks for two artefacts alone."""
+    monkeypatch.setattr(reproduce.paths, "notebook", lambda paper, name: tmp_path / paper / f"{name}.ipynb")
+    for name in ("dfformer/table_4", "spanet/table_1"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.ipynb").write_text("")
+
+
+def test_what_has_a_notebook_is_made_and_the_rest_named(notebooks):
+    ready, missing = reproduce.find(table=4)
+    assert [a.title for a in ready] == ["Table 4 of dfformer"]
+    assert reproduce.listed(missing) == "Table 4 of spanet, Table 4 of spanetv2, Table 4 of vim-f"
+    ready, missing = reproduce.find()
+    assert len(ready) + len(missing) == 39
+    assert reproduce.listed(ready) == "Table 4 of dfformer, Table 1 of spanet"
+    assert reproduce.listed(missing).startswith("Tables 1-3 and Figures 1-9 of dfformer, Tables 2-5 and Figures 1-5 of")
+    assert reproduce.find("dfformer", table=4) == ([Artefact("dfformer", "table", 4)], [])
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (
+            {"table": 2},
+            "not built yet: Table 2 of dfformer, Table 2 of spanet, .*made: Table 4 of dfformer, Table 1 of",
+        ),
+        ({"table": 4, "paper": "vim-f"}, "not built yet: Table 4 of vim-f; what can be made: Table 4 of dfformer,"),
+        ({"table": 4, "figure": 5}, "not built yet: Figure 5 of dfformer, Table 4 and Figure 5 of spanet"),
+        ({"figure": 4, "paper": "vim-f"}, "no figure 4 in paper 'vim-f': there are Figures 1-3 of vim-f"),
+    ],
+)
+def test_nothing_to_make_is_an_error(notebooks, wanted, message):
+    with pytest.raises(FreproError, match=message):
+        reproduce.find(**wanted)
+
+
+def test_numbers_are_drawn_together():
+    assert reproduce.ranges([1, 2, 3, 5, 7, 8]) == "1-3, 5, 7-8"
+    assert reproduce.ranges([4]) == "4"
+
+
+def test_one_line_says_what_is_not_built(frepro_command):
+    done = frepro_command("reproduce", "--table", "4", "--profile", "smoke", "--dry-run")
+    _, missing = reproduce.find(table=4)
+    assert done.returncode == 0
+    assert "Table 4 of dfformer: profile smoke" in done.stdout
+    assert (f"Not built yet: {reproduce.listed(missing)}." in done.stdout) == bool(missing)
 
 
 def test_bad_options_are_explained(frepro_command):
@@ -154,7 +203,8 @@ def test_a_failing_notebook_is_kept_and_named(tmp_path):
 def test_other_commands(frepro_command):
     listed = frepro_command("list")
     assert "dfformer_s18_relu_afno" in listed.stdout
-    assert "figure 9 [no notebook yet]" in listed.stdout
+    assert "figure 4 [not built yet]: Evaluation of models on texture and shape bias\n" in listed.stdout
+    assert "table 4: Ablation for DFFormer-S18 on ImageNet-1K\n" in listed.stdout
     doctor = frepro_command("doctor")
     assert doctor.returncode == 0
     assert "torch: " in doctor.stdout

@@ -131,9 +131,10 @@ def test_two_processes_are_one_run(monkeypatch, tmp_path):
     assert after[0]["train_loss"] == pytest.approx(before[0]["train_loss"], rel=0.2)
 
 
-def test_killed_and_resumed_equals_straight(monkeypatch, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_killed_and_resumed_equals_straight(monkeypatch, tmp_path, optimizer):
     """SIGKILL after some epoch; weights, moving average and history end up the same, bit for bit."""
-    changes = {"epochs": 6, "ema_decay": 0.9}
+    changes = {"epochs": 6, "ema_decay": 0.9, "optimizer": optimizer}
     straight = job(**changes)
     train.run(straight, CPU)
     expected, average, log = weights(straight), weights(straight, "ema"), history(straight)

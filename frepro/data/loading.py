@@ -74,7 +74,7 @@ class Folder(Dataset):
 
 
 class Samples(Dataset):
-    """Transformed samples, asked for by (epoch, index)."""
+    """Transformed samples, asked for by (epoch, index); index + n length is another draw of the same image."""
 
     def __init__(self, images: Dataset, transform: Any, seed: int, chosen: list[int]) -> None:
         self.images = images
@@ -87,7 +87,7 @@ class Samples(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
         epoch, index = key
-        image, target = self.images[self.chosen[index]]
+        image, target = self.images[self.chosen[index % len(self)]]
         seed_all(SAMPLE, self.seed, epoch, index)
         return self.transform(image.convert("RGB")), target
 
@@ -139,12 +139,16 @@ class TrainBatches:
     """Batches of (epoch, index) for one process: in each update, its share of ``batch_size`` shuffled samples.
 
     An update's samples are cut into ``processes`` x ``accumulate`` pieces of equal size; a rest of the epoch that does
-    not fill a batch is left out, another one in each epoch.
+    not fill a batch is left out, another one in each epoch. With ``repeats``, each image comes so many times in a row,
+    as index, index + length, ..., in an epoch of the same length.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, rank: int, processes: int, accumulate: int) -> None:
+    def __init__(
+        self, length: int, batch_size: int, seed: int, rank: int, processes: int, accumulate: int, repeats: int = 1
+    ) -> None:
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.processes, self.accumulate = rank, processes, accumulate
+        self.repeats = repeats
         self.epoch = 0
         self.updates = length // batch_size
 
@@ -153,6 +157,7 @@ class TrainBatches:
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
+        order = np.add.outer(order, self.length * np.arange(self.repeats)).flatten()[: self.length]
         piece = self.batch_size // (self.processes * self.accumulate)
         for micro in range(len(self)):
             start = (micro * self.processes + self.rank) * piece

@@ -3,6 +3,7 @@
 One YAML file a paper. Nothing measured is in it, and nothing here computes: measured values live in ``results/``.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -24,12 +25,14 @@ class Column:
         name: The printed heading.
         unit: Unit of a number.
         decimals: Printed decimals of a number; none for text.
+        under: Heading over this column and its neighbours, as the detector of a column of AP.
     """
 
     key: str
     name: str
     unit: str = ""
     decimals: int | None = None
+    under: str = ""
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,10 @@ class Row:
     """A row as printed, one cell for each column; ``null`` where the paper prints nothing.
 
     Attributes:
-        model: The timm or frepro model that the row means; none where neither has one.
+        model: The timm or frepro model that the row means; none where neither has one. Where the table is of a detector
+            or a segmentation head, the backbone.
         marks: "ours" for the paper's own models, "baseline" for the row that others are compared with.
-        note: Where the print and the official code disagree.
+        note: Where the print and the code disagree, or the copy at hand leaves a doubt.
     """
 
     cells: list[Cell]
@@ -51,6 +55,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
+    """A table: its columns and rows as printed.
+
+    A column of key "label" names the rows; one of key "group" is the section that a row stands in. Labels are unique in
+    their section.
+    """
+
     caption: str
     columns: list[Column]
     rows: list[Row]
@@ -60,9 +70,14 @@ class Table:
     def value(self, row: Row, key: str) -> Cell:
         return row.cells[[column.key for column in self.columns].index(key)]
 
-    def row(self, model: str) -> Row | None:
-        """The row that means ``model``, if the table has one."""
-        return next((row for row in self.rows if row.model == model), None)
+    def row(self, model: str, group: str | None = None) -> Row | None:
+        """The row that means ``model``, if the table has one; the first, or the one in a section."""
+        rows = [row for row in self.rows if row.model == model and group in (None, self.group(row))]
+        return rows[0] if rows else None
+
+    def group(self, row: Row) -> str:
+        """The section that a row stands in; empty in a table without sections."""
+        return str(self.value(row, "group")) if self.column("group") else ""
 
     def column(self, key: str) -> Column | None:
         return next((column for column in self.columns if column.key == key), None)
@@ -99,6 +114,11 @@ class Paper:
             yield f"figure_{number}", self.figures[number]
 
 
+def title(item: Table | Figure) -> str:
+    """The first sentence of a caption, without its full stop."""
+    return re.split(r"(?<!\bvs)\.\s+(?=[^a-z\d])", " ".join(item.caption.split()))[0].rstrip(".")
+
+
 def names() -> list[str]:
     """The papers there are."""
     return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml"))
@@ -120,8 +140,11 @@ def read(path: Path) -> Paper:
     """The paper in a file of any name; ``load`` for those of the package."""
     paper = Document.read(path).bind(Paper)
     for number, table in paper.tables.items():
+        keys = [column.key for column in table.columns]
         for row in table.rows:
             _check(row, table, f"{path}:{row.line}: Table {number}")
+        if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+            raise FreproError(f"{path}: Table {number}: two columns have the key {doubled[0]!r}")
     return paper
 
 

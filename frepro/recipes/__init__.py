@@ -4,7 +4,7 @@
 takes seconds and only shows that everything runs. ``demo`` and ``smoke`` name only the keys in which they differ.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,19 @@ class Benchmark:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What a single model has in place of the recipe's values; none of what it shares with the others."""
+
+    optimizer: Literal["adamw", "lamb"] | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
+    drop_path: float | None = None
+    crop_pct: float | None = None
+    clip_grad: float | None = None
+    precision: Literal["no", "fp16", "bf16"] | None = None
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A training recipe. Rates are for one optimizer update of ``batch_size`` samples over all processes together.
 
@@ -34,13 +47,16 @@ class Recipe:
         cooldown_epochs: Further passes at ``min_lr``.
         lr: Peak learning rate; it starts at ``warmup_lr`` and ends at ``min_lr``.
         drop_path: Stochastic depth of the last block.
-        drop_path_by_model: Values for single models, in place of ``drop_path``.
         reprob: Probability of random erasing, with random pixels.
+        repeats: How often in a row an epoch shows an image, each time augmented anew (repeated augmentation); the epoch
+            is as long, and shows so many fewer images.
         scale: Range of the area of random resized crops, relative to the image.
         crop_pct: Share of the resized image that the centre crop keeps in evaluation.
         ema_decay: Decay of the moving average of the weights; none without one.
         clip_grad: Largest norm of the gradient; none without clipping.
+        optimizer: AdamW, or LAMB as timm has it.
         precision: Of forward and backward on a GPU; a CPU always computes in float32.
+        by_model: Values of single models (see ``of``).
         samples: Use only so many training and test samples, spread evenly; none for all.
         model_args: Arguments of the model, to make it small for embedded data.
     """
@@ -68,19 +84,36 @@ class Recipe:
     clip_grad: float | None
     precision: Literal["no", "fp16", "bf16"]
     benchmark: Benchmark
-    drop_path_by_model: dict[str, float] = field(default_factory=dict)
+    optimizer: Literal["adamw", "lamb"] = "adamw"
+    repeats: int = 1
+    by_model: dict[str, Change] = field(default_factory=dict)
     samples: tuple[int, int] | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.epochs < 1:
-            raise ValueError("batch_size and epochs are at least 1")
+        if min(self.batch_size, self.epochs, self.repeats) < 1:
+            raise ValueError("batch_size, epochs and repeats are at least 1")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"warm-up of {self.warmup_epochs} epochs leaves nothing of {self.epochs}")
+
+    def of(self, model: str) -> "Recipe":
+        """This recipe with the values of one model."""
+        change = self.by_model.get(model, Change())
+        own = {name: value for name, value in asdict(change).items() if value is not None}
+        return replace(self, **own, by_model={})
 
 
 def names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml"))
+
+
+def of_family(module: str) -> str | None:
+    """The recipe that the models of a module in ``frepro.models`` were trained by, if there is one.
+
+    Vim's is that of Vim-F, whose authors trained Vim anew beside their own models.
+    """
+    name = {"vim": "vim-f", "vimf": "vim-f"}.get(module, module)
+    return name if name in names() else None
 
 
 @lru_cache

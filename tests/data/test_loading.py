@@ -37,6 +37,26 @@ def test_updates_hold_the_same_samples_however_they_are_shared(processes, accumu
     assert len(seen) == len(set(seen)) == 96
 
 
+@pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (2, 2)])
+def test_repeated_augmentation(processes, accumulate):
+    """An epoch of the same length, in which images come three times in a row, within one update."""
+    plans = [TrainBatches(100, 12, 7, rank, processes, accumulate, repeats=3) for rank in range(processes)]
+    pieces = [list(plan) for plan in plans]
+    assert plans[0].updates == 8
+    for u in range(8):
+        update = [index for part in range(accumulate) for rank in pieces for _, index in rank[u * accumulate + part]]
+        assert len(set(update)) == 12  # draws
+        assert [index % 100 for index in update] == [index % 100 for index in update[::3] for _ in range(3)]
+        assert len({index % 100 for index in update}) == 4  # images
+
+
+def test_draws_of_one_image_differ(recipe):
+    dataset = samples(locate(None), "train", recipe, *MEAN_STD, seed=3)
+    first, again = dataset[1, 5], dataset[1, 5 + len(dataset)]
+    assert first[1] == again[1]
+    assert not torch.equal(first[0], again[0])
+
+
 def test_epochs_differ_and_repeat():
     plan = TrainBatches(100, 10, 0, 0, 1, 1)
     first = list(plan)
