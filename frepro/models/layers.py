@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from frepro.ops import linear, star_relu
 
-__all__ = ["Linear", "Mlp", "StarReLU"]
+__all__ = ["Conv1x1", "Linear", "Mlp", "StarReLU"]
 
 
 class Linear(nn.Linear):
@@ -16,6 +16,16 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
+
+
+class Conv1x1(nn.Conv2d):
+    """``torch.nn.Conv2d`` with a kernel of 1, by ``ops.linear``: (B, in, H, W) to (B, out, H, W), channels-last."""
+
+    def __init__(self, in_channels: int, out_channels: int, bias: bool = True, **dd: Any) -> None:
+        super().__init__(in_channels, out_channels, 1, bias=bias, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
 
 
 class StarReLU(metaformer.StarReLU):
@@ -26,7 +36,10 @@ class StarReLU(metaformer.StarReLU):
 
 
 class Mlp(nn.Module):
-    """Linear layer, activation, linear layer: (..., dim) to (..., out_dim or dim)."""
+    """Linear layer, activation, linear layer: (..., dim) to (..., out_dim or dim).
+
+    With ``Conv1x1`` for ``layer``, (B, dim, H, W) to (B, out_dim or dim, H, W).
+    """
 
     def __init__(
         self,
@@ -36,12 +49,13 @@ class Mlp(nn.Module):
         *,
         act_layer: Callable = nn.GELU,
         bias: bool = True,
+        layer: Callable = Linear,
         **dd: Any,
     ) -> None:
         super().__init__()
-        self.fc1 = Linear(dim, hidden_dim, bias=bias, **dd)
+        self.fc1 = layer(dim, hidden_dim, bias=bias, **dd)
         self.act = act_layer()
-        self.fc2 = Linear(hidden_dim, out_dim or dim, bias=bias, **dd)
+        self.fc2 = layer(hidden_dim, out_dim or dim, bias=bias, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))

@@ -48,12 +48,13 @@ from functools import partial, reduce
 from typing import Any
 
 import torch
-from timm.layers import DropPath, GroupNorm1, Mlp, calculate_drop_path_rates
+from timm.layers import DropPath, GroupNorm1, calculate_drop_path_rates
 from timm.models import generate_default_cfgs, register_model
 from timm.models.metaformer import Scale
 from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg, init_weights
+from frepro.models.layers import Conv1x1, Mlp
 from frepro.models.metaformer import Pyramid
 from frepro.ops import pooled_linear, spectral_pool, spectral_pooling_mask
 
@@ -141,15 +142,15 @@ class SPAM(nn.Module):
         if len(self.splits) != len(balances):
             raise ValueError(f"{dim} channels cannot be split among {len(balances)} gates")
         padding = kernel_size // 2
-        self.proj_in = nn.Conv2d(dim, dim, 1, **dd)
+        self.proj_in = Conv1x1(dim, dim, **dd)
         self.conv = nn.Sequential(
             nn.Conv2d(dim, dim, (1, kernel_size), padding=(0, padding), groups=dim, **dd),
             nn.Conv2d(dim, dim, (kernel_size, 1), padding=(padding, 0), groups=dim, **dd),
         )
-        self.proj_out = nn.Conv2d(dim, dim, 1, **dd)
+        self.proj_out = Conv1x1(dim, dim, **dd)
         pooling = partial(SpectralPooling, size, radius=radius, ring=ring, **dd)
         self.sps = nn.ModuleList(pooling(balance=b) if spectral_pooling else nn.Identity() for b in balances)
-        self.pws = nn.ModuleList(nn.Conv2d(split, dim, 1, **dd) for split in self.splits)
+        self.pws = nn.ModuleList(Conv1x1(split, dim, **dd) for split in self.splits)
 
     def set_size(self, size: tuple[int, int]) -> None:
         for pool in self.sps:
@@ -197,7 +198,7 @@ class SPANetBlock(nn.Module):
         self.norm1 = GroupNorm1(dim, **dd)
         self.token_mixer = SPAM(dim, size=size, **mixer_args, **dd)
         self.norm2 = GroupNorm1(dim, **dd)
-        self.mlp = Mlp(dim, 4 * dim, use_conv=True, **dd)
+        self.mlp = Mlp(dim, 4 * dim, layer=Conv1x1, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.res_scale1, self.res_scale2 = scale("res", 1.0), scale("res", 1.0)
         self.layer_scale1, self.layer_scale2 = scale("layer", 1e-5), scale("layer", 1e-5)

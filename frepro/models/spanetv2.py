@@ -39,7 +39,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg
-from frepro.models.layers import Linear
+from frepro.models.layers import Conv1x1, Linear
 from frepro.models.metaformer import MetaFormer
 from frepro.ops import resize_filter, spectral_rescale
 
@@ -91,7 +91,7 @@ class SpectralAdaptiveModulation(nn.Module):
             nn.Conv2d(dim, 2 * dim, 1, groups=groups, bias=False, **dd),
             GroupNorm1(2 * dim, **dd),
             nn.GELU(),
-            nn.Conv2d(2 * dim, dim, 1, bias=False, **dd),
+            Conv1x1(2 * dim, dim, bias=False, **dd),
         )
         self.proj_out = Linear(dim, dim, bias=False, **dd)
 

@@ -1,8 +1,9 @@
 """Which implementation of an operation runs.
 
-Each operation has a plain form in torch, its reference, and may have faster equals: "cpu" (C kernels), "matmul" (matrix
-products for a transform), "triton" (CUDA) and "mamba_ssm" (CUDA, the scan alone). The fastest one that can take the
-inputs is picked. The argument ``backend`` of an operation or the environment variable ``FREPRO_BACKEND`` forces one.
+Each operation has a plain form in torch, its reference, and may have faster equals: "cpu" (C kernels), "onednn" (the
+linear layer on a CPU), "matmul" (products for a transform), "triton" (CUDA) and "mamba_ssm" (CUDA, the scan alone).
+The fastest one that can take the inputs is picked. The argument ``backend`` of an operation or the environment variable
+``FREPRO_BACKEND`` forces one.
 """
 
 import importlib.util
@@ -13,7 +14,7 @@ import torch
 
 from frepro.ops import cpu
 
-NAMES = ("torch", "cpu", "matmul", "triton", "mamba_ssm")
+NAMES = ("torch", "cpu", "onednn", "matmul", "triton", "mamba_ssm")
 
 
 def choose(operation: str, obstacles: Mapping[str, str | None], asked: str | None = None) -> str:

@@ -1,31 +1,85 @@
 """What works on the channels of each position alone: the linear layer and StarReLU."""
 
+import math
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
 from frepro.ops import backends, cpu
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``torch.nn.functional.linear``, at the speed of the machine's convolutions on a CPU.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
+    """``torch.nn.functional.linear``, on a CPU by oneDNN.
 
-    There torch's linear layer calls MKL, which runs on AMD processors at half the speed of oneDNN; its 1x1 convolution
-    of a channels-last map calls oneDNN. (Compiled code chooses for itself.)
+    torch's own calls MKL there, which runs on AMD processors at half the speed of oneDNN or less; torch has oneDNN for
+    its convolutions and for compiled code. (Compiled code chooses for itself, and so does autocast.)
 
     Args:
         x: (..., in).
         weight: (out, in).
         bias: (out,).
+        backend: "torch" or "onednn"; the fastest that can take the inputs unless given.
 
     Returns:
         (..., out).
     """
-    if x.device.type != "cpu" or x.dtype != torch.float32 or torch.compiler.is_compiling() or x.ndim < 2:
-        return F.linear(x, weight, bias)
-    pixels = x.contiguous().view(1, -1, 1, x.shape[-1]).permute(0, 3, 1, 2)  # (1, in, positions, 1), channels-last
-    y = F.conv2d(pixels, weight[:, :, None, None], bias)
-    return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], len(weight))
+    if backends.choose("linear", {"onednn": _onednn_obstacle(x, weight)}, backend) == "onednn":
+        return _OneDNNLinear.apply(x, weight, bias)
+    return F.linear(x, weight, bias)
+
+
+def _onednn_obstacle(x: Tensor, weight: Tensor) -> str | None:
+    """Why oneDNN cannot or need not take these inputs; none where it can."""
+    if not (x.device.type == weight.device.type == "cpu"):
+        return f"tensors are on {x.device} and {weight.device}"
+    if not (x.dtype == weight.dtype == torch.float32):
+        return f"tensors are {x.dtype} and {weight.dtype}"
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+        return "compilers and autocast choose for themselves"
+    if x.ndim < 2 or not x.numel():
+        return "there is no batch"
+    return None if HAS_ONEDNN else "this torch has no oneDNN"
+
+
+HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+# With more rows than this, MKL is the faster one at the weight's gradient, a product over all rows.
+MOST_ROWS = 8192
+
+
+class _OneDNNLinear(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:2])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        dx = dweight = dbias = None
+        rows, of_rows = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+        if ctx.needs_input_grad[0]:
+            dx = _OneDNNLinear.apply(gradient, weight.t(), None)
+        if ctx.needs_input_grad[1]:
+            is_long = len(rows) > MOST_ROWS
+            dweight = of_rows.t() @ rows if is_long else _OneDNNLinear.apply(of_rows.t(), rows.t(), None)
+        if ctx.needs_input_grad[2]:
+            dbias = of_rows.sum(0)
+        return dx, dweight, dbias
+
+
+if HAS_ONEDNN:
+
+    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
+    def _linear_flops(x_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
+        return 2 * math.prod(x_shape) * weight_shape[0]
 
 
 def star_relu(x: Tensor, scale: Tensor, bias: Tensor, *, backend: str | None = None) -> Tensor:
