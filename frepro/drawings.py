@@ -26,7 +26,7 @@ from frepro.ops import amplitude_spectrum
 
 TITLE, SMALL, LINE = 10, 8.5, 12.5  # font sizes and line height, points
 GAP, BETWEEN, MARGIN = 18, 14, 6  # between rows, between boxes of a row, around the picture
-FILLS = {"operation": "#f7c59f", "module": "#dbe9f6", "function": "#ececec", "sign": "#ffffff"}
+FILLS = {"filter": "#f7c59f", "module": "#dbe9f6", "function": "#ececec", "sign": "#ffffff"}
 GREY, EDGE = "#444444", "#666666"
 
 # What an operation computes; see frepro/ops.
@@ -34,7 +34,9 @@ FORMULAS = {
     "amplitude_spectrum": "|F(x)|",
     "dynamic_filter": "F⁻¹( (Σₙ sₙ Kₙ) · F(x) )",
     "global_filter": "F⁻¹( K · F(x) )",
-    "selective_scan": "hₜ = exp(Δₜ A) hₜ₋₁ + Δₜ Bₜ xₜ\nyₜ = Cₜ hₜ + D xₜ",
+    "causal_conv": "SiLU( w ∗ x + b )",
+    "selective_scan": "hₜ = exp(Δₜ A) hₜ₋₁ + Δₜ Bₜ xₜ\nyₜ = (Cₜ hₜ + D xₜ) SiLU(zₜ)",
+    "spectral_pool": "F⁻¹( M · F(x) )",
     "spectral_rescale": "F⁻¹( g · F(x) )",
 }
 
@@ -60,7 +62,7 @@ class Box:
 def lines(node: Node) -> list[tuple[str, bool]]:
     """The lines of text in a node's box, each with whether it is of the title. A shape is said where it is new."""
     title = f"{node.count} × {node.title}" if node.count > 1 else node.title
-    formula = FORMULAS.get(node.title.split("\n")[0], "") if node.kind == "operation" else ""
+    formula = FORMULAS.get(node.title.split("\n")[0], "") if node.kind in ("filter", "module") else ""
     shape = "" if node.same_shape else shape_text(node.shape)
     if shape and node.kind not in ("input", "output"):
         shape = f"→ {shape}"
@@ -75,7 +77,7 @@ def labels(nodes: list[Node]) -> list[str]:
 
 
 def draw(nodes: list[Node]) -> Figure:
-    """The graph as a picture: spectral operations and scans orange, modules blue, functions grey."""
+    """The graph as a picture: filters and scans orange, modules blue, functions grey."""
     boxes, routes = _place(nodes)
     left = min(box.x - box.width / 2 for row in boxes for box in row) - MARGIN
     right = max(box.x + box.width / 2 for row in boxes for box in row) + MARGIN
@@ -166,6 +168,8 @@ def _place(nodes: list[Node]) -> tuple[list[list[Box]], list[list[tuple[float, f
         height = max(box.height for box in row)
         for box in row:
             box.y = y - height / 2
+            if box.node is None:
+                box.height = height  # so that the edge goes straight down beside the boxes of the row
         y -= height + GAP
     return rows, [_route(chain) for chain in chains]
 
@@ -177,7 +181,8 @@ def _route(chain: list[Box]) -> list[tuple[float, float]]:
 
     first, *bends, last = chain
     start = (end(first, chain[1]), first.y - first.height / 2)
-    return [start, *((box.x, box.y) for box in bends), (end(last, chain[-2]), last.y + last.height / 2)]
+    ways = [(box.x, box.y + side * box.height / 2) for box in bends for side in (1, -1)]
+    return [start, *ways, (end(last, chain[-2]), last.y + last.height / 2)]
 
 
 def _order(rows: list[list[Box]]) -> None:
@@ -297,7 +302,7 @@ GRAPHS: dict[str, Callable[[], list[Node]]] = {
     "gfnet_block": lambda: _part("gfnet_ti", "blocks.0"),
     "spanet_stages": lambda: _whole("spanet_small", spanet.SPANetBlock),
     "spanet_block": lambda: _part("spanet_small", "network.4.0", spanet.SPAM),
-    "spanet_spam": lambda: _part("spanet_small", "network.4.0.token_mixer", spanet.SpectralPooling),
+    "spanet_spam": lambda: _part("spanet_small", "network.4.0.token_mixer"),
     "spanetv2_stages": lambda: _whole("spanetv2_s18_hybrid", metaformer.MetaFormerBlock, metaformer.Downsampling),
     "spanetv2_spam": lambda: _part("spanetv2_s18_pure", "stages.2.0.token_mixer"),
     "spanetv2_attention": lambda: _part("spanetv2_s18_hybrid", "stages.2.0.token_mixer"),

@@ -82,12 +82,12 @@ class _Tally:
         self.scan = 0.0
 
     def stand_in(self, name: str, operation: Callable) -> Callable:
-        """Instead of an operation: counts it, and gives an empty tensor of the shape of its first argument, its own."""
+        """Instead of an operation: counts it, and gives an empty tensor of the shape that it would give."""
 
         def counted(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             kwargs.pop("backend", None)
             FORMULAS[name](self, x, *args, **kwargs)
-            return torch.empty_like(x)
+            return x.new_empty(*x.shape[:3], len(args[3])) if name == "pooled_linear" else torch.empty_like(x)
 
         return counted
 
@@ -102,8 +102,12 @@ class _Tally:
         self.filter(x, x.shape[1], x.shape[2], product=6)
         self.macs += basis.shape[:2].numel() * coefficients.numel()  # the mixing, a matrix product
 
-    def rescale(self, x: Tensor, gain: Tensor) -> None:
-        self.filter(x, x.shape[2], x.shape[3], product=2)
+    def rescale(self, x: Tensor, gain: Any) -> None:
+        self.filter(x, x.shape[1], x.shape[2], product=2)
+
+    def pooled_linear(self, x: Tensor, masks: Any, radius: float, weights: Any, bias: Tensor) -> None:
+        self.rescale(x, masks)
+        self.macs += x.numel() * len(bias)
 
     def amplitude(self, x: Tensor) -> None:
         self.spectral += 2 * real_fft(x.numel(), x.shape[1] * x.shape[2]) + 4 * x.numel()
@@ -132,6 +136,7 @@ FORMULAS = {
     "spectral_rescale": _Tally.rescale,
     "spectral_pool": _Tally.rescale,
     "amplitude_spectrum": _Tally.amplitude,
+    "pooled_linear": _Tally.pooled_linear,
     "selective_scan": _Tally.selective_scan,
 }
 

@@ -6,17 +6,20 @@ functions are seen as they are called, and shapes are those of the tensors that 
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import singledispatch
+from functools import reduce, singledispatch
 from typing import Any
 
 import torch
-from timm.layers import DropPath, Mlp
+import torch.nn.functional as F
+from timm.layers import DropPath
+from timm.layers import Mlp as TimmMlp
 from timm.models.metaformer import MlpHead, Scale
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from frepro import ops
 from frepro.analysis.operations import replaced
+from frepro.models.layers import Mlp
 from frepro.models.metaformer import Downsampling
 from frepro.models.spanet import SpectralPooling
 from frepro.models.spanetv2 import Attention
@@ -39,7 +42,10 @@ MOVES = {
 }
 SPLITS = {"chunk", "split", "unbind"}
 SIGNS = {"add": "+", "__radd__": "+", "mul": "×", "__rmul__": "×", "matmul": "@"}
-NAMES = {"cat": "concatenate", "div": "divide", "scaled_dot_product_attention": "attention", "silu": "SiLU"}
+FILTERS = {  # operations on spectra, and the scan
+    *("amplitude_spectrum", "dynamic_filter", "global_filter", "selective_scan", "spectral_pool", "spectral_rescale"),
+}
+NAMES = {"cat": "concatenate", "scaled_dot_product_attention": "attention", "silu": "SiLU"}
 
 
 @dataclass
@@ -47,7 +53,7 @@ class Node:
     """A box.
 
     Attributes:
-        kind: "input", "output", "operation" (of ``frepro.ops``), "module", "function" or "sign" (+ or ×).
+        kind: "input", "output", "filter" (on a spectrum, or a scan), "module", "function" or "sign" (+ or ×).
         title: What it does.
         name: Its name in the module, or of the parameters that it takes, with their shapes.
         sources: The boxes that feed it.
@@ -94,6 +100,9 @@ class _Recorder(TorchFunctionMode):
         self.closed = closed
         for name, parameter in root.named_parameters():
             self.labels[id(parameter)] = f"{name}  {shape_text(parameter.shape)}"
+        for name, module in root.named_modules():
+            if isinstance(module, SpectralPooling):  # its mask is made of two numbers
+                self.labels[id(module.filter)] = f"{name}  radius {module.radius}, λ {module.balance}"
 
     def start(self, tensor: Tensor) -> None:
         node = Node("input", "input", shape=tuple(tensor.shape[1:]))
@@ -119,7 +128,7 @@ class _Recorder(TorchFunctionMode):
                 self._keep(tensor, node)
         elif labels:
             for tensor in made:
-                self._label(tensor, f"{node.title}({labels})" if node.kind == "module" else labels)
+                self._label(tensor, f"{node.title}({labels})" if node.name else labels)
 
     def _keep(self, tensor: Tensor, node: Node) -> None:
         self.origins[id(tensor)] = node
@@ -144,18 +153,22 @@ class _Recorder(TorchFunctionMode):
         inputs = [*args, *(kwargs or {}).values()]
         if name in MOVES:
             self._pass_on(args[0], outputs)
-            if name == "__getitem__" and id(args[0]) in self.labels and isinstance(args[1], int):
+            if name == "__getitem__" and id(args[0]) in self.labels and args[0].ndim == 1:
                 self._label(outputs, f"{self.labels[id(args[0])].partition('  ')[0]}[{args[1]}]")
             return outputs
         if name in SPLITS:
             self._split(args[0], outputs)
             return outputs
-        title = SIGNS.get(name) or NAMES.get(name, name.strip("_"))
-        numbers = [value for value in args if isinstance(value, int | float) and not isinstance(value, bool)]
-        if title == "divide" and numbers:
-            title = f"divide by {numbers[0]}"
-        self.add(Node("sign" if name in SIGNS else "function", title), inputs, outputs)
+        if name == "linear":
+            self.add(self._linear(args[1]), inputs, outputs)
+            return outputs
+        title = f"lerp {args[2]}" if name == "lerp" else NAMES.get(name, name.strip("_"))
+        self.add(Node("sign", SIGNS[name]) if name in SIGNS else Node("function", title), inputs, outputs)
         return outputs
+
+    def _linear(self, weight: Tensor) -> Node:
+        """A linear map without a module; its sizes are in the title, so that the name alone is left."""
+        return Node("module", _linear(weight), self.labels.get(id(weight), "").partition("  ")[0])
 
     def _split(self, source: Tensor, parts: Any) -> None:
         """A box that says how many channels each part gets; where only parameters are split, none."""
@@ -169,16 +182,26 @@ class _Recorder(TorchFunctionMode):
 
     def stand_in(self, name: str, operation: Callable) -> Callable:
         def recorded(*args: Any, **kwargs: Any) -> Any:
+            if name == "pooled_linear" and not self.inside:
+                return self._gates(*args)
             self.inside += 1
             outputs = operation(*args, **kwargs)
             self.inside -= 1
             if not self.inside:
                 flags = [key for key, value in kwargs.items() if value is True]
                 title = "\n".join([name, ", ".join(flags)]) if flags else name
-                self.add(Node("operation", title), [*args, *kwargs.values()], outputs)
+                node = Node("filter" if name in FILTERS else "module", title)
+                self.add(self._linear(args[1]) if name == "linear" else node, [*args, *kwargs.values()], outputs)
             return outputs
 
         return recorded
+
+    def _gates(self, x: Tensor, masks: Any, radius: float, weights: Any, bias: Tensor) -> Tensor:
+        """``pooled_linear`` as the gates that it stands for; as in all boxes, nothing is said of biases."""
+        pool = self.stand_in("spectral_pool", ops.spectral_pool)
+        parts = x.split([weight.shape[1] for weight in weights], dim=3)
+        gates = [F.linear(pool(part, mask), weight) for part, mask, weight in zip(parts, masks, weights, strict=True)]
+        return reduce(torch.add, gates)
 
     def hooks(self) -> "_Hooks":
         return _Hooks(self)
@@ -186,8 +209,10 @@ class _Recorder(TorchFunctionMode):
     def is_closed(self, module: nn.Module) -> bool:
         if isinstance(module, self.closed):
             return True
-        is_ours = type(module).__module__.startswith("frepro.")
-        return not is_ours and not isinstance(module, nn.Sequential | nn.ModuleList)
+        if isinstance(module, Mlp):
+            return True
+        base = next(base for base in type(module).__mro__ if not base.__module__.startswith("frepro."))
+        return base not in (nn.Module, nn.Sequential, nn.ModuleList)
 
 
 class _Hooks:
@@ -219,8 +244,7 @@ class _Hooks:
             if isinstance(module, nn.Identity | nn.Dropout | DropPath):
                 recorder._pass_on(inputs[0], output)
             else:
-                kind = "operation" if isinstance(module, SpectralPooling) else "module"
-                recorder.add(Node(kind, describe(module), name), inputs, output)
+                recorder.add(Node("module", describe(module), name), inputs, output)
 
         return hook
 
@@ -287,6 +311,10 @@ def shape_text(shape: Iterable[int]) -> str:
     return " × ".join(map(str, shape))
 
 
+def _linear(weight: Tensor) -> str:
+    return f"linear {weight.shape[1]} → {weight.shape[0]}"
+
+
 @singledispatch
 def describe(module: nn.Module) -> str:
     """A module in a few words, a box's title: its class, and of a block what mixes its tokens."""
@@ -306,11 +334,11 @@ def _(module: nn.Conv2d | nn.Conv1d) -> str:
 
 @describe.register
 def _(module: nn.Linear) -> str:
-    return f"linear {module.in_features} → {module.out_features}"
+    return _linear(module.weight)
 
 
 @describe.register
-def _(module: Mlp | MlpHead | Downsampling) -> str:
+def _(module: Mlp | TimmMlp | MlpHead | Downsampling) -> str:
     parts = [part for part in module.children() if not isinstance(part, nn.Identity | nn.Dropout)]
     return "\n".join(describe(part).replace("\n", ", ") for part in parts)
 
@@ -323,8 +351,3 @@ def _(module: Scale) -> str:
 @describe.register
 def _(module: Attention) -> str:
     return "Attention" if module.local_conv is None else "Attention beside\n" + describe(module.local_conv)
-
-
-@describe.register
-def _(module: SpectralPooling) -> str:
-    return f"spectral pooling\nradius {module.radius}, λ {module.balance}"

@@ -8,7 +8,7 @@ from torch import nn
 from frepro.analysis.structure import Node, dataflow, describe
 from frepro.models.dfformer import DynamicFilter
 from frepro.models.metaformer import MetaFormerBlock
-from frepro.models.spanet import SPAM, SpectralPooling
+from frepro.models.spanet import SPAM
 from frepro.models.vim import BidirectionalMamba
 from frepro.models.vimf import SpectralPatchEmbed
 from frepro.ops import amplitude_spectrum
@@ -28,8 +28,7 @@ def named(nodes: list[Node], name: str) -> Node:
 
 
 def spam(**kwargs) -> list[Node]:
-    module = SPAM(30, size=(8, 8), device="meta", **kwargs)
-    return dataflow(module, meta(30, 8, 8), closed=(SpectralPooling,))
+    return dataflow(SPAM(30, size=(8, 8), device="meta", **kwargs), meta(30, 8, 8))
 
 
 def test_every_edge_leads_from_input_to_output():
@@ -47,8 +46,8 @@ def test_spam_is_its_formula():
     nodes = spam()
     (product,) = [node for node in nodes if node.title == "×"]
     assert [source.name or source.title for source in product.sources] == ["conv.1", "+"]
-    assert sorted(node.title for node in nodes if node.kind == "operation") == [
-        f"spectral pooling\nradius 2, λ {balance}" for balance in (0.7, 0.8, 0.9)
+    assert [node.name for node in nodes if node.title == "spectral_pool"] == [
+        f"sps.{i}  radius 2, λ {balance}" for i, balance in enumerate((0.7, 0.8, 0.9))
     ]
     assert named(nodes, "proj_out").sources == [product]
 
@@ -57,13 +56,13 @@ def test_spam_is_its_formula():
     ("change", "old", "new"),
     [
         ({"kernel_size": 5}, "conv 1 × 7\ndepthwise", "conv 1 × 5\ndepthwise"),
-        ({"radius": 3}, "spectral pooling\nradius 2, λ 0.7", "spectral pooling\nradius 3, λ 0.7"),
+        ({"radius": 3}, "sps.0  radius 2, λ 0.7", "sps.0  radius 3, λ 0.7"),
         ({"balances": (0.6, 0.9)}, "split into\n10, 10, 10", "split into\n15, 15"),
-        ({"spectral_pooling": False}, "spectral pooling\nradius 2, λ 0.8", None),
+        ({"spectral_pooling": False}, "sps.1  radius 2, λ 0.8", None),
     ],
 )
 def test_a_change_of_the_module_is_a_change_of_the_graph(change, old, new):
-    before, after = titles(spam()), titles(spam(**change))
+    before, after = ([node.title for node in n] + [node.name for node in n] for n in (spam(), spam(**change)))
     assert old in before
     assert old not in after
     assert new is None or (new in after and new not in before)
@@ -79,7 +78,7 @@ def test_dimensions_of_the_dynamic_filter(dim):
     with torch.device("meta"):
         module = DynamicFilter(dim, size=(8, 6), num_filters=3)
     nodes = dataflow(module, meta(8, 6, dim))
-    (operation,) = [node for node in nodes if node.kind == "operation"]
+    (operation,) = [node for node in nodes if node.kind == "filter"]
     assert operation.title == "dynamic_filter"
     assert operation.name == "complex_weights  8 × 4 × 3 × 2"
     assert [source.title for source in operation.sources] == ["StarReLU", "softmax"]
@@ -118,15 +117,15 @@ def test_both_directions_of_mamba_have_parameters_of_their_own():
     forward, backward = [node for node in nodes if node.title.startswith("selective_scan")]
     assert forward.name == "A_log  64 × 4\nD  64\ndt_proj.bias  64"
     assert backward.name == "A_b_log  64 × 4\nD_b  64\ndt_proj_b.bias  64"
-    assert "divide by 2" in titles(nodes)
-    halved = BidirectionalMamba(32, d_state=4, average_directions=False, device="meta")
-    assert "divide by 2" not in titles(dataflow(halved, meta(10, 32)))
+    assert nodes[-3].sources == [forward, backward]
+    added = dataflow(BidirectionalMamba(32, d_state=4, average_directions=False, device="meta"), meta(10, 32))
+    assert (nodes[-3].title, added[-3].title) == ("lerp 0.5", "+")
 
 
 def test_an_operation_that_a_module_was_given_is_seen():
     module = SpectralPatchEmbed(3, 32, stride=16, stem="conv", spectrum=amplitude_spectrum, device="meta")
     nodes = dataflow(module, meta(3, 64, 64))
-    assert [node.title for node in nodes if node.kind == "operation"] == ["amplitude_spectrum"]
+    assert [node.title for node in nodes if node.kind == "filter"] == ["amplitude_spectrum"]
     assert [node.name for node in nodes if node.title == "×"] == ["sup_c[0]", "sup_c[1]"]
     assert module.spectrum is amplitude_spectrum  # as it was
 
