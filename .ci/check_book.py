@@ -7,7 +7,16 @@ from pathlib import Path
 HOLDS = {
     "index.html": ["Vision backbones that learn in the frequency domain"],
     "reproduce.html": ["make reproduce PAPER=dfformer TABLE=4", "<dt>"],
-    "dfformer/index.html": ["dynamic filter"],
+    "dfformer/index.html": [
+        "dynamic filter",
+        "dfformer_filter.svg",
+        "gfnet_block.svg",
+        "<td>115</td><td>114.99</td>",
+        "Counted 20",
+    ],
+    "spanet/index.html": ["spectral pooling", "spanet_spam.svg", "spanet_basex", "ring=None"],
+    "spanetv2/index.html": ["SPAM mixer", "spanetv2_spam.svg", "spanetv2_b36_hybrid", "scaled_sigmoid=True"],
+    "vim-f/index.html": ["amplitude spectrum", "vimf_scan.svg", "vim_mamba.svg", "as LocalMamba", "shift_batch=False"],
     "results/status.html": ["Table 4", "Figure 9", "demo", "not run"],
     "results/dfformer/table_4.html": [
         'class="frepro"',

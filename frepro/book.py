@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from frepro import papers, provenance
+from frepro import papers, provenance, report, sizes
 from frepro.reproduce import Artefact, artefacts
 from frepro.runs import model_code
 
@@ -37,6 +37,30 @@ def lay_out(folder: Path) -> None:
     for artefact in artefacts():
         if artefact.is_built:
             page(artefact, folder / artefact.paper)
+    models(folder / "models")
+
+
+def models(folder: Path) -> None:
+    """What the pages of the families include: a table of sizes for each, and the drawings."""
+    folder.mkdir()
+    source = sizes.folder()
+    if not (source / "provenance.json").exists():
+        for family in {module.rpartition(".")[2] for module in provenance.own_models().values()} | {"vim_flops"}:
+            (folder / f"{family}.md").write_text("Not counted yet: `frepro sizes`\n", encoding="utf-8")
+        return
+    for picture in source.glob("*.svg"):
+        shutil.copy(picture, folder)
+    made = json.loads((source / "provenance.json").read_text(encoding="utf-8"))
+    where = f"Counted {made['time'][:10]} with commit {made['commit'][:12]}, {_versions(made)}."
+    found = sizes.read()
+    tables = {
+        family: report.sizes([size for size in found if size.family == family])
+        for family in dict.fromkeys(size.family for size in found)
+    }
+    tables["vim_flops"] = report.vim_flops(sizes.read_vim_flops())
+    for name, table in tables.items():
+        text = f'<div class="frepro-scroll">{table.html()}</div>\n\n<p class="frepro-origin">{where}</p>\n'
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
 
 
 def state(artefact: Artefact) -> str:

@@ -1,4 +1,4 @@
-"""The command line: reproduce, train, eval, list, doctor."""
+"""The command line: reproduce, train, eval, convert, sizes, list, doctor."""
 
 import json
 import os
@@ -61,6 +61,7 @@ def cli() -> None:
     frepro reproduce --table 4             Table 4 of every paper that has one, on embedded data
     frepro reproduce --paper dfformer      everything of one paper
     frepro train --model dfformer_s18      one training run
+    frepro sizes                           parameters and FLOPs of every model, and drawings of their blocks
     frepro list                            what there is
     frepro doctor                          what this machine can do
     """
@@ -240,6 +241,16 @@ def convert_command(model: str, checkpoint: Path, output: Path, ema: bool) -> No
         save_file(network.state_dict(), temporary)
     params = sum(parameter.numel() for parameter in network.parameters())
     click.echo(f"{model}: {params:,} parameters, {network.num_classes} classes -> {reproduce.shown(output)}")
+
+
+@cli.command("sizes")
+def sizes_command() -> None:
+    """Parameters and FLOPs of every model, and drawings of their blocks, into results/models. Half a minute."""
+    from frepro import report, sizes
+
+    found = sizes.write(lambda line: click.echo(line, err=True))
+    click.echo(report.sizes(found).text())
+    click.echo(f"  {reproduce.shown(sizes.folder())}")
 
 
 @cli.command("list")

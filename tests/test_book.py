@@ -1,8 +1,9 @@
 """The pages that are made from results."""
 
 import json
+import re
 
-from frepro import book, papers, paths, reproduce
+from frepro import book, papers, paths, provenance, report, reproduce, sizes
 
 
 def test_status_has_every_artefact(store):
@@ -24,6 +25,36 @@ def test_pages_from_committed_results(monkeypatch, tmp_path):
     assert "{dropdown}" in origin
     assert origin.count("| `dfformer_s18` |") >= 3  # each seed of the baseline
     assert "| demo |" in (tmp_path / "pages" / "status.md").read_text()
+
+
+def test_sizes_and_drawings_of_every_family(monkeypatch, tmp_path):
+    monkeypatch.delenv("FREPRO_RESULTS")
+    book.lay_out(tmp_path / "pages")
+    folder = tmp_path / "pages" / "models"
+    families = {module.rpartition(".")[2] for module in provenance.own_models().values()}
+    for model, module in provenance.own_models().items():
+        assert f'<th scope="row">{model}</th>' in (folder / f"{module.rpartition('.')[2]}.md").read_text()
+    included, shown = set(), set()
+    for page in paths.BOOK.glob("*/index.md"):
+        text = page.read_text()
+        included |= set(re.findall(r"```{include} \.\./results/models/(\w+)\.md", text))
+        shown |= set(re.findall(r"```{figure} \.\./results/models/(\w+)\.svg\n:figclass: drawing\n:alt: \w", text))
+    assert included == families | {"vim_flops"}
+    assert shown == {path.stem for path in folder.glob("*.svg")}
+
+
+def test_a_published_value_stands_beside_ours(monkeypatch, tmp_path):
+    monkeypatch.delenv("FREPRO_RESULTS")
+    view = report.sizes([size for size in sizes.read() if size.model == "dfformer_b36"])
+    printed = papers.load("dfformer").tables[2]
+    row = printed.row("dfformer_b36")
+    assert view.rows[0][3:7:2] == [f"{printed.value(row, 'params'):.0f}", f"{printed.value(row, 'flops'):.1f}"]
+    assert [round(float(value)) for value in view.rows[0][4:8:2]] == [115, 22]
+
+
+def test_without_sizes_the_pages_say_how_to_count(store, tmp_path):
+    book.lay_out(tmp_path / "pages")
+    assert "frepro sizes" in (tmp_path / "pages" / "models" / "spanet.md").read_text()
 
 
 def test_the_committed_demo_learns_the_digits():

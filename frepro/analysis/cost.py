@@ -1,42 +1,190 @@
-"""Parameters, multiply-accumulates and throughput."""
+"""Parameters, multiply-accumulates and throughput.
 
+The papers print what fvcore counts and call it FLOPs. ``count`` gives that number, and apart from it what no counter
+sees, by these formulas, in operations on real numbers; two are taken as one multiply-accumulate:
+
+    FFT of n complex points           5 n log2(n), half of it where the points are real
+    product of two complex numbers    6; with a real one 2; a modulus 4
+    scan of L steps, D channels, N    9 L D N + 2 L D, the first term as Mamba's authors count it
+"""
+
+import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import timm
 import torch
 from timm.layers import set_fused_attn, use_fused_attn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import frepro.models  # noqa: F401 - registers them with timm
+from frepro.analysis.operations import replaced
 from frepro.errors import FreproError, unknown
 from frepro.runs import Throughput
 
+# Where official code writes a norm out in elementwise operations, which fvcore does not count: module names by family.
+WRITTEN_OUT = {
+    "dfformer": ("downsample_layers.", "stages."),
+    "spanetv2": ("downsample_layers.",),
+    "vimf": ("patch_embed.",),
+}
+
 
 def count(model: str, img_size: int = 224, **model_args: Any) -> dict[str, int]:
-    """Parameters, and multiply-accumulates of one image by the papers' convention.
+    """Parameters, and multiply-accumulates of one image.
 
-    The papers print what fvcore counts and call it FLOPs: multiply-accumulates of convolutions and matrix products,
-    a complex product as one, with attention written out. FFTs, elementwise operations and scans are not counted.
-    The model is made on the meta device, so that nothing is computed.
+    By the papers' convention these are the products of convolutions, linear maps and attention (written out), a complex
+    product as one, and 5 for each element that a norm of torch gives, as fvcore has it. The model is made on the meta
+    device and its ``frepro.ops`` are not run, so that nothing is computed.
 
     Returns:
-        ``params`` and ``macs``.
+        ``params``; ``macs`` by the papers' convention; what that leaves out, ``spectral`` (FFTs, products with filters,
+        moduli) and ``scan``.
     """
     if not timm.is_model(model):
         raise unknown("model", model, timm.list_models())
+    tally = _Tally()
     fused = use_fused_attn()
     set_fused_attn(False)  # a fused attention hides its products from the counter
     try:
-        with torch.device("meta"):
-            network = timm.create_model(model, **model_args).eval()
-            image = torch.empty(1, 3, img_size, img_size)
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network(image)
+        with replaced(FORMULAS, tally.stand_in):
+            with torch.device("meta"):
+                network = timm.create_model(model, **model_args).eval()
+                image = torch.empty(1, 3, img_size, img_size)
+            tally.watch_norms(network)
+            with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FFT_FORMULAS) as counter:
+                network(image)
     finally:
         set_fused_attn(fused)
-    params = sum(parameter.numel() for parameter in network.parameters())
-    return {"params": params, "macs": counter.get_total_flops() // 2}
+    by_operator = counter.get_flop_counts()["Global"]
+    ffts = sum(by_operator.get(operator, 0) for operator in FFT_FORMULAS)
+    return {
+        "params": sum(parameter.numel() for parameter in network.parameters()),
+        "macs": (counter.get_total_flops() - ffts) // 2 + tally.macs,
+        "spectral": round((tally.spectral + ffts) / 2),
+        "scan": round(tally.scan / 2),
+    }
+
+
+def real_fft(elements: int, points: int) -> float:
+    """Operations of real FFTs of so many points each, with so many points altogether."""
+    return 2.5 * elements * math.log2(points)
+
+
+class _Tally:
+    """What ``FlopCounterMode`` does not see of one forward pass: norms in ``macs``, the rest in real operations."""
+
+    def __init__(self) -> None:
+        self.macs = 0
+        self.spectral = 0.0
+        self.scan = 0.0
+
+    def stand_in(self, name: str, operation: Callable) -> Callable:
+        """Instead of an operation: counts it, and gives an empty tensor of the shape that it would give."""
+
+        def counted(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            kwargs.pop("backend", None)
+            FORMULAS[name](self, x, *args, **kwargs)
+            return x.new_empty(*x.shape[:3], len(args[3])) if name == "pooled_linear" else torch.empty_like(x)
+
+        return counted
+
+    def filter(self, x: Tensor, height: int, width: int, product: int) -> None:
+        """Transform there and back, and a product of so many operations at each point of the half spectrum."""
+        self.spectral += 2 * real_fft(x.numel(), height * width) + product * x.numel() // width * (width // 2 + 1)
+
+    def global_filter(self, x: Tensor, weight: Tensor) -> None:
+        self.filter(x, x.shape[1], x.shape[2], product=6)
+
+    def dynamic_filter(self, x: Tensor, coefficients: Tensor, basis: Tensor) -> None:
+        self.filter(x, x.shape[1], x.shape[2], product=6)
+        self.macs += basis.shape[:2].numel() * coefficients.numel()  # the mixing, a matrix product
+
+    def rescale(self, x: Tensor, gain: Any) -> None:
+        self.filter(x, x.shape[1], x.shape[2], product=2)
+
+    def pooled_linear(self, x: Tensor, masks: Any, radius: float, weights: Any, bias: Tensor) -> None:
+        self.rescale(x, masks)
+        self.macs += x.numel() * len(bias)
+
+    def amplitude(self, x: Tensor) -> None:
+        self.spectral += 2 * real_fft(x.numel(), x.shape[1] * x.shape[2]) + 4 * x.numel()
+
+    def causal_conv(self, x: Tensor, weight: Tensor, *args: Any, **kwargs: Any) -> None:
+        self.macs += x.numel() * weight.shape[-1]
+
+    def selective_scan(self, u: Tensor, delta: Tensor, A: Tensor, *args: Any, **kwargs: Any) -> None:
+        self.scan += u.numel() * (9 * A.shape[1] + 2)
+
+    def watch_norms(self, network: nn.Module) -> None:
+        written_out = WRITTEN_OUT.get(type(network).__module__.rpartition(".")[2], ())
+
+        def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
+            self.macs += 5 * output.numel()
+
+        for name, module in network.named_modules():
+            if isinstance(module, nn.LayerNorm | nn.GroupNorm) and not name.startswith(written_out):
+                module.register_forward_hook(hook)
+
+
+FORMULAS = {
+    "causal_conv": _Tally.causal_conv,
+    "global_filter": _Tally.global_filter,
+    "dynamic_filter": _Tally.dynamic_filter,
+    "spectral_rescale": _Tally.rescale,
+    "spectral_pool": _Tally.rescale,
+    "amplitude_spectrum": _Tally.amplitude,
+    "pooled_linear": _Tally.pooled_linear,
+    "selective_scan": _Tally.selective_scan,
+}
+
+
+def _fft_r2c(shape: torch.Size, dim: list[int], *args: Any, **kwargs: Any) -> int:
+    return round(real_fft(math.prod(shape), math.prod(shape[i] for i in dim)))
+
+
+def _fft_c2r(shape: torch.Size, dim: list[int], *args: Any, out_shape: torch.Size, **kwargs: Any) -> int:
+    return round(real_fft(math.prod(out_shape), math.prod(out_shape[i] for i in dim)))
+
+
+# For models that call torch's FFTs themselves (AFNO).
+FFT_FORMULAS = {torch.ops.aten._fft_r2c: _fft_r2c, torch.ops.aten._fft_c2r: _fft_c2r}
+
+
+def vim_flops(model: str, img_size: int = 224) -> dict[str, float]:
+    """Multiply-accumulates of a Vision Mamba by the ways of counting that its print (1.5 and 5.1 G) may come from.
+
+    The paper of Vim prints none; Vim-F takes over those of LocalMamba's tables, whose released code counts a layer of
+    one direction (convolution, projections) with two scans of 5 N + 2 operations for each token and channel, each taken
+    as one multiply-accumulate, and no class token.
+    """
+    counted = count(model, img_size)
+    with torch.device("meta"):
+        network = timm.create_model(model)
+    tokens, mixer = math.prod(network.grid_size), network.layers[0].mixer
+    inner, state = mixer.A_log.shape
+    kernel = mixer.conv1d.kernel_size[0]
+    once = (
+        tokens * (mixer.x_proj.weight.numel() + mixer.dt_proj.weight.numel()) + (tokens + kernel - 1) * inner * kernel
+    )
+    shared = tokens * (mixer.in_proj.weight.numel() + mixer.out_proj.weight.numel() + network.embed_dim)
+    scans = 2 * tokens * inner * (5 * state + 2)
+    stem = count_stem(network, img_size)
+    return {
+        "without the scans": counted["macs"],
+        "9 L D N + 2 L D a scan, two as one": counted["macs"] + counted["scan"],
+        "9 L D N + 2 L D a scan, one as one": counted["macs"] + 2 * counted["scan"],
+        "as LocalMamba's code": stem + len(network.layers) * (shared + once + scans) + network.head.weight.numel(),
+    }
+
+
+def count_stem(network: nn.Module, img_size: int) -> int:
+    """Multiply-accumulates of the convolutions that make patches."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.patch_embed(torch.empty(1, 3, img_size, img_size, device="meta"))
+    return counter.get_total_flops() // 2
 
 
 def throughput(job: Throughput) -> dict[str, Any]:
