@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from frepro import papers, provenance, report, sizes
+from frepro.bench import report as bench_report
+from frepro.bench import results as bench
 from frepro.reproduce import Artefact, artefacts
 from frepro.runs import model_code
 
@@ -38,6 +40,7 @@ def lay_out(folder: Path) -> None:
         if artefact.is_built:
             page(artefact, folder / artefact.paper)
     models(folder / "models")
+    performance(folder / "performance")
 
 
 def models(folder: Path) -> None:
@@ -61,6 +64,72 @@ def models(folder: Path) -> None:
     for name, table in tables.items():
         text = f'<div class="frepro-scroll">{table.html()}</div>\n\n<p class="frepro-origin">{where}</p>\n'
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+def performance(folder: Path) -> None:
+    """What the page on performance includes: tables and pictures of the benchmark of a CPU, and all of a GPU's."""
+    folder.mkdir()
+    parts = {}
+    for device in ("cpu", "gpu"):
+        source = bench.folder(device)
+        if (source / "provenance.json").exists():
+            parts[device] = _benchmark(bench.read(source), folder, device)
+        else:
+            parts[device] = dict.fromkeys(BENCHMARK, f"*not run*: `make bench` on a machine with a {device.upper()}\n")
+    for name, text in parts["cpu"].items():
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    gpu = "".join(dict.fromkeys(parts["gpu"].values()))  # one line where there is nothing
+    (folder / "gpu.md").write_text(gpu, encoding="utf-8")
+
+
+BENCHMARK = ("models", "operations", "roofline", "resolution", "slower", "origin")
+
+
+def _benchmark(found: bench.Found, folder: Path, device: str) -> dict[str, str]:
+    """The parts of ``BENCHMARK`` as Markdown, with their pictures in the folder."""
+    from frepro.figures import speed  # torch and matplotlib take seconds
+
+    pictures = speed.pictures(found)
+    for name, figure in pictures.items():
+        figure.savefig(folder / f"{device}_{name}.png")
+
+    def part(name: str, caption: str, view: report.View) -> str:
+        picture = f"![{caption}](results/performance/{device}_{name}.png)\n\n" if name in pictures else ""
+        return f'{picture}<div class="frepro-scroll">{view.html()}</div>\n\n'
+
+    variants = dict.fromkeys(line.variant for line in found.section("models"))
+    models = (
+        ("" if variant == "float32" else f"### {variant}\n\n")
+        + part(
+            "_".join(["models", *variant.split()]).removesuffix("_float32"),
+            "Speed of models",
+            bench_report.models(found, variant),
+        )
+        for variant in variants
+    )
+    return {
+        "models": "".join(models),
+        "operations": part("operations", "Speed of operations", bench_report.operations(found)),
+        "roofline": part("roofline", "Operations below the roofline", bench_report.roofline(found)),
+        "resolution": part("resolution", "Throughput and memory against resolution", bench_report.resolution(found)),
+        "slower": part("slower", "", bench_report.slower(found)),
+        "origin": _benchmark_origin(found.provenance),
+    }
+
+
+def _benchmark_origin(made: dict[str, Any]) -> str:
+    settings, beside = made["settings"], made["beside"]
+    lines = [
+        f"measured {made['time']} in {made['seconds'] / 60:.0f} minutes on {_machine(made)}, "
+        f"{made['device']['threads']} threads; before it began, {made['load_before']} processes wanted to run",
+        f"code of commit {str(made['commit'])[:12]}{' with uncommitted changes' if made['dirty'] else ''}; "
+        f"{_versions(made)}",
+        f"{settings['rounds']} rounds; operations and models on batches of {settings['batch_size']}, images of "
+        f"{settings['img_size']} pixels; by resolution on batches of {settings['resolution_batch']}",
+    ]
+    if beside:
+        lines.append(f"beside: {beside['source']} (file with SHA-256 `{beside['sha256']}`)")
+    return "".join(f"- {line}\n" for line in lines) + "\n"
 
 
 def state(artefact: Artefact) -> str:

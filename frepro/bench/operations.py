@@ -115,10 +115,13 @@ def cases(settings: Settings, device: torch.device) -> Iterator[Case]:
     x, weight = learnt(side, side), learnt(side, side)
     yield Case("matrix_product", f"{_shape(x)} × {side}", ops.linear, (x, weight), 2 * side**3)
 
+    def sequence(channels: int) -> Tensor:
+        """(batch, channels, length) as Vim has it: channels-last in memory."""
+        return torch.randn(batch, length, channels, device=device).transpose(1, 2).requires_grad_()
+
     channels, length, state = settings.scan
-    u, delta, gate = (learnt(batch, channels, length) for _ in range(3))
+    u, delta, gate, B, C = map(sequence, (channels, channels, channels, state, state))
     A = torch.arange(1.0, state + 1, device=device).repeat(channels, 1).neg().requires_grad_()
-    B, C = learnt(batch, state, length), learnt(batch, state, length)
     inputs = (u, delta, A, B, C, learnt(channels), gate, learnt(channels))
     scan = partial(ops.selective_scan, delta_softplus=True)  # as Vim calls it
     yield Case("selective_scan", f"{_shape(u)}, state {state}", scan, inputs, scan_flops(u, delta, A))

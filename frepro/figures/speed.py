@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from frepro.bench.report import against_title, peak_rates
 from frepro.bench.results import OURS, PEERS, REFERENCE, Found, Line, Ratio
 from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, subplots
 
-MARKERS = "oDs^vPX*"
+MARKERS = "oDs^v<>p*"
 
 
 def pictures(found: Found) -> dict[str, Figure]:
@@ -52,7 +52,7 @@ def speed(ratios: Sequence[Ratio]) -> Figure:
             text = f"{ratio.ratio:.{2 if ratio.ratio < 10 else 1}f}"
             axes.annotate(
                 text, (ratio.high, row), (5, 0), textcoords="offset points", va="center", fontsize=8, color="0.15"
-            )
+            ).set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
         _log_axis(axes, [v for r in shown for v in (r.low, r.high)])
         axes.set_xlabel(f"times as fast as\n{kind}")
         axes.grid(axis="y", visible=False)
@@ -124,9 +124,11 @@ def roofline(found: Found) -> Figure:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(plain)
         axis.set_minor_formatter(NullFormatter())
-    texts = ((edges[0], bandwidth * edges[0], f"memory: {bandwidth / 1e9:.1f} GB/s", "left", 14),)
-    for x, y, text, side, lift in texts:
-        axes.annotate(text, (x, y / 1e9), (6, lift), textcoords="offset points", ha=side, fontsize=8.5)
+    slope = (edges[0] * edges[1]) ** 0.5  # the middle of the rising part
+    axes.annotate(
+        f"copy: {bandwidth / 1e9:.1f} GB/s", (slope, slope * bandwidth / 1e9), (-8, 6), textcoords="offset points",
+        ha="right", fontsize=8.5,
+    )  # fmt: skip
     axes.annotate(
         f"matrix product: {rate / 1e9:.0f} · 10⁹/s", (edges[2], rate / 1e9), (-4, 5), textcoords="offset points",
         ha="right", fontsize=8.5,
@@ -173,6 +175,7 @@ def resolution(lines: Sequence[Line]) -> Figure:
         axes.set_yscale("log")
         axes.set_xticks(sizes, [str(size) for size in sizes])
         axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("resolution (pixels a side)")
