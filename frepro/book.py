@@ -66,53 +66,60 @@ def models(folder: Path) -> None:
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
 
 
+# What the benchmark gives to the page on performance.
+BENCHMARK = {
+    "models": "Models",
+    "operations": "Operations",
+    "roofline": "What the machine allows",
+    "resolution": "Throughput and memory against resolution",
+    "slower": "Where ours loses",
+    "origin": "Where these numbers come from",
+}
+
+
 def performance(folder: Path) -> None:
-    """What the page on performance includes: tables and pictures of the benchmark of a CPU, and all of a GPU's."""
+    """What the page on performance includes: each part of a CPU's benchmark, and all of a GPU's."""
     folder.mkdir()
     parts = {}
     for device in ("cpu", "gpu"):
         source = bench.folder(device)
         if (source / "provenance.json").exists():
             parts[device] = _benchmark(bench.read(source), folder, device)
-        else:
-            parts[device] = dict.fromkeys(BENCHMARK, f"*not run*: `make bench` on a machine with a {device.upper()}\n")
-    for name, text in parts["cpu"].items():
+    for name in BENCHMARK:
+        text = parts["cpu"][name] if "cpu" in parts else "*not run* yet: `make bench`\n"
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
-    gpu = "".join(dict.fromkeys(parts["gpu"].values()))  # one line where there is nothing
-    (folder / "gpu.md").write_text(gpu, encoding="utf-8")
-
-
-BENCHMARK = ("models", "operations", "roofline", "resolution", "slower", "origin")
+    text = "*not run* yet: `make bench` on a machine with a CUDA device\n"
+    if "gpu" in parts:
+        text = "".join(f"### {title}\n\n{parts['gpu'][name]}" for name, title in BENCHMARK.items())
+    (folder / "gpu.md").write_text(text, encoding="utf-8")
 
 
 def _benchmark(found: bench.Found, folder: Path, device: str) -> dict[str, str]:
     """The parts of ``BENCHMARK`` as Markdown, with their pictures in the folder."""
-    from frepro.figures import speed  # torch and matplotlib take seconds
+    from frepro.figures import speed  # torch takes seconds
 
     pictures = speed.pictures(found)
     for name, figure in pictures.items():
         figure.savefig(folder / f"{device}_{name}.png")
 
-    def part(name: str, caption: str, view: report.View) -> str:
-        picture = f"![{caption}](results/performance/{device}_{name}.png)\n\n" if name in pictures else ""
+    def part(name: str, title: str, view: report.View) -> str:
+        picture = f"![{title}](results/performance/{device}_{name}.png)\n\n" if name in pictures else ""
         return f'{picture}<div class="frepro-scroll">{view.html()}</div>\n\n'
 
-    variants = dict.fromkeys(line.variant for line in found.section("models"))
-    models = (
-        ("" if variant == "float32" else f"### {variant}\n\n")
-        + part(
-            "_".join(["models", *variant.split()]).removesuffix("_float32"),
-            "Speed of models",
-            bench_report.models(found, variant),
-        )
+    variants = list(dict.fromkeys(line.variant for line in found.section("models")))
+    models = [
+        part(bench_report.picture_of_models(variant), f"Models, {variant}", bench_report.models(found, variant))
         for variant in variants
-    )
+    ]
+    if len(variants) > 1:
+        models = [f"#### {variant}\n\n{text}" for variant, text in zip(variants, models, strict=True)]
+    slower = bench_report.slower(found)
     return {
         "models": "".join(models),
-        "operations": part("operations", "Speed of operations", bench_report.operations(found)),
-        "roofline": part("roofline", "Operations below the roofline", bench_report.roofline(found)),
-        "resolution": part("resolution", "Throughput and memory against resolution", bench_report.resolution(found)),
-        "slower": part("slower", "", bench_report.slower(found)),
+        "operations": part("operations", BENCHMARK["operations"], bench_report.operations(found)),
+        "roofline": part("roofline", BENCHMARK["roofline"], bench_report.roofline(found)),
+        "resolution": part("resolution", BENCHMARK["resolution"], bench_report.resolution(found)),
+        "slower": part("slower", BENCHMARK["slower"], slower) if slower.rows else "Nowhere in this run.\n\n",
         "origin": _benchmark_origin(found.provenance),
     }
 

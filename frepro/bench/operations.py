@@ -46,7 +46,7 @@ class Case:
     size: str
     function: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]
-    flops: float
+    flops: int
 
 
 def measure(
@@ -58,7 +58,7 @@ def measure(
             raise unknown("operation of --beside", name, NAMES)
     torch.manual_seed(0)
     sides: dict[Key, Callable[[], object]] = {}
-    facts: dict[Key, dict[str, float]] = {}
+    facts: dict[Key, dict[str, int]] = {}
     for case in cases(settings, device):
         if case.name not in names:
             continue

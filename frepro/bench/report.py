@@ -12,6 +12,11 @@ def against_title(name: str) -> str:
     return TITLES.get(name, name)
 
 
+def picture_of_models(variant: str) -> str:
+    """Name of the picture of a variant's models."""
+    return "models" if variant == "float32" else f"models_{variant.replace(' ', '_')}"
+
+
 def peak_rates(found: Found) -> tuple[float, float]:
     """The best that was measured of the machine: bytes a second of a copy, operations a second of a matrix product."""
     copies = [line.bytes / line.seconds for line in found.section("operations", name="copy") if line.seconds]

@@ -26,7 +26,7 @@ SECTIONS = ("operations", "models", "resolution")
 # machine itself. Another backend of an operation goes by its name.
 REFERENCE, OURS, PEER, BESIDE, MACHINE = "reference", "frepro", "timm", "beside", "machine"
 
-# timm's model that a model of ours is compared with: the same frame and size, with attention for a mixer.
+# timm's model that a model of ours is compared with: about as large, with attention.
 PEERS = {
     **dict.fromkeys(("dfformer_s18", "cdfformer_s18", "gfformer_s18"), "caformer_s18"),
     **dict.fromkeys(("spanet_small", "spanetv2_s18_pure", "spanetv2_s18_hybrid"), "caformer_s18"),
@@ -80,7 +80,7 @@ class Line:
     high: float | None = None
     rounds: int | None = None
     images: int | None = None
-    flops: float | None = None
+    flops: int | None = None
     bytes: int | None = None
     weights_mib: float | None = None
     forward_mib: float | None = None
@@ -201,10 +201,15 @@ def read(source: Path) -> Found:
     return Found(lines, rounds, json.loads((source / "provenance.json").read_text(encoding="utf-8")))
 
 
+WHOLE = ("rounds", "images", "flops", "bytes")
+TEXT = (*(field.name for field in fields(Key)), "note")
+
+
 def _line(row: Mapping[str, str]) -> Line:
-    kinds = {field.name: str(field.type) for field in fields(Line)}
-    parse = {"str": str, "float | None": float, "int | None": int}
-    return Line(**{name: parse[kinds[name]](cell) for name, cell in row.items() if cell})
+    def value(name: str, cell: str) -> str | int | float:
+        return cell if name in TEXT else int(cell) if name in WHOLE else float(cell)
+
+    return Line(**{name: value(name, cell) for name, cell in row.items() if cell})
 
 
 def _to_csv(rows: Sequence[Line] | Sequence[Ratio]) -> str:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from frepro.bench.report import against_title, peak_rates
+from frepro.bench.report import against_title, peak_rates, picture_of_models
 from frepro.bench.results import OURS, PEERS, REFERENCE, Found, Line, Ratio
 from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, subplots
 
@@ -22,8 +22,8 @@ def pictures(found: Found) -> dict[str, Figure]:
         drawn["operations"] = speed(operations)
         drawn["roofline"] = roofline(found)
     for variant in dict.fromkeys(ratio.variant for ratio in ratios if ratio.section == "models"):
-        name = "models" if variant == "float32" else f"models_{variant.replace(' ', '_')}"
-        drawn[name] = speed([r for r in ratios if r.section == "models" and r.variant == variant])
+        chosen = [ratio for ratio in ratios if ratio.section == "models" and ratio.variant == variant]
+        drawn[picture_of_models(variant)] = speed(chosen)
     if lines := found.section("resolution"):
         drawn["resolution"] = resolution(lines)
     return drawn
