@@ -4,7 +4,7 @@
 #   make reproduce PAPER=dfformer PROFILE=paper TABLE=4 DATA=/data/imagenet
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test book lint format lock clean
+.PHONY: help reproduce bench test book lint format lock clean
 
 PYTHON3 ?= python3
 VENV := .venv
@@ -23,7 +23,7 @@ READY :=
 endif
 
 # A misspelt variable would otherwise be passed over in silence, and everything be reproduced.
-KNOWN := TABLE FIGURE PAPER PROFILE DATA SEEDS DEVICE JOBS PER_DEVICE PYTHON3
+KNOWN := TABLE FIGURE PAPER PROFILE DATA SEEDS DEVICE JOBS PER_DEVICE ONLY ROUNDS BESIDE PYTHON3
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 ifneq ($(filter-out $(KNOWN) -%,$(GIVEN)),)
 $(error unknown variable $(filter-out $(KNOWN) -%,$(GIVEN)); there is $(KNOWN))
@@ -37,6 +37,10 @@ reproduce: $(READY)  ## tables and figures anew: TABLE= FIGURE= PAPER= PROFILE= 
 		$(if $(PAPER),--paper '$(PAPER)') $(if $(PROFILE),--profile '$(PROFILE)') $(if $(DATA),--data '$(DATA)') \
 		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(JOBS),--jobs '$(JOBS)') \
 		$(if $(PER_DEVICE),--per-device '$(PER_DEVICE)')
+
+bench: $(READY)  ## speed and memory beside timm's models; minutes, on a machine left alone: ONLY= ROUNDS= BESIDE= DEVICE=
+	@$(PYTHON) -m frepro bench $(if $(ONLY),--only '$(ONLY)') $(if $(ROUNDS),--rounds '$(ROUNDS)') \
+		$(if $(BESIDE),--beside '$(BESIDE)') $(if $(DEVICE),--device '$(DEVICE)')
 
 test: $(READY)  ## the tests, and the notebooks in profile smoke
 	$(PYTHON) -m pytest --nbval-lax tests notebooks

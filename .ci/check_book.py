@@ -17,6 +17,7 @@ HOLDS = {
     "spanet/index.html": ["spectral pooling", "spanet_spam.svg", "spanet_basex", "ring=None"],
     "spanetv2/index.html": ["SPAM mixer", "spanetv2_spam.svg", "spanetv2_b36_hybrid", "scaled_sigmoid=True"],
     "vim-f/index.html": ["amplitude spectrum", "vimf_scan.svg", "vim_mamba.svg", "as LocalMamba", "shift_batch=False"],
+    "performance.html": ["make bench", "star_relu", "On a GPU", "not run"],
     "results/status.html": ["Table 4", "Figure 9", "demo", "not run"],
     "results/dfformer/table_4.html": [
         'class="frepro"',

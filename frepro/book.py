@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from frepro import papers, provenance, report, sizes
+from frepro.bench import report as bench_report
+from frepro.bench import results as bench
 from frepro.reproduce import Artefact, artefacts
 from frepro.runs import model_code
 
@@ -38,6 +40,7 @@ def lay_out(folder: Path) -> None:
         if artefact.is_built:
             page(artefact, folder / artefact.paper)
     models(folder / "models")
+    performance(folder / "performance")
 
 
 def models(folder: Path) -> None:
@@ -61,6 +64,79 @@ def models(folder: Path) -> None:
     for name, table in tables.items():
         text = f'<div class="frepro-scroll">{table.html()}</div>\n\n<p class="frepro-origin">{where}</p>\n'
         (folder / f"{name}.md").write_text(text, encoding="utf-8")
+
+
+# What the benchmark gives to the page on performance.
+BENCHMARK = {
+    "models": "Models",
+    "operations": "Operations",
+    "roofline": "What the machine allows",
+    "resolution": "Throughput and memory against resolution",
+    "slower": "Where ours loses",
+    "origin": "Where these numbers come from",
+}
+
+
+def performance(folder: Path) -> None:
+    """What the page on performance includes: each part of a CPU's benchmark, and all of a GPU's."""
+    folder.mkdir()
+    parts = {}
+    for device in ("cpu", "gpu"):
+        source = bench.folder(device)
+        if (source / "provenance.json").exists():
+            parts[device] = _benchmark(bench.read(source), folder, device)
+    for name in BENCHMARK:
+        text = parts["cpu"][name] if "cpu" in parts else "*not run* yet: `make bench`\n"
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+    text = "*not run* yet: `make bench` on a machine with a CUDA device\n"
+    if "gpu" in parts:
+        text = "".join(f"### {title}\n\n{parts['gpu'][name]}" for name, title in BENCHMARK.items())
+    (folder / "gpu.md").write_text(text, encoding="utf-8")
+
+
+def _benchmark(found: bench.Found, folder: Path, device: str) -> dict[str, str]:
+    """The parts of ``BENCHMARK`` as Markdown, with their pictures in the folder."""
+    from frepro.figures import speed  # torch takes seconds
+
+    pictures = speed.pictures(found)
+    for name, figure in pictures.items():
+        figure.savefig(folder / f"{device}_{name}.png")
+
+    def part(name: str, title: str, view: report.View) -> str:
+        picture = f"![{title}](results/performance/{device}_{name}.png)\n\n" if name in pictures else ""
+        return f'{picture}<div class="frepro-scroll">{view.html()}</div>\n\n'
+
+    variants = list(dict.fromkeys(line.variant for line in found.section("models")))
+    models = [
+        part(bench_report.picture_of_models(variant), f"Models, {variant}", bench_report.models(found, variant))
+        for variant in variants
+    ]
+    if len(variants) > 1:
+        models = [f"#### {variant}\n\n{text}" for variant, text in zip(variants, models, strict=True)]
+    slower = bench_report.slower(found)
+    return {
+        "models": "".join(models),
+        "operations": part("operations", BENCHMARK["operations"], bench_report.operations(found)),
+        "roofline": part("roofline", BENCHMARK["roofline"], bench_report.roofline(found)),
+        "resolution": part("resolution", BENCHMARK["resolution"], bench_report.resolution(found)),
+        "slower": part("slower", BENCHMARK["slower"], slower) if slower.rows else "Nowhere in this run.\n\n",
+        "origin": _benchmark_origin(found.provenance),
+    }
+
+
+def _benchmark_origin(made: dict[str, Any]) -> str:
+    settings, beside = made["settings"], made["beside"]
+    lines = [
+        f"measured {made['time']} in {made['seconds'] / 60:.0f} minutes on {_machine(made)}, "
+        f"{made['device']['threads']} threads; before it began, {made['load_before']} processes wanted to run",
+        f"code of commit {str(made['commit'])[:12]}{' with uncommitted changes' if made['dirty'] else ''}; "
+        f"{_versions(made)}",
+        f"{settings['rounds']} rounds; operations and models on batches of {settings['batch_size']}, images of "
+        f"{settings['img_size']} pixels; by resolution on batches of {settings['resolution_batch']}",
+    ]
+    if beside:
+        lines.append(f"beside: {beside['source']} (file with SHA-256 `{beside['sha256']}`)")
+    return "".join(f"- {line}\n" for line in lines) + "\n"
 
 
 def state(artefact: Artefact) -> str:

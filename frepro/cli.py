@@ -1,4 +1,4 @@
-"""The command line: reproduce, train, eval, convert, sizes, list, doctor."""
+"""The command line: reproduce, train, eval, convert, sizes, bench, list, doctor."""
 
 import json
 import os
@@ -62,6 +62,7 @@ def cli() -> None:
     frepro reproduce --paper dfformer      everything of one paper
     frepro train --model dfformer_s18      one training run
     frepro sizes                           parameters and FLOPs of every model, and drawings of their blocks
+    frepro bench                           speed and memory, beside the plain reference and timm's models
     frepro list                            what there is
     frepro doctor                          what this machine can do
     """
@@ -251,6 +252,39 @@ def sizes_command() -> None:
     found = sizes.write(lambda line: click.echo(line, err=True))
     click.echo(report.sizes(found).text())
     click.echo(f"  {reproduce.shown(sizes.folder())}")
+
+
+@cli.command("bench")
+@click.option("--only", callback=blank_as_none, help="Pattern of what to measure, as scan, models/ or resolution/c*.")
+@click.option("--rounds", type=click.IntRange(1), help="Turns of each side. Default: 5.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@click.option(
+    "--beside",
+    type=click.Path(path_type=Path),
+    help="A Python file that makes models or operations of others, to be timed in the same rounds \
+(see frepro/bench/beside.py).",
+)
+@click.option("--smoke", is_flag=True, help="Everything tiny, to see that it runs.")
+def bench_command(only: str | None, rounds: int | None, device: str, beside: Path | None, smoke: bool) -> None:
+    """Speed and memory, measured side by side in one process: ours, the plain reference, timm's models.
+
+    Minutes on a CPU; keep the machine free meanwhile. The book's page on performance is made from the results.
+    """
+    from frepro.bench import report
+    from frepro.bench.run import run
+    from frepro.experiment import device_name
+
+    kind = device_name(device)[0]
+    found, folder = run(kind, rounds, only, beside, smoke, lambda line: click.echo(line, err=True))
+    for section in ("operations", "models", "resolution"):
+        for variant in dict.fromkeys(line.variant for line in found.section(section)):
+            click.echo(f"\n{section}, {variant}, {found.provenance['device']['name']}")
+            click.echo(
+                (report.models(found, variant) if section == "models" else getattr(report, section)(found)).text()
+            )
+    click.echo("")
+    for file in sorted(folder.iterdir()):
+        click.echo(f"  {reproduce.shown(file)}")
 
 
 @cli.command("list")

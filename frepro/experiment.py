@@ -134,16 +134,7 @@ class Experiment:
 
     @cached_property
     def _device(self) -> tuple[str, str]:
-        # A machine without a driver (NVIDIA's, WSL's, AMD's) needs no torch to know that it has no GPU.
-        if self.device != "cpu" and any(Path(f"/dev/{name}").exists() for name in ("nvidiactl", "dxg", "kfd")):
-            import torch
-
-            if torch.cuda.is_available():
-                return "cuda", torch.cuda.get_device_name()
-        if self.device == "cuda":
-            raise FreproError("no CUDA device here: use device cpu, or install a driver that torch can use")
-        machine = provenance.machine()
-        return "cpu", f"{machine['cpu']}, {machine['cores']} cores"
+        return device_name(self.device)
 
     def is_timed(self) -> bool:
         return self.timing.measurement.record() is not None
@@ -293,6 +284,22 @@ class Experiment:
         )
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png")
+
+
+def device_name(asked: str) -> tuple[str, str]:
+    """The device to compute on, "cpu" or "cuda", and its name, for one of ``DEVICES``."""
+    if asked not in DEVICES:
+        raise unknown("device", asked, DEVICES)
+    # A machine without a driver (NVIDIA's, WSL's, AMD's) needs no torch to know that it has no GPU.
+    if asked != "cpu" and any(Path(f"/dev/{name}").exists() for name in ("nvidiactl", "dxg", "kfd")):
+        import torch
+
+        if torch.cuda.is_available():
+            return "cuda", torch.cuda.get_device_name()
+    if asked == "cuda":
+        raise FreproError("no CUDA device here: use device cpu, or install a driver that torch can use")
+    machine = provenance.machine()
+    return "cpu", f"{machine['cpu']}, {machine['cores']} cores"
 
 
 def spread_of(values: Sequence[float], centre: Callable[[Sequence[float]], float]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """What is asked of a model apart from its accuracy.
 
 cost          parameters, multiply-accumulates, throughput
+timing        seconds of several functions side by side
+memory        what a forward pass needs
 features      the maps inside a model, which the next two look at
 fourier       which frequencies they hold
 similarity    how alike those of two models are

@@ -11,6 +11,7 @@ sees, by these formulas, in operations on real numbers; two are taken as one mul
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import timm
@@ -21,6 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import frepro.models  # noqa: F401 - registers them with timm
 from frepro.analysis.operations import replaced
+from frepro.analysis.timing import in_turn
 from frepro.errors import FreproError, unknown
 from frepro.runs import Throughput
 
@@ -190,8 +192,8 @@ def count_stem(network: nn.Module, img_size: int) -> int:
 def throughput(job: Throughput) -> dict[str, Any]:
     """The record of a throughput measurement: the stored one if there is one, else it is measured now.
 
-    All models take turns in each round, so that a machine that grows faster or slower treats them alike; float32,
-    eager, inference. The record holds images per second of every round, for each model in the order of ``job.models``.
+    All models take turns in each round (``timing.in_turn``); float32, eager, inference. The record holds images per
+    second of every round, for each model in the order of ``job.models``.
     """
     record = job.measurement.record()
     if record is not None:
@@ -212,21 +214,9 @@ def measure_throughput(job: Throughput) -> list[list[float]]:
         networks = [timm.create_model(name, **dict(args)).to(device).eval() for name, args in job.models]
     except torch.OutOfMemoryError as error:
         raise FreproError(f"{len(job.models)} models do not fit on {job.name} together: time fewer") from error
-    rates: list[list[float]] = [[] for _ in networks]
     with torch.inference_mode():
-        for network in networks:  # warm-up: memory, FFT plans, clocks
-            network(images)
-        for _ in range(job.benchmark.rounds):
-            for network, rate in zip(networks, rates, strict=True):
-                rate.append(len(images) / _seconds(network, images))
-    return rates
-
-
-def _seconds(network: torch.nn.Module, images: torch.Tensor) -> float:
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    started = time.perf_counter()
-    network(images)
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    return time.perf_counter() - started
+        sides = {i: partial(network, images) for i, network in enumerate(networks)}
+        times, failures = in_turn(sides, job.benchmark.rounds, device)
+    for i, reason in failures.items():
+        raise FreproError(f"{job.models[i][0]} could not be timed on {job.name}: {reason}")
+    return [[len(images) / seconds for seconds in values] for values in times.values()]

@@ -8,7 +8,8 @@ The fastest one that can take the inputs is picked. The argument ``backend`` of 
 
 import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 
@@ -36,6 +37,20 @@ def choose(operation: str, obstacles: Mapping[str, str | None], asked: str | Non
     if obstacles.get(forced):
         raise ValueError(f"backend {forced!r} cannot run {operation}: {obstacles[forced]}")
     return forced
+
+
+@contextmanager
+def forced(backend: str) -> Iterator[None]:
+    """Force one backend for a while, as the environment variable does, on all operations that have it."""
+    before = os.environ.get("FREPRO_BACKEND")
+    os.environ["FREPRO_BACKEND"] = backend
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["FREPRO_BACKEND"]
+        else:
+            os.environ["FREPRO_BACKEND"] = before
 
 
 def reasons() -> dict[str, str | None]:

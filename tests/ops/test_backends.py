@@ -28,6 +28,14 @@ def test_argument_and_environment_force(monkeypatch):
     assert backends.choose("filter", FREE) == "cpu"
 
 
+def test_forced_for_a_while(monkeypatch):
+    monkeypatch.setenv("FREPRO_BACKEND", "cpu")
+    with backends.forced("torch"):
+        assert backends.choose("scan", FREE) == "torch"
+        monkeypatch.delenv("FREPRO_BACKEND")
+    assert backends.choose("scan", FREE) == os.environ["FREPRO_BACKEND"] == "cpu"
+
+
 @pytest.mark.parametrize(
     ("obstacles", "asked", "message"),
     [

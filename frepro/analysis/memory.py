@@ -1,0 +1,101 @@
+"""Memory of a forward pass."""
+
+import ctypes
+import gc
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
+from pathlib import Path
+
+import timm
+import torch
+
+import frepro.models  # noqa: F401 - registers them with timm
+from frepro.errors import FreproError
+
+MIB = 2**20
+
+
+def make(model: str, img_size: int) -> torch.nn.Module:
+    """A model for images of this size; one whose parameters do not depend on the size is told nothing of it."""
+    sized = {"img_size": img_size} if timm.get_pretrained_cfg(model).fixed_input_size else {}
+    return timm.create_model(model, **sized)
+
+
+def forward_memory(model: str, img_size: int, batch_size: int, device: str) -> dict[str, float]:
+    """Memory in MiB that a model holds, and that its forward pass adds at its peak (inference, float32).
+
+    On a GPU it is what torch's allocator gave out. On a CPU it is the resident memory of a process made for this
+    measurement alone, its high-water mark in the pass over that before it, after a first pass on a small image. (Where
+    the mark cannot be reset, as outside of Linux, memory that making the model took for a moment hides as much.)
+
+    Returns:
+        ``weights`` (parameters and buffers) and ``forward``.
+
+    Raises:
+        FreproError: It does not fit.
+    """
+    if device != "cpu":
+        return _allocated(model, img_size, batch_size, device)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["frepro.models"])  # imported once, and not in each process
+    with ProcessPoolExecutor(1, context) as pool:
+        try:
+            return pool.submit(_resident, model, img_size, batch_size, torch.get_num_threads()).result()
+        except BrokenProcessPool:
+            reason = "its process was killed, as happens when memory runs out"
+        except (MemoryError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+    raise FreproError(f"{model} at {img_size} pixels: {reason}")
+
+
+def _weights(network: torch.nn.Module) -> float:
+    return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers())) / MIB
+
+
+def _resident(model: str, img_size: int, batch_size: int, threads: int) -> dict[str, float]:
+    torch.set_num_threads(threads)
+    with torch.inference_mode():
+        network = make(model, img_size).eval()
+        network(torch.randn(1, 3, 64, 64))  # code, tables and threads
+        images = torch.randn(batch_size, 3, img_size, img_size)
+        _reset_high_water()
+        before = _high_water()
+        network(images)
+        return {"weights": _weights(network), "forward": _high_water() - before}
+
+
+def _high_water() -> float:
+    """Most resident memory of this process since the mark was reset, in MiB."""
+    import resource  # Windows has none
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MIB
+
+
+def _reset_high_water() -> None:
+    """Set the mark to what is resident now, free memory handed back; where the system cannot, leave it."""
+    gc.collect()
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _allocated(model: str, img_size: int, batch_size: int, device: str) -> dict[str, float]:
+    torch.cuda.empty_cache()
+    try:
+        with torch.inference_mode():
+            network = make(model, img_size).to(device).eval()
+            images = torch.randn(batch_size, 3, img_size, img_size, device=device)
+            network(images)
+            before = torch.cuda.memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            network(images)
+            return {
+                "weights": _weights(network),
+                "forward": (torch.cuda.max_memory_allocated(device) - before) / MIB,
+            }
+    except torch.OutOfMemoryError as error:
+        raise FreproError(f"{model} at {img_size} pixels: {str(error).splitlines()[0]}") from error

@@ -1,0 +1,52 @@
+"""Code of others, such as an official implementation, to be timed in the same rounds as ours.
+
+It stays outside of the repository, in a Python file that defines
+
+    SOURCE       what it is and where it comes from, for the record
+    models()     name -> function without arguments that makes a module, called with images (B, 3, 224, 224)
+    operations() name of an operation of ours -> function that takes the tensors ours gets, in the order in which ours
+                 takes them, and gives a function without arguments: the call to be timed, which returns one tensor
+
+one of the two functions at least. A model that has the name of one of ours is compared with it.
+"""
+
+import hashlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from frepro.errors import FreproError
+
+
+@dataclass(frozen=True)
+class Beside:
+    """What such a file defines; empty without one."""
+
+    source: str = ""
+    sha256: str = ""
+    models: dict[str, Callable] = field(default_factory=dict)
+    operations: dict[str, Callable] = field(default_factory=dict)
+
+
+def load(path: Path | None) -> Beside:
+    """Run the file, and keep what it defines.
+
+    Raises:
+        FreproError: There is no such file, it cannot run, or it does not define what it must.
+    """
+    if path is None:
+        return Beside()
+    if not path.is_file():
+        raise FreproError(f"no file {path}: --beside takes a Python file that defines SOURCE and models()")
+    spec = importlib.util.spec_from_file_location("frepro_beside", path)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        found = {name: dict(getattr(module, name, dict)()) for name in ("models", "operations")}
+    except Exception as error:
+        raise FreproError(f"{path} cannot be used by --beside: {type(error).__name__}: {error}") from error
+    source = getattr(module, "SOURCE", None)
+    if not isinstance(source, str) or not any(found.values()):
+        raise FreproError(f"{path} must define SOURCE, a text, and models() or operations()")
+    return Beside(source, hashlib.sha256(path.read_bytes()).hexdigest(), **found)

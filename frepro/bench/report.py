@@ -1,0 +1,151 @@
+"""Tables of what the benchmark found, for a terminal and for the book. All rounding is here."""
+
+from collections.abc import Sequence
+
+from frepro.bench.results import BESIDE, MACHINE, OURS, PEERS, REFERENCE, Found, Line, Ratio
+from frepro.report import NOT_RUN, View
+
+TITLES = {REFERENCE: "the plain reference", BESIDE: "the code beside", "mamba_ssm": "mamba-ssm"}
+
+
+def against_title(name: str) -> str:
+    return TITLES.get(name, name)
+
+
+def picture_of_models(variant: str) -> str:
+    """Name of the picture of a variant's models."""
+    return "models" if variant == "float32" else f"models_{variant.replace(' ', '_')}"
+
+
+def peak_rates(found: Found) -> tuple[float, float]:
+    """The best that was measured of the machine: bytes a second of a copy, operations a second of a matrix product."""
+    copies = [line.bytes / line.seconds for line in found.section("operations", name="copy") if line.seconds]
+    products = [
+        line.flops / line.seconds
+        for line in found.section("operations", work="forward")
+        if line.name in ("matrix_product", "linear") and line.seconds
+    ]
+    return max(copies), max(products)
+
+
+def models(found: Found, variant: str = "float32") -> View:
+    """Images a second of every model; of ours, how many times as fast as reference, peer and the code beside."""
+    lines = [line for line in found.section("models", variant=variant) if line.side != REFERENCE]
+    works = list(dict.fromkeys(line.work for line in lines))
+    ratios = {
+        (r.name, r.side, r.work, r.against): r for r in found.ratios if r.section == "models" and r.variant == variant
+    }
+    has_beside = any(against == BESIDE for *_, against in ratios)
+    columns = ["reference", "peer"] + ["beside"] * has_beside
+    headings = [("", "model")]
+    for work in works:
+        headings += [(work, "images/s"), *((work, f"× {column}") for column in columns)]
+    rows = []
+    for name, side in dict.fromkeys((line.name, line.side) for line in lines):
+        cells = [name if side != BESIDE else f"{name} (beside)"]
+        for work in works:
+            (line,) = [x for x in lines if (x.name, x.side, x.work) == (name, side, work)]
+            cells.append(NOT_RUN if line.seconds is None else f"{line.images_per_second:.1f}")
+            for against in (REFERENCE, PEERS.get(name, ""), BESIDE)[: len(columns)]:
+                cells.append(_times(ratios.get((name, side, work, against))))
+        rows.append(cells)
+    notes = ["× reference: times as fast as the same model on plain torch operations; × peer: as " + _peers(rows) + "."]
+    return View(headings, rows, [*notes, *_missing(lines)])
+
+
+def _peers(rows: Sequence[Sequence[str]]) -> str:
+    """Which peer is whose."""
+    used: dict[str, list[str]] = {}
+    for name, *_ in rows:
+        if name in PEERS:
+            used.setdefault(PEERS[name], []).append(name)
+    return "; ".join(f"{peer} for {', '.join(names)}" for peer, names in used.items())
+
+
+def operations(found: Found) -> View:
+    """Milliseconds of the reference and of ours, and how many times as fast that is."""
+    lines = [line for line in found.section("operations") if line.side != MACHINE]
+    works = list(dict.fromkeys(line.work for line in lines))
+    ratios = {(r.name, r.size, r.work, r.side, r.against): r for r in found.ratios if r.section == "operations"}
+    others = [s for s in dict.fromkeys(line.side for line in lines) if s not in (REFERENCE, OURS)]
+    headings = [("", "operation"), ("", "size")]
+    for work in works:
+        headings += [(work, "reference (ms)"), (work, "ours (ms)"), (work, "times as fast")]
+        headings += [(work, f"{side} (ms)") for side in others]
+    rows = []
+    for name, size in dict.fromkeys((line.name, line.size) for line in lines):
+        cells = [name, size]
+        for work in works:
+            by_side = {line.side: line for line in lines if (line.name, line.size, line.work) == (name, size, work)}
+            cells += [_milliseconds(by_side.get(side)) for side in (REFERENCE, OURS)]
+            cells.append(_times(ratios.get((name, size, work, OURS, REFERENCE))))
+            cells += [_milliseconds(by_side.get(side)) for side in others]
+        rows.append(cells)
+    return View(headings, rows, _missing(lines))
+
+
+def roofline(found: Found) -> View:
+    """What each operation must move and compute, how long that takes at least here, and how near ours and the reference
+    come to it."""
+    bandwidth, rate = peak_rates(found)
+    rows = []
+    for line in found.section("operations", side=OURS, work="forward"):
+        (reference,) = found.section("operations", side=REFERENCE, work="forward", name=line.name, size=line.size)
+        by_memory, by_products = line.bytes / bandwidth, line.flops / rate
+        least = max(by_memory, by_products)
+        shares = [f"{100 * least / x.seconds:.0f}" if x.seconds else NOT_RUN for x in (reference, line)]
+        limit = "memory" if by_memory >= by_products else "products"
+        cells = [f"{line.bytes / 1e6:.1f}", f"{line.flops / 1e6:.0f}", limit, f"{1e3 * least:.2f}", *shares]
+        rows.append([line.name, line.size, *cells])
+    headings = [("", "operation"), ("", "size"), ("must", "move (MB)"), ("must", "compute (10⁶)")]
+    headings += [("at least", "for"), ("at least", "ms"), ("% of the limit", "reference"), ("% of the limit", "ours")]
+    notes = [
+        f"Measured in the same run: a copy moves {bandwidth / 1e9:.1f} GB/s, read and written; the fastest matrix "
+        f"product does {rate / 1e9:.0f} · 10⁹ operations a second. Each input and output counts once. What stays in "
+        "the caches between calls can be moved faster than a copy, and come above 100 %."
+    ]
+    return View(headings, rows, notes)
+
+
+def resolution(found: Found) -> View:
+    """Images a second and peak memory at each resolution."""
+    lines = found.section("resolution")
+    sizes = list(dict.fromkeys(line.size for line in lines))
+    headings = [("", "model"), *(("images a second at", f"{size}") for size in sizes)]
+    headings += [("peak memory (MiB) at", size) for size in sizes]
+    rows = []
+    for name in dict.fromkeys(line.name for line in lines):
+        by_size = {line.size: line for line in lines if line.name == name}
+        rates = [by_size[size].images_per_second for size in sizes]
+        peaks = [by_size[size] for size in sizes]
+        rows.append(
+            [name, *(NOT_RUN if rate is None else f"{rate:.{2 if rate < 10 else 1}f}" for rate in rates)]
+            + [NOT_RUN if p.forward_mib is None else f"{p.weights_mib + p.forward_mib:.0f}" for p in peaks]
+        )
+    return View(headings, rows, _missing(lines))
+
+
+def slower(found: Found) -> View:
+    """Where ours takes longer than what it is compared with; plain where even the best round is slower."""
+    rows = [
+        [r.name, r.size, r.work, against_title(r.against), _times(r), "" if r.high < 1 else "not in all rounds"]
+        for r in sorted(found.ratios, key=lambda r: r.ratio)
+        if r.side == OURS and r.ratio < 1
+    ]
+    names = ("what", "size", "work", "compared with", "times as fast", "")
+    return View([("", name) for name in names], rows, [])
+
+
+def _times(ratio: Ratio | None) -> str:
+    """Median of a ratio and its range."""
+    return "" if ratio is None else f"{ratio.ratio:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
+
+
+def _milliseconds(line: Line | None) -> str:
+    if line is None:
+        return ""
+    return NOT_RUN if line.seconds is None else f"{1e3 * line.seconds:.2f}"
+
+
+def _missing(lines: Sequence[Line]) -> list[str]:
+    return [f"{line.name}, {line.size}, {line.work}, {line.side}: {line.note}" for line in lines if line.note]

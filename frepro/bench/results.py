@@ -1,0 +1,233 @@
+"""What the benchmark found: lines of tidy CSV, every round, and the ratios between lines that belong together.
+
+    operations.csv, models.csv, resolution.csv   a line for each thing timed
+    rounds.csv                                   seconds of each line in each round
+    ratios.csv                                   a line against another, from the rounds in which both took their turn
+    provenance.json                              machine, versions, commit, settings
+
+All in seconds, bytes and MiB, unrounded.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from frepro import paths, results
+
+SECTIONS = ("operations", "models", "resolution")
+
+# Who is timed: the plain form of torch, ours (the fastest that can run), a peer from timm, code of others, or the
+# machine itself. Another backend of an operation goes by its name.
+REFERENCE, OURS, PEER, BESIDE, MACHINE = "reference", "frepro", "timm", "beside", "machine"
+
+# timm's model that a model of ours is compared with: about as large, with attention.
+PEERS = {
+    **dict.fromkeys(("dfformer_s18", "cdfformer_s18", "gfformer_s18"), "caformer_s18"),
+    **dict.fromkeys(("spanet_small", "spanetv2_s18_pure", "spanetv2_s18_hybrid"), "caformer_s18"),
+    **dict.fromkeys(("vim_tiny", "vimf_tiny_h"), "deit_tiny_patch16_224"),
+}
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """What a line is about.
+
+    Attributes:
+        section: One of ``SECTIONS``.
+        name: The operation or model.
+        size: Of its input, as batch × ... for people.
+        variant: Precision and execution.
+        work: "forward", "forward and backward" or "training step" (forward, loss, backward).
+        side: Who (see ``REFERENCE`` and its neighbours).
+    """
+
+    section: str
+    name: str
+    size: str
+    variant: str
+    work: str
+    side: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """What was measured of a key.
+
+    Attributes:
+        seconds, low, high: Median, least and greatest of the rounds, of one call; none where it could not be timed.
+        rounds: Their number.
+        images: Images in a call.
+        flops: Operations on real numbers of a forward call, by formula.
+        bytes: Least that it must read and write, every input and output once.
+        weights_mib, forward_mib: Memory of the weights, and the peak that a forward pass adds.
+        note: Why something is missing.
+    """
+
+    section: str
+    name: str
+    size: str
+    variant: str
+    work: str
+    side: str
+    seconds: float | None = None
+    low: float | None = None
+    high: float | None = None
+    rounds: int | None = None
+    images: int | None = None
+    flops: int | None = None
+    bytes: int | None = None
+    weights_mib: float | None = None
+    forward_mib: float | None = None
+    note: str = ""
+
+    @property
+    def key(self) -> Key:
+        return Key(self.section, self.name, self.size, self.variant, self.work, self.side)
+
+    @property
+    def images_per_second(self) -> float | None:
+        return None if self.seconds is None or self.images is None else self.images / self.seconds
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as fast as another a side is: median, least and greatest over the rounds.
+
+    Attributes:
+        against: The other side, or the peer's name.
+    """
+
+    section: str
+    name: str
+    size: str
+    variant: str
+    work: str
+    side: str
+    against: str
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that a benchmark found."""
+
+    lines: Sequence[Line]
+    rounds: Mapping[Key, Sequence[float]]
+    provenance: Mapping[str, Any]
+
+    @cached_property
+    def ratios(self) -> list[Ratio]:
+        return [
+            ratio for key in self.rounds for other, name in _others(key) if (ratio := self._ratio(key, other, name))
+        ]
+
+    def _ratio(self, key: Key, other: Key, name: str) -> Ratio | None:
+        if other not in self.rounds:
+            return None
+        values = [b / a for a, b in zip(self.rounds[key], self.rounds[other], strict=True)]
+        names = (key.section, key.name, key.size, key.variant, key.work, key.side, name)
+        return Ratio(*names, median(values), min(values), max(values), len(values))
+
+    def section(self, section: str, /, **where: str) -> list[Line]:
+        """The lines of a section, those alone whose fields are as given."""
+        return [
+            line
+            for line in self.lines
+            if line.section == section and all(getattr(line, field) == value for field, value in where.items())
+        ]
+
+
+def _others(key: Key) -> list[tuple[Key, str]]:
+    """What a key is compared with, and the name that this goes by."""
+
+    def by(side: str, name: str = key.name) -> Key:
+        return Key(key.section, name, key.size, key.variant, key.work, side)
+
+    if key.section == "operations" and key.side not in (REFERENCE, MACHINE):
+        others = [(by(REFERENCE), REFERENCE)]
+        return others + [(by(side), side) for side in ("mamba_ssm", BESIDE) if key.side == OURS]
+    if key.side != OURS:
+        return []
+    others = [(by(REFERENCE), REFERENCE), (by(BESIDE), BESIDE)]
+    return [*others, (by(PEER, PEERS[key.name]), PEERS[key.name])] if key.name in PEERS else others
+
+
+def line(key: Key, times: Sequence[float] | None, **more: Any) -> Line:
+    """The line of a key whose rounds took so many seconds each; with none, one without a time."""
+    spread = (median(times), min(times), max(times), len(times)) if times else (None,) * 4
+    return Line(*(getattr(key, field.name) for field in fields(Key)), *spread, **more)
+
+
+def folder(device: str, kind: str = "") -> Path:
+    """Where results are kept: ``bench/cpu`` or ``bench/gpu``; parts and trials apart, in ``bench-<kind>``."""
+    return paths.results() / "-".join(filter(None, ("bench", kind))) / device
+
+
+def write(found: Found, target: Path) -> None:
+    """Write all files into a folder that exists."""
+    for section in SECTIONS:
+        lines = found.section(section)
+        if lines:
+            results.write_text(target / f"{section}.csv", _to_csv(lines))
+    raw = [
+        {**{f.name: getattr(key, f.name) for f in fields(Key)}, "round": number, "seconds": seconds}
+        for key, times in found.rounds.items()
+        for number, seconds in enumerate(times)
+    ]
+    results.write_text(target / "rounds.csv", _csv(list(raw[0]) if raw else [], raw))
+    results.write_text(target / "ratios.csv", _to_csv(found.ratios))
+    text = json.dumps(found.provenance, indent=1, ensure_ascii=False)
+    results.write_text(target / "provenance.json", text + "\n")
+
+
+def read(source: Path) -> Found:
+    """What ``write`` wrote."""
+    lines, rounds = [], {}
+    for section in SECTIONS:
+        path = source / f"{section}.csv"
+        if path.exists():
+            lines += [_line(row) for row in csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))]
+    for row in csv.DictReader(io.StringIO((source / "rounds.csv").read_text(encoding="utf-8"))):
+        rounds.setdefault(Key(*(row[field.name] for field in fields(Key))), []).append(float(row["seconds"]))
+    return Found(lines, rounds, json.loads((source / "provenance.json").read_text(encoding="utf-8")))
+
+
+WHOLE = ("rounds", "images", "flops", "bytes")
+TEXT = (*(field.name for field in fields(Key)), "note")
+
+
+def _line(row: Mapping[str, str]) -> Line:
+    def value(name: str, cell: str) -> str | int | float:
+        return cell if name in TEXT else int(cell) if name in WHOLE else float(cell)
+
+    return Line(**{name: value(name, cell) for name, cell in row.items() if cell})
+
+
+def _to_csv(rows: Sequence[Line] | Sequence[Ratio]) -> str:
+    """A column for each field that any row has, besides those that say what a row is about."""
+    if not rows:
+        return ""
+    keys = {field.name for field in fields(Key)}
+    names = [
+        field.name
+        for field in fields(rows[0])
+        if field.name in keys or any(getattr(row, field.name) not in (None, "") for row in rows)
+    ]
+    return _csv(names, ({name: getattr(row, name) for name in names} for row in rows))
+
+
+def _csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

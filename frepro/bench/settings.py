@@ -1,0 +1,73 @@
+"""How much the benchmark measures."""
+
+from dataclasses import dataclass
+
+from frepro.bench.results import PEERS
+
+OTHERS = (
+    "convformer_s18",
+    "deit_small_patch16_224",
+    "swin_tiny_patch4_window7_224",
+    "convnext_tiny",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is timed, and how often.
+
+    Attributes:
+        rounds: Turns of each side after its warm-up.
+        batch_size, img_size: Of operations and models.
+        least: Seconds that a turn of an operation lasts at least.
+        maps: Height, width and channels of the stages whose operations are timed.
+        scan: Channels, length and state of the selective scan; of its convolution too.
+        product: Rows and columns of the matrices that show how fast the machine multiplies.
+        copied: Bytes that it copies, which show how fast its memory is; more than its caches hold.
+        ours, others: Models of ours, and models of timm beside their peers.
+        by_resolution: Models that are timed at all ``resolutions``, ``resolution_batch`` images at a time.
+    """
+
+    rounds: int = 5
+    batch_size: int = 8
+    img_size: int = 224
+    least: float = 0.05
+    maps: tuple[tuple[int, int, int], ...] = ((56, 56, 64), (28, 28, 128), (14, 14, 320), (7, 7, 512))
+    scan: tuple[int, int, int] = (384, 197, 16)
+    product: int = 2048
+    copied: int = 2**28
+    ours: tuple[str, ...] = (*PEERS, "gfnet_h_ti")
+    others: tuple[str, ...] = OTHERS
+    by_resolution: tuple[str, ...] = (
+        "dfformer_s18",
+        "cdfformer_s18",
+        "gfformer_s18",
+        "caformer_s18",
+        "convformer_s18",
+    )
+    resolutions: tuple[int, ...] = (224, 384, 512, 768, 1024)
+    resolution_batch: int = 1
+
+
+def full(device: str) -> Settings:
+    """The whole benchmark: minutes. On a GPU as in DFFormer's Figures 5 and 6, and with more to do at a time."""
+    if device == "cpu":
+        return Settings()
+    resolutions = (224, 384, 512, 768, 1024, 1280, 1536, 2048)
+    return Settings(batch_size=64, product=8192, copied=2**31, resolutions=resolutions, resolution_batch=4)
+
+
+SMOKE = Settings(
+    rounds=2,
+    batch_size=1,
+    img_size=64,
+    least=0.0,
+    maps=((14, 14, 16),),
+    scan=(8, 17, 4),
+    product=64,
+    copied=2**16,
+    ours=("dfformer_s18", "vim_tiny"),
+    others=(),
+    by_resolution=("dfformer_s18", "caformer_s18"),
+    resolutions=(32, 64),
+)

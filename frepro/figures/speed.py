@@ -1,0 +1,211 @@
+"""How fast operations and models are: ratios, the roofline, and throughput and memory against resolution."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from frepro.bench.report import against_title, peak_rates, picture_of_models
+from frepro.bench.results import OURS, PEERS, REFERENCE, Found, Line, Ratio
+from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, subplots
+
+MARKERS = "oDs^v<>p*"
+
+
+def pictures(found: Found) -> dict[str, Figure]:
+    """Every picture that the results give: "operations", "roofline", "models" (one a variant) and "resolution"."""
+    drawn = {}
+    ratios = [ratio for ratio in found.ratios if ratio.side == OURS]
+    if operations := [ratio for ratio in ratios if ratio.section == "operations"]:
+        drawn["operations"] = speed(operations)
+        drawn["roofline"] = roofline(found)
+    for variant in dict.fromkeys(ratio.variant for ratio in ratios if ratio.section == "models"):
+        chosen = [ratio for ratio in ratios if ratio.section == "models" and ratio.variant == variant]
+        drawn[picture_of_models(variant)] = speed(chosen)
+    if lines := found.section("resolution"):
+        drawn["resolution"] = resolution(lines)
+    return drawn
+
+
+def speed(ratios: Sequence[Ratio]) -> Figure:
+    """How many times as fast ours is, a panel for each kind of other side, a row for each operation or model."""
+    panels: dict[str, list[Ratio]] = {}
+    for ratio in ratios:
+        kind = "timm's peer" if ratio.against in PEERS.values() else against_title(ratio.against)
+        panels.setdefault(kind, []).append(ratio)
+    is_model = ratios[0].section == "models"
+    rows = {key: i for i, key in enumerate(dict.fromkeys((ratio.name, ratio.size) for ratio in ratios))}
+    works = dict.fromkeys(ratio.work for ratio in ratios)
+    styles = {work: (MARKERS[i], COLOURS[i], (i - (len(works) - 1) / 2) * 0.38) for i, work in enumerate(works)}
+
+    height = 1.3 + (0.5 if is_model else 0.36) * len(rows)
+    figure, grid = subplots(1, len(panels), sharey=True, squeeze=False, figsize=(PAGE_WIDTH, height))
+    for axes, (kind, shown) in zip(grid[0], panels.items(), strict=True):
+        axes.axvline(1, color="0.35", linewidth=1.2, zorder=1)
+        for ratio in shown:
+            marker, colour, shift = styles[ratio.work]
+            row = rows[ratio.name, ratio.size] + shift
+            axes.plot([ratio.low, ratio.high], [row, row], color=colour, linewidth=2, solid_capstyle="butt")
+            axes.plot(ratio.ratio, row, marker, color=colour, markersize=5.5)
+            text = f"{ratio.ratio:.{2 if ratio.ratio < 10 else 1}f}"
+            axes.annotate(
+                text, (ratio.high, row), (5, 0), textcoords="offset points", va="center", fontsize=8, color="0.15"
+            ).set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
+        _log_axis(axes, [v for r in shown for v in (r.low, r.high)])
+        axes.set_xlabel(f"times as fast as\n{kind}")
+        axes.grid(axis="y", visible=False)
+    labels = [name if is_model else f"{name}  {size}" for name, size in rows]
+    grid[0, 0].set_yticks(range(len(rows)), labels)
+    grid[0, 0].set_ylim(len(rows) - 0.4, -0.6)
+    for i in range(1, len(rows)):  # a line where another operation begins
+        if is_model or labels[i].split()[0] != labels[i - 1].split()[0]:
+            for axes in grid[0]:
+                axes.axhline(i - 0.5, color="0.85", linewidth=0.6)
+    handles = [
+        Line2D([], [], marker=marker, color=colour, linewidth=2, label=work)
+        for work, (marker, colour, _) in styles.items()
+    ]
+    title = f"median, and least to greatest of {ratios[0].rounds} rounds"
+    figure.legend(
+        handles=handles, title=title, title_fontsize=8, loc="outside upper center", ncols=len(works), frameon=False
+    )
+    return finished(figure)
+
+
+def _log_axis(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis with few, plain ticks that holds the values, 1, and the labels to their right."""
+    low, high = min(*values, 1), max(*values, 1)
+    span = max(high / low, 1.5)
+    axes.set_xscale("log")
+    axes.set_xlim(low / span**0.08, high * span**0.32)
+    for step in (0.1, 0.25, 0.5, 1):  # the finest that leaves at most six ticks
+        candidates = (
+            [1 + step * i for i in range(-9, 40)] if step < 1 else [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500]
+        )
+        ticks = [tick for tick in candidates if low / span**0.08 <= tick <= high * span**0.2]
+        if len(ticks) <= 6:
+            break
+    axes.set_xticks(ticks)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def roofline(found: Found) -> Figure:
+    """Operations a second against operations for each byte, below what the machine was measured to do at best.
+
+    Hollow is the plain reference, filled ours; a line joins the two.
+    """
+    bandwidth, rate = peak_rates(found)
+    by_side = {side: found.section("operations", work="forward", side=side) for side in (REFERENCE, OURS)}
+    shown = [
+        (reference, ours)
+        for reference, ours in zip(by_side[REFERENCE], by_side[OURS], strict=True)
+        if reference.seconds and ours.seconds and ours.name != "matrix_product"
+    ]
+    figure, axes = subplots(1, 1, figsize=(PAGE_WIDTH, 4.6))
+    names = list(dict.fromkeys(ours.name for _, ours in shown))
+    intensities = [ours.flops / ours.bytes for _, ours in shown]
+    edges = [min(intensities) / 2, rate / bandwidth, max(*intensities, rate / bandwidth) * 2]
+    axes.plot(edges, [min(x * bandwidth, rate) / 1e9 for x in edges], color="0.2", linewidth=1.6)
+    for line, ours in shown:
+        i = names.index(ours.name)
+        x, style = ours.flops / ours.bytes, {"marker": MARKERS[i], "color": COLOURS[i], "markersize": 8}
+        slow, fast = (each.flops / each.seconds / 1e9 for each in (line, ours))
+        axes.plot([x, x], [slow, fast], color=COLOURS[i], linewidth=1)
+        axes.plot(x, slow, **style, markerfacecolor="white", markeredgewidth=1.3)
+        axes.plot(x, fast, **style, markeredgecolor="white")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("operations for each byte that must be read or written")
+    axes.set_ylabel("10⁹ operations a second, forward")
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(plain)
+        axis.set_minor_formatter(NullFormatter())
+    slope = (edges[0] * edges[1]) ** 0.5  # the middle of the rising part
+    axes.annotate(
+        f"copy: {bandwidth / 1e9:.1f} GB/s", (slope, slope * bandwidth / 1e9), (-8, 6), textcoords="offset points",
+        ha="right", fontsize=8.5,
+    )  # fmt: skip
+    axes.annotate(
+        f"matrix product: {rate / 1e9:.0f} · 10⁹/s", (edges[2], rate / 1e9), (-4, 5), textcoords="offset points",
+        ha="right", fontsize=8.5,
+    )  # fmt: skip
+    handles = [
+        Line2D([], [], marker=MARKERS[i], color=COLOURS[i], linestyle="", label=name) for i, name in enumerate(names)
+    ]
+    handles += [
+        Line2D([], [], marker="o", color="0.4", linestyle="", markerfacecolor="white", label="plain reference"),
+        Line2D([], [], marker="o", color="0.4", linestyle="", label="ours"),
+    ]
+    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8.5)
+    return finished(figure)
+
+
+def resolution(lines: Sequence[Line]) -> Figure:
+    """Throughput and peak memory of inference against resolution (the form of DFFormer's Figures 5 and 6)."""
+    names = list(dict.fromkeys(line.name for line in lines))
+    figure, (left, right) = subplots(1, 2, figsize=(PAGE_WIDTH, 4.0))
+    ends: dict[Axes, dict[str, tuple[float, float]]] = {left: {}, right: {}}
+    for i, name in enumerate(names):
+        mine = [line for line in lines if line.name == name]
+        style = "-" if mine[0].side == OURS else "--"
+        look = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 5, "linewidth": 1.6}
+        timed = [line for line in mine if line.seconds]
+        weighed = [line for line in mine if line.forward_mib is not None]
+        if timed:
+            x, y = [int(line.size) for line in timed], [line.images_per_second for line in timed]
+            bars = [[v - line.images / line.high for v, line in zip(y, timed, strict=True)],
+                    [line.images / line.low - v for v, line in zip(y, timed, strict=True)]]  # fmt: skip
+            left.errorbar(x, y, yerr=bars, linestyle=style, capsize=2, elinewidth=1, **look)
+            ends[left][name] = (x[-1], y[-1])
+        if weighed:
+            x, y = [int(line.size) for line in weighed], [line.weights_mib + line.forward_mib for line in weighed]
+            right.plot(x, y, linestyle=style, **look)
+            ends[right][name] = (x[-1], y[-1])
+    sizes = sorted({int(line.size) for line in lines})
+    batch = lines[0].images
+    for axes, label in (
+        (left, "images a second"),
+        (right, "peak memory (MiB), weights and forward pass"),
+    ):
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("resolution (pixels a side)")
+        axes.set_title(label, fontsize=9)
+        axes.set_xlim(sizes[0] / 1.06, sizes[-1] * (sizes[-1] / sizes[0]) ** 0.42)
+        _label_ends(axes, ends[axes], {name: COLOURS[i] for i, name in enumerate(names)})
+    figure.suptitle(f"inference, {batch} image{'s' * (batch > 1)} at a time", fontsize=9)
+    return finished(figure)
+
+
+def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, tuple]) -> None:
+    """The name of each curve at its right end, moved up or down where two would touch."""
+    if not ends:
+        return
+    axes.figure.canvas.draw()
+    points = 72 / axes.figure.dpi
+    heights = {name: axes.transData.transform(end)[1] * points for name, end in ends.items()}
+    order = sorted(heights, key=heights.get)
+    placed: list[float] = []
+    for name in order:
+        placed.append(max(heights[name], placed[-1] + 11) if placed else heights[name])
+    centre = sum(placed) / len(placed) - sum(heights.values()) / len(heights)
+    for name, height in zip(order, placed, strict=True):
+        axes.annotate(
+            name,
+            ends[name],
+            (9, height - centre - heights[name]),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+            color=colours[name],
+            arrowprops={"arrowstyle": "-", "color": colours[name], "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3},
+        )
