@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 import torch
 
-from frepro.ops import cpu
+from frepro.ops import cpu, triton
 
 NAMES = ("torch", "cpu", "onednn", "matmul", "triton", "mamba_ssm")
 
@@ -40,7 +40,7 @@ def choose(operation: str, obstacles: Mapping[str, str | None], asked: str | Non
 
 def reasons() -> dict[str, str | None]:
     """For each fast backend, why it cannot be used on this machine; none where it can."""
-    return {"cpu": cpu.reason(), "triton": _missing("triton"), "mamba_ssm": _missing("mamba_ssm")}
+    return {"cpu": cpu.reason(), "triton": triton.reason(), "mamba_ssm": _missing("mamba_ssm")}
 
 
 def _missing(package: str) -> str | None:
