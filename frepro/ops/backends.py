@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import torch
 
-from frepro.ops import cpu
+from frepro.ops import cpu, triton
 
 NAMES = ("torch", "cpu", "onednn", "matmul", "triton", "mamba_ssm")
 
@@ -55,7 +55,7 @@ def forced(backend: str) -> Iterator[None]:
 
 def reasons() -> dict[str, str | None]:
     """For each fast backend, why it cannot be used on this machine; none where it can."""
-    return {"cpu": cpu.reason(), "triton": _missing("triton"), "mamba_ssm": _missing("mamba_ssm")}
+    return {"cpu": cpu.reason(), "triton": triton.reason(), "mamba_ssm": _missing("mamba_ssm")}
 
 
 def _missing(package: str) -> str | None:

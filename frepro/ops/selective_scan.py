@@ -9,16 +9,17 @@ Algorithm 2. For each channel d of a sequence u, with a state h of N numbers,
 A is discretised by zero-order hold, B by delta_t B_t, its first order (Vim-F's eq. 2 prints zero-order hold for both;
 all published code does this).
 
-``torch`` is the reference, plain and differentiable on every device; ``cpu`` are our kernels in C; ``mamba_ssm`` calls
-the CUDA kernels of the mamba-ssm package. See ``backends`` for how one is chosen.
+``torch`` is the reference, plain and differentiable on every device; ``cpu`` are our kernels in C and ``triton`` those
+for CUDA; ``mamba_ssm`` calls the CUDA kernels of the mamba-ssm package. See ``backends`` for how one is chosen.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from frepro.ops import backends, cpu
+from frepro.ops import backends, cpu, triton
 from frepro.ops.precision import without_autocast
+from frepro.ops.scan_op import MAX_STATE, scan
 
 
 def selective_scan(
@@ -51,13 +52,20 @@ def selective_scan(
         delta_softplus: Pass ``delta``, bias included, through a softplus.
         return_last_state: Return the state after the last step too.
         reverse: Run from the last step to the first; the last state is then the one at the first step.
-        backend: "torch", "cpu" or "mamba_ssm"; the fastest that can take the inputs unless given.
+        backend: "torch", "cpu", "triton" or "mamba_ssm"; the fastest that can take the inputs unless given.
 
     Returns:
         (batch, channels, length), in the dtype of ``u``; and (batch, channels, N) with ``return_last_state``.
     """
     arguments = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse)
-    obstacles = {"mamba_ssm": _mamba_ssm_obstacle(u), "cpu": _cpu_obstacle(*arguments)}
+    # On CUDA mamba-ssm goes first where somebody installed it, until ours is measured against it on a GPU.
+    kernel_obstacle = _kernel_obstacle(B, C, A.shape[1], return_last_state)
+    tensors = (u, delta, A, B, C, D, z, delta_bias)
+    obstacles = {
+        "mamba_ssm": _mamba_ssm_obstacle(u),
+        "cpu": kernel_obstacle or cpu.obstacle(*tensors),
+        "triton": kernel_obstacle or triton.obstacle(*tensors),
+    }
     return BACKENDS[backends.choose("selective_scan", obstacles, backend)](*arguments)
 
 
@@ -131,27 +139,13 @@ def _time_first(x: Tensor) -> tuple[Tensor, ...]:
     return x.movedim(-1, 0).contiguous().unbind(0)
 
 
-def _cpu_obstacle(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    return_last_state: bool,
-    reverse: bool,
-) -> str | None:
-    """Why the CPU kernel cannot take these inputs; none where it can."""
+def _kernel_obstacle(B: Tensor, C: Tensor, state: int, return_last_state: bool) -> str | None:
+    """Why our own kernels cannot take such inputs, on whatever device; none where they can."""
     if return_last_state:
         return "it does not return the last state"
     if B.ndim != 3 or C.ndim != 3:
         return "it needs B and C of shape (batch, N, length)"
-    if A.shape[1] > 64:
-        return f"its state holds 64 numbers, not {A.shape[1]}"
-    return cpu.obstacle(u, delta, A, B, C, D, z, delta_bias)
+    return f"its state holds {MAX_STATE} numbers, not {state}" if state > MAX_STATE else None
 
 
 def _cpu_scan(
@@ -167,12 +161,28 @@ def _cpu_scan(
     return_last_state: bool,
     reverse: bool,
 ) -> Tensor:
-    from frepro.ops.cpu.scan import scan
-
     dtype = u.dtype
     u, delta, B, C, z = (x if x is None else x.float().transpose(1, 2) for x in (u, delta, B, C, z))
     A, D, delta_bias = (x if x is None else x.float() for x in (A, D, delta_bias))
-    return scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse).transpose(1, 2).to(dtype)
+    return scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, "cpu").transpose(1, 2).to(dtype)
+
+
+def _triton_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    return_last_state: bool,
+    reverse: bool,
+) -> Tensor:
+    u, delta, B, C, z = (x if x is None else x.transpose(1, 2) for x in (u, delta, B, C, z))
+    A, D, delta_bias = (x if x is None else x.float() for x in (A, D, delta_bias))
+    return scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, "triton").transpose(1, 2)
 
 
 def _mamba_ssm_obstacle(u: Tensor) -> str | None:
@@ -213,4 +223,4 @@ def _mamba_ssm_scan(
     return (result[0].flip(2), result[1]) if return_last_state else result.flip(2)
 
 
-BACKENDS = {"torch": _torch_scan, "cpu": _cpu_scan, "mamba_ssm": _mamba_ssm_scan}
+BACKENDS = {"torch": _torch_scan, "cpu": _cpu_scan, "triton": _triton_scan, "mamba_ssm": _mamba_ssm_scan}

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from frepro.ops import backends, cpu
+from frepro.ops import backends, cpu, triton
 from frepro.ops.pointwise import linear
 from frepro.ops.precision import float32_or_more, without_autocast
 
@@ -26,13 +26,14 @@ def global_filter(x: Tensor, weight: Tensor, *, backend: str | None = None) -> T
     Args:
         x: Feature map, (B, H, W, C).
         weight: Real and imaginary part of K, (H, W // 2 + 1, C, 2).
-        backend: "torch" or "cpu"; the fastest that can take the inputs unless given.
+        backend: "torch", "cpu" or "triton"; the fastest that can take the inputs unless given.
 
     Returns:
         (B, H, W, C), in the dtype of ``x``.
     """
-    if backends.choose("global_filter", {"cpu": _cpu_obstacle(x, weight)}, backend) == "cpu":
-        return _cpu_filter(x, weight)
+    chosen = backends.choose("global_filter", _obstacles(x, weight), backend)
+    if chosen != "torch":
+        return FILTERS[chosen](x, weight)
     with without_autocast(x):
         kernel = torch.view_as_complex(float32_or_more(weight).contiguous())
         spectrum = torch.fft.rfft2(float32_or_more(x), dim=(1, 2), norm="ortho")
@@ -48,18 +49,24 @@ def dynamic_filter(x: Tensor, coefficients: Tensor, basis: Tensor, *, backend: s
         x: Feature map, (B, H, W, C).
         coefficients: Mixing weights s, (B, N, C); the softmax over N is the caller's.
         basis: Real and imaginary part of K_1..K_N, (H, W // 2 + 1, N, 2).
-        backend: "torch" or "cpu"; the fastest that can take the inputs unless given.
+        backend: "torch", "cpu" or "triton"; the fastest that can take the inputs unless given.
 
     Returns:
         (B, H, W, C), in the dtype of ``x``.
     """
-    if backends.choose("dynamic_filter", {"cpu": _cpu_obstacle(x, basis, coefficients)}, backend) == "cpu":
-        return _cpu_filter(x, basis, coefficients)
+    chosen = backends.choose("dynamic_filter", _obstacles(x, basis, coefficients), backend)
+    if chosen != "torch":
+        return FILTERS[chosen](x, basis, coefficients)
     with without_autocast(x):
         basis = torch.view_as_complex(float32_or_more(basis).contiguous())
         kernel = torch.einsum("hwn,bnc->bhwc", basis, coefficients.to(basis.dtype))
         spectrum = torch.fft.rfft2(float32_or_more(x), dim=(1, 2), norm="ortho")
         return torch.fft.irfft2(spectrum * kernel, s=x.shape[1:3], dim=(1, 2), norm="ortho").to(x.dtype)
+
+
+def _obstacles(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) -> dict[str, str | None]:
+    """Why fast filters cannot take these inputs; none where they can."""
+    return {"cpu": _cpu_obstacle(x, weight, coefficients), "triton": triton.obstacle(x, weight, coefficients)}
 
 
 def _cpu_obstacle(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) -> str | None:
@@ -79,6 +86,22 @@ def _cpu_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) -
 
     coefficients = coefficients if coefficients is None else coefficients.float()
     return spectral_filter(x.float(), weight.float(), coefficients).to(x.dtype)
+
+
+def _triton_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) -> Tensor:
+    from frepro.ops.triton.spectral import spectral_product
+
+    coefficients = coefficients if coefficients is None else coefficients.float()
+    with without_autocast(x):
+        # cuFFT transforms the last axes; on others torch copies before and after.
+        spectrum = torch.fft.rfft2(x.float().permute(0, 3, 1, 2), norm="ortho")
+        planes = torch.view_as_real(spectrum).flatten(2, 3)  # (B, C, H (W // 2 + 1), 2)
+        product = spectral_product(planes, weight.float().permute(2, 0, 1, 3).flatten(1, 2), coefficients)
+        product = torch.view_as_complex(product.unflatten(2, spectrum.shape[2:]))
+        return torch.fft.irfft2(product, s=x.shape[1:3], norm="ortho").permute(0, 2, 3, 1).to(x.dtype)
+
+
+FILTERS = {"cpu": _cpu_filter, "triton": _triton_filter}
 
 
 def spectral_rescale(x: Tensor, gain: Tensor, *, backend: str | None = None) -> Tensor:

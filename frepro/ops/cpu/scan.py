@@ -7,11 +7,8 @@ import ctypes
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from frepro.ops.cpu import call, pointer
-
-MAX_STATE = 64
 
 
 class _Strides(ctypes.Structure):
@@ -65,8 +62,7 @@ def _described(
     return _Scan(*map(pointer, kept), *strides, *sizes, delta_softplus, reverse), kept
 
 
-@torch.library.custom_op("frepro::selective_scan", mutates_args=(), device_types="cpu")
-def scan(
+def scan_forward(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -78,19 +74,13 @@ def scan(
     delta_softplus: bool,
     reverse: bool,
 ) -> Tensor:
-    """u, delta, z, result: (batch, time, D). A: (D, N). B, C: (batch, time, N). All float32."""
+    """See ``frepro.ops.scan_op``; all float32."""
     arguments, _kept = _described(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     y = u.new_empty(u.shape)
     call("scan_forward", ctypes.byref(arguments), pointer(y), ctypes.byref(_Strides.of(y)))
     return y
 
 
-@scan.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
-    return u.new_empty(u.shape)
-
-
-@torch.library.custom_op("frepro::selective_scan_backward", mutates_args=(), device_types="cpu")
 def scan_backward(
     dy: Tensor,
     u: Tensor,
@@ -103,7 +93,7 @@ def scan_backward(
     delta_bias: Tensor | None,
     delta_softplus: bool,
     reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """Gradients of u, delta, A, B, C, D, z and delta_bias; of those that are none, something to be thrown away."""
     arguments, _kept = _described(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     (batch, length, dim), state = u.shape, A.shape[1]
@@ -122,31 +112,6 @@ def scan_backward(
         ctypes.c_int64(parts),
     )
     return du, ddelta, dA.sum(0).t().contiguous(), dB.sum(1), dC.sum(1), dD.sum(0), dz, dbias.sum(0)
-
-
-@scan_backward.register_fake
-def _(dy, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse):
-    dz = u.new_empty(u.shape if z is not None else 0)
-    of_B = u.new_empty(*u.shape[:2], A.shape[1])
-    of_D = u.new_empty(u.shape[2])
-    return (*(u.new_empty(u.shape) for _ in "ud"), A.new_empty(A.shape), of_B, of_B.clone(), of_D, dz, of_D.clone())
-
-
-def _setup_scan(ctx, inputs, output):
-    *tensors, ctx.delta_softplus, ctx.reverse = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _backward_scan(ctx, dy):
-    tensors = ctx.saved_tensors  # to be read once, says checkpointing
-    gradients = torch.ops.frepro.selective_scan_backward(dy, *tensors, ctx.delta_softplus, ctx.reverse)
-    du, ddelta, dA, dB, dC, dD, dz, dbias = gradients
-    D, z, delta_bias = tensors[5:]
-    optional = (g if x is not None else None for x, g in ((D, dD), (z, dz), (delta_bias, dbias)))
-    return du, ddelta, dA, dB, dC, *optional, None, None
-
-
-scan.register_autograd(_backward_scan, setup_context=_setup_scan)
 
 
 @torch.library.custom_op("frepro::causal_conv", mutates_args=(), device_types="cpu")
@@ -200,10 +165,3 @@ def _backward_conv(ctx, dy):
 
 
 causal_conv.register_autograd(_backward_conv, setup_context=_setup_conv)
-
-
-@register_flop_formula([torch.ops.frepro.selective_scan])
-def scan_flops(u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
-    """Nine operations for each channel, step and state, the count that the field uses for a selective scan."""
-    batch, length, dim = u_shape
-    return 9 * batch * length * dim * A_shape[1]
