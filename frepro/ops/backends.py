@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from frepro.ops import cpu, triton
 
@@ -37,6 +38,14 @@ def choose(operation: str, obstacles: Mapping[str, str | None], asked: str | Non
     if obstacles.get(forced):
         raise ValueError(f"backend {forced!r} cannot run {operation}: {obstacles[forced]}")
     return forced
+
+
+def misfit(*expected: tuple[Tensor | None, tuple[int, ...]]) -> str | None:
+    """Which tensor has not the shape it should have; none where all have. Kernels trust shapes; torch looks at them."""
+    for tensor, shape in expected:
+        if tensor is not None and tensor.shape != shape:
+            return f"a tensor is {tuple(tensor.shape)} and not {tuple(shape)}"
+    return None
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
 from frepro.ops import backends, cpu
@@ -26,12 +27,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
     Returns:
         (..., out).
     """
-    if backends.choose("linear", {"onednn": _onednn_obstacle(x, weight)}, backend) == "onednn":
+    if backends.choose("linear", {"onednn": _onednn_obstacle(x, weight, bias)}, backend) == "onednn":
         return _OneDNNLinear.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
-def _onednn_obstacle(x: Tensor, weight: Tensor) -> str | None:
+def _onednn_obstacle(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
     """Why oneDNN cannot or need not take these inputs; none where it can."""
     if not (x.device.type == weight.device.type == "cpu"):
         return f"tensors are on {x.device} and {weight.device}"
@@ -41,6 +42,11 @@ def _onednn_obstacle(x: Tensor, weight: Tensor) -> str | None:
         return "compilers and autocast choose for themselves"
     if x.ndim < 2 or not x.numel():
         return "there is no batch"
+    if forward_ad._current_level >= 0:
+        return "it has no forward-mode derivative"
+    misfit = backends.misfit((weight, (len(weight), x.shape[-1])), (bias, (len(weight),)))
+    if misfit or (bias is not None and bias.dtype != torch.float32):
+        return misfit or f"the bias is {bias.dtype}"
     return None if HAS_ONEDNN else "this torch has no oneDNN"
 
 

@@ -59,7 +59,7 @@ def selective_scan(
     """
     arguments = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse)
     # On CUDA mamba-ssm goes first where somebody installed it, until ours is measured against it on a GPU.
-    kernel_obstacle = _kernel_obstacle(B, C, A.shape[1], return_last_state)
+    kernel_obstacle = _kernel_obstacle(u, delta, A, B, C, D, z, delta_bias, return_last_state)
     tensors = (u, delta, A, B, C, D, z, delta_bias)
     obstacles = {
         "mamba_ssm": _mamba_ssm_obstacle(u),
@@ -139,13 +139,27 @@ def _time_first(x: Tensor) -> tuple[Tensor, ...]:
     return x.movedim(-1, 0).contiguous().unbind(0)
 
 
-def _kernel_obstacle(B: Tensor, C: Tensor, state: int, return_last_state: bool) -> str | None:
+def _kernel_obstacle(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    return_last_state: bool,
+) -> str | None:
     """Why our own kernels cannot take such inputs, on whatever device; none where they can."""
     if return_last_state:
         return "it does not return the last state"
     if B.ndim != 3 or C.ndim != 3:
         return "it needs B and C of shape (batch, N, length)"
-    return f"its state holds {MAX_STATE} numbers, not {state}" if state > MAX_STATE else None
+    (batch, channels, length), state = u.shape, A.shape[1]
+    if state > MAX_STATE:
+        return f"its state holds {MAX_STATE} numbers, not {state}"
+    sequences = ((delta, u.shape), (z, u.shape), *((x, (batch, state, length)) for x in (B, C)))
+    return backends.misfit(*sequences, (A, (channels, state)), (D, (channels,)), (delta_bias, (channels,)))
 
 
 def _cpu_scan(

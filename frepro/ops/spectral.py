@@ -66,7 +66,13 @@ def dynamic_filter(x: Tensor, coefficients: Tensor, basis: Tensor, *, backend: s
 
 def _obstacles(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) -> dict[str, str | None]:
     """Why fast filters cannot take these inputs; none where they can."""
-    return {"cpu": _cpu_obstacle(x, weight, coefficients), "triton": triton.obstacle(x, weight, coefficients)}
+    batch, height, width, channels = x.shape
+    filters = channels if coefficients is None else weight.shape[2]
+    misfit = backends.misfit((weight, (height, width // 2 + 1, filters, 2)), (coefficients, (batch, filters, channels)))
+    return {
+        "cpu": misfit or _cpu_obstacle(x, weight, coefficients),
+        "triton": misfit or triton.obstacle(x, weight, coefficients),
+    }
 
 
 def _cpu_obstacle(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) -> str | None:

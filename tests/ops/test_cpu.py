@@ -164,3 +164,52 @@ def test_operators_keep_torchs_contract(name):
     sample = operator_samples()[name]
     sample = [x.detach().requires_grad_() if isinstance(x, Tensor) else x for x in sample]
     torch.library.opcheck(getattr(torch.ops.frepro, name).default, tuple(sample))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_shapes_that_only_broadcast_or_do_not_fit_are_left_to_torch(batch):
+    """Kernels trust shapes; what torch would stretch or refuse never reaches them."""
+    u, delta, A, B, C, D, *_ = scan_inputs(2, 16, 9, 4)
+    x, basis = torch.randn(2, 8, 8, 16), torch.randn(8, 5, 4, 2)
+    pairs = [
+        (selective_scan, (u, delta, A, B[:batch], C, D[:1] if batch == 1 else D)),
+        (global_filter, (x, torch.randn(8, 5, 16 if batch == 2 else 1, 2))),
+        (dynamic_filter, (x, torch.rand(batch, 4, 16), basis)),
+    ]
+    for op, inputs in pairs:
+        torch.testing.assert_close(op(*inputs), op(*inputs, backend="torch"), rtol=1e-4, atol=1e-4)
+        if batch == 1:
+            with pytest.raises(ValueError, match=r"a tensor is .* and not"):
+                op(*inputs, backend="cpu")
+    with pytest.raises(RuntimeError):
+        selective_scan(u, delta[..., :5], A, B, C)
+    with pytest.raises(RuntimeError):
+        global_filter(x, torch.randn(8, 8, 16, 2))
+    with pytest.raises(RuntimeError):
+        causal_conv(u, torch.randn(8, 4), torch.randn(8))
+
+
+def test_a_wide_causal_conv_is_left_to_torch():
+    inputs = [torch.randn(1, 4, 200), torch.randn(4, 128), torch.randn(4)]
+    torch.testing.assert_close(causal_conv(*inputs), causal_conv(*inputs, backend="torch"))
+
+
+def test_star_relu_passes_on_what_is_no_number():
+    x = torch.tensor([torch.nan, 1.0, -1.0], requires_grad=True)
+    y = star_relu(x, torch.ones(1), torch.zeros(1), backend="cpu")
+    y.sum().backward()
+    assert y.isnan().tolist() == x.grad.isnan().tolist() == [True, False, False]
+
+
+def test_forward_mode_derivatives_are_those_of_the_plain_form():
+    x, one = torch.randn(3, 40), torch.ones(1)
+    _, tangent = torch.func.jvp(lambda t: star_relu(t, one, one), (x,), (x,))
+    torch.testing.assert_close(tangent, 2 * x.relu() * x)
+
+
+def test_an_empty_batch():
+    inputs = [x.requires_grad_() for x in scan_inputs(0, 16, 5, 4)[:5]]
+    y = selective_scan(*inputs)
+    y.sum().backward()
+    assert y.shape == (0, 16, 5)
+    assert not inputs[2].grad.any()

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 SOURCE = Path(__file__).parent / "kernels.c"
 # Products and sums may fuse. Nothing else may be reordered: the exponential rounds by adding and taking away a number.
@@ -40,24 +42,27 @@ def library() -> ctypes.CDLL:
         raise OSError("no C compiler (cc, gcc or clang) on the path")
     key = hashlib.sha256("\n".join([SOURCE.read_text(), *FLAGS, compiler, _cpu()]).encode()).hexdigest()[:16]
     kernels = _cache() / f"kernels-{key}.so"
-    if not kernels.exists():
-        with tempfile.TemporaryDirectory(dir=kernels.parent) as folder:
-            _compile(compiler, Path(folder) / kernels.name)
-            os.replace(Path(folder) / kernels.name, kernels)  # whole or not at all, whoever compiles at the same time
+    with contextlib.suppress(OSError):  # not there, or made on a machine with another C library
+        return ctypes.CDLL(str(kernels))
+    with tempfile.TemporaryDirectory(dir=kernels.parent) as folder:
+        _compile(compiler, Path(folder) / kernels.name)
+        os.replace(Path(folder) / kernels.name, kernels)  # whole or not at all, whoever compiles at the same time
     return ctypes.CDLL(str(kernels))
 
 
 def _cache() -> Path:
     """A folder that can be written, the user's if possible."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frepro"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frepro"
         folder.mkdir(parents=True, exist_ok=True)
-    return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="frepro-"))
+        if os.access(folder, os.W_OK):
+            return folder
+    return Path(tempfile.mkdtemp(prefix="frepro-"))
 
 
 def _compile(compiler: str, target: Path) -> None:
     for count in range(len(OPTIONAL_FLAGS), -1, -1):
-        command = [compiler, *FLAGS, *OPTIONAL_FLAGS[:count], "-o", str(target), str(SOURCE), "-lm"]
+        command = [*shlex.split(compiler), *FLAGS, *OPTIONAL_FLAGS[:count], "-o", str(target), str(SOURCE), "-lm"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -98,6 +103,8 @@ def obstacle(*tensors: Tensor | None) -> str | None:
             return f"tensors are on {tensor.device}"
         if tensor is not None and tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             return f"tensors are {tensor.dtype}"
+    if forward_ad._current_level >= 0:  # torch would take their derivative for zero and not say so
+        return "the kernels have no forward-mode derivative"
     return reason()
 
 

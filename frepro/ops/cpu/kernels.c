@@ -74,6 +74,7 @@ INLINE float total(vec v) {
     return s;
 }
 
+/* What is no number in b stays none: bounds come first. */
 INLINE vec maximum(vec a, vec b) {
     ivec mask = a > b;
     return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
@@ -90,7 +91,7 @@ INLINE vec exp2v(vec t) {
 #ifdef __AVX512F__
     vec r = (vec)_mm512_roundscale_ps((__m512)t, 0);
 #else
-    t = minimum(maximum(t, fill(-126.0f)), fill(126.0f));
+    t = minimum(fill(126.0f), maximum(fill(-126.0f), t));
     vec shifted = t + 12582912.0f, r = shifted - 12582912.0f;
 #endif
     vec f = t - r;
@@ -124,7 +125,7 @@ INLINE vec softplus(vec x) {
     p = p * q + 2.0f / 5;
     p = p * q + 2.0f / 3;
     p = p * q + 2.0f;
-    return maximum(x, fill(0)) + p * s;
+    return maximum(fill(0), x) + p * s;
 }
 
 /* ---------------------------------------------------------------------------------------------------- selective scan */
@@ -344,6 +345,8 @@ int32_t scan_backward(
 
 /* ------------------------------------------------------------------------------------------------ causal convolution */
 
+#define MAX_WIDTH 64
+
 typedef struct {
     const float *x, *weight, *bias; /* (batch, time, channel), (width, D), (D) */
     strides sx;
@@ -386,7 +389,7 @@ int32_t convolution_backward(
     for (int64_t b = 0; b < s->batch; b++)
         for (int64_t block = 0; block < blocks; block++) {
             int64_t c = block * LANES, count = s->dim - c;
-            vec gweight[MAX_STATE], gbias = fill(0), bias = load(s->bias + c, count);
+            vec gweight[MAX_WIDTH], gbias = fill(0), bias = load(s->bias + c, count);
             for (int64_t j = 0; j < s->width; j++) gweight[j] = fill(0);
             for (int64_t i = 0; i < s->length; i++) {
                 int64_t t = s->is_reverse ? s->length - 1 - i : i;
@@ -415,7 +418,7 @@ int32_t convolution_backward(
 int32_t star_relu_forward(const float *x, float scale, float bias, int64_t count, float *y, int32_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < count; i++) {
-        float positive = x[i] > 0 ? x[i] : 0;
+        float positive = x[i] < 0 ? 0 : x[i]; /* what is no number stays none */
         y[i] = scale * positive * positive + bias;
     }
     return 0;
@@ -431,7 +434,7 @@ int32_t star_relu_backward(
     for (int64_t begin = 0; begin < count; begin += part) {
         vec s = fill(0), t = fill(0);
         for (int64_t i = begin; i < MIN(begin + part, count); i += LANES) {
-            vec g = load(dy + i, count - i), positive = maximum(load(x + i, count - i), fill(0));
+            vec g = load(dy + i, count - i), positive = maximum(fill(0), load(x + i, count - i));
             s += g * positive * positive;
             t += g;
             store(dx + i, 2 * scale * g * positive, count - i);

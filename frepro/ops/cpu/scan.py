@@ -97,7 +97,7 @@ def scan_backward(
     """Gradients of u, delta, A, B, C, D, z and delta_bias; of those that are none, something to be thrown away."""
     arguments, _kept = _described(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     (batch, length, dim), state = u.shape, A.shape[1]
-    parts = max(1, torch.get_num_threads() // batch)
+    parts = max(1, torch.get_num_threads() // max(1, batch))
     du, ddelta = u.new_empty(u.shape), u.new_empty(u.shape)
     dz = u.new_empty(u.shape if z is not None else 0)
     dA, dB, dC = u.new_empty(batch, state, dim), *(u.new_empty(batch, parts, length, state) for _ in range(2))

@@ -34,6 +34,8 @@ class _Filter(ctypes.Structure):
 @functools.cache
 def factor(n: int) -> int | None:
     """The smaller of two factors of ``n``, as alike as may be; none where the larger is too large."""
+    if n == 0:
+        return None
     first = next(k for k in range(math.isqrt(n), 0, -1) if n % k == 0)
     return first if n // first <= MAX_RADIX else None
 
@@ -44,8 +46,8 @@ def _table(n: int) -> tuple[Tensor, Tensor]:
     return angle.cos().float(), angle.sin().float()
 
 
-def _plan(n: int) -> _LengthPlan:
-    return _LengthPlan(n, factor(n), *map(pointer, _table(n)))
+def _plan(n: int, table: tuple[Tensor, Tensor]) -> _LengthPlan:
+    return _LengthPlan(n, factor(n), *map(pointer, table))
 
 
 def _prepared(weight: Tensor, height: int, width: int, is_shared: bool) -> Tensor:
@@ -64,12 +66,15 @@ def _prepared(weight: Tensor, height: int, width: int, is_shared: bool) -> Tenso
 def _described(x: Tensor, weight: Tensor, coefficients: Tensor | None) -> tuple[_Filter, list[Tensor | None]]:
     """The arguments as the kernel takes them, and the tensors that must outlive the call."""
     batch, height, width, channels = x.shape
+    along_rows, along_columns = _table(width), _table(height)
     kept = [
         x.contiguous(),
         _prepared(weight, height, width, coefficients is not None),
         None if coefficients is None else coefficients.contiguous(),
     ]
-    return _Filter(*map(pointer, kept), _plan(width), _plan(height), batch, channels, weight.shape[2]), kept
+    plans = _plan(width, along_rows), _plan(height, along_columns)
+    described = _Filter(*map(pointer, kept), *plans, batch, channels, weight.shape[2])
+    return described, [*kept, *along_rows, *along_columns]
 
 
 @torch.library.custom_op("frepro::spectral_filter", mutates_args=(), device_types="cpu")
