@@ -165,7 +165,13 @@ def origin(folder: Path) -> str:
     """Where the numbers of a result come from, folded away."""
     made = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     found = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
-    timing, measured = found["timing"], [*found["runs"], found["timing"]]
+    timing, measured = found["timing"], [*found["runs"], *filter(None, [found["timing"]])]
+    if not measured:
+        return f"""## Where these numbers come from
+
+Read off the models, with nothing trained or timed; page made {made["time"]} with commit {str(made["commit"])[:12]},
+{_versions(made)}.
+"""
     machines = sorted({_machine(item["origin"]) for item in measured})
     versions = sorted({_versions(item["origin"]) for item in measured})
     commits = sorted({str(item["origin"]["commit"])[:12] for item in measured})

@@ -17,13 +17,15 @@ from typing import Any
 from frepro import papers, provenance, recipes, results
 from frepro.data import Source, locate
 from frepro.errors import FreproError, unknown
-from frepro.runs import Run, Throughput
+from frepro.runs import Run, Throughput, model_code
 
 Variant = tuple[str, str, dict[str, Any]]
 
 # Columns whose values are measured; a published column of another kind stays as it is printed.
 MEASURED = ("params", "flops", "throughput", "top1")
+UNITS = {"params": "M", "flops": "G", "throughput": "img/s", "top1": "%"}
 DEVICES = ("auto", "cpu", "cuda")
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,38 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """A claim of a table, tested on what was measured here.
+
+    Attributes:
+        published: Difference of the two printed values; none where one is not printed.
+        measured: Mean over the pairs of (better - worse), a pair being runs of one seed or timings of
+            one round.
+        low, high: Student's t interval of the mean; none for a single pair.
+        n: Pairs.
+        setting: As in ``Finding``.
+    """
+
+    claim: papers.Claim
+    unit: str
+    published: float | None
+    measured: float
+    low: float | None
+    high: float | None
+    n: int
+    setting: str
+
+    @property
+    def verdict(self) -> str:
+        """ "holds" or "does not hold" where the whole interval is on one side of zero, else "undecided"."""
+        if self.low is not None and self.low > 0:
+            return "holds"
+        if self.high is not None and self.high < 0:
+            return "does not hold"
+        return "undecided"
+
+
+@dataclass(frozen=True)
 class Experiment:
     """The variants of one table.
 
@@ -61,6 +95,7 @@ class Experiment:
         models: Keep only the variants of these models; none for all.
         data: What to train on, as ``data.locate`` takes it; none for the embedded digits.
         device: "auto", "cpu" or "cuda".
+        trained: Train and time only the variants of these models, and count the others; none for all.
     """
 
     paper: str
@@ -71,6 +106,7 @@ class Experiment:
     models: Sequence[str] | None = None
     data: str | None = None
     device: str = "auto"
+    trained: Sequence[str] | None = None
     recipe: recipes.Recipe = field(init=False)
     source: Source = field(init=False)
 
@@ -80,7 +116,7 @@ class Experiment:
         source = locate(self.data) if isinstance(self.data, str | None) else None
         if source is None:
             raise FreproError(f"data is the name of a folder or nothing, not {self.data!r}")
-        if self.profile == "paper" and source.embedded:
+        if self.profile == "paper" and source.embedded and self.trained != []:
             raise FreproError(
                 "profile paper needs the real data set: add DATA=/path/to/imagenet (a folder with train/ and val/), "
                 "or use profile demo, which trains on embedded digits"
@@ -88,8 +124,9 @@ class Experiment:
         seeds = self.seeds if isinstance(self.seeds, list | tuple) else []
         if not seeds or len(set(seeds)) != len(seeds) or not all(type(s) is int and s >= 0 for s in seeds):
             raise FreproError(f"seeds are a list of different whole numbers, 0 or more, not {self.seeds!r}")
-        if not isinstance(self.models, list | tuple | None):
-            raise FreproError(f"models are a list of names, or nothing for all, not {self.models!r}")
+        for name in ("models", "trained"):
+            if not isinstance(getattr(self, name), list | tuple | None):
+                raise FreproError(f"{name} are a list of names, or nothing for all, not {getattr(self, name)!r}")
         if self.device not in DEVICES:
             raise unknown("device", self.device, DEVICES)
         for kind, keys in (
@@ -99,7 +136,7 @@ class Experiment:
             if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
                 raise FreproError(f"two variants have the same {kind}: {doubled[0]}")
         known = [model for _, model, _ in self.variants]
-        for model in self.models or ():
+        for model in [*(self.models or ()), *(self.trained or ())]:
             if model not in known:
                 raise unknown("model of this table", model, known)
         kept = tuple(variant for variant in self.variants if not self.models or variant[1] in self.models)
@@ -114,12 +151,17 @@ class Experiment:
         return papers.load(self.paper).tables[self.table]
 
     @cached_property
+    def measured(self) -> tuple[Variant, ...]:
+        """The variants that are trained and timed."""
+        return tuple(variant for variant in self.variants if self.trained is None or variant[1] in self.trained)
+
+    @cached_property
     def runs(self) -> list[Run]:
         """Every training run, one seed of all variants after the other, so that early results compare all variants."""
         return [
             Run(model, self.recipe, self.profile, self.source, seed, args)
             for seed in self.seeds
-            for _, model, args in self.variants
+            for _, model, args in self.measured
         ]
 
     def to_train(self) -> list[Run]:
@@ -128,7 +170,7 @@ class Experiment:
     @cached_property
     def timing(self) -> Throughput:
         """Throughput of the variants at full size on this device."""
-        models = tuple((model, tuple(sorted(args.items()))) for _, model, args in self.variants)
+        models = tuple((model, tuple(sorted(args.items()))) for _, model, args in self.measured)
         device, name = self._device
         return Throughput(models, self.recipe.benchmark, device, name)
 
@@ -137,7 +179,23 @@ class Experiment:
         return device_name(self.device)
 
     def is_timed(self) -> bool:
-        return self.timing.measurement.record() is not None
+        return not self.measured or self.timing.measurement.record() is not None
+
+    @property
+    def rates(self) -> dict[str, list[float]]:
+        """Label of each variant that is timed -> its images per second, round by round."""
+        if not self.measured:
+            return {}
+        rates = self.timing.measurement.record()["values"]["images_per_second"]
+        return {label: rate for (label, *_), rate in zip(self.measured, rates, strict=True)}
+
+    @property
+    def made_from(self) -> list[str]:
+        """Fingerprints of all that the findings rest on: runs, timing, and the models that are only counted."""
+        measurements = [run.measurement for run in self.runs]
+        measurements += [self.timing.measurement] if self.measured else []
+        parts = [part for measurement in measurements for part in (measurement.key, measurement.code)]
+        return parts + [model_code("frepro.analysis.cost", model) for _, model, _ in self.variants]
 
     def run(
         self,
@@ -167,7 +225,7 @@ class Experiment:
             from frepro.analysis import cost
 
             cost.throughput(self.timing)
-            log(f"timed {len(self.variants)} models on {self.timing.name}")
+            log(f"timed {len(self.measured)} models on {self.timing.name}")
 
     def default_jobs(self) -> int:
         """One run a core on a CPU; one at a time on a GPU, and in smoke, whose runs end before a process is up."""
@@ -184,19 +242,18 @@ class Experiment:
             raise FreproError("not everything has been measured: call run() first")
         from frepro.analysis import cost
 
-        rates = self.timing.measurement.record()["values"]["images_per_second"]
-        scores = self.scores()
+        rates, scores = self.rates, self.scores()
         found = []
-        for (label, model, args), rate in zip(self.variants, rates, strict=True):
+        for label, model, args in self.variants:
             counted = cost.count(model, **args)
             values: dict[str, dict[str, Any]] = {
                 "params": {"measured": counted["params"] / 1e6},
                 "flops": {"measured": counted["macs"] / 1e9},
-                "throughput": {**spread_of(rate, median), "setting": self.timing.name},
             }
-            accuracy = {**spread_of(scores[label], mean), "setting": self.source.name}
-            values[self.own_metric] = accuracy
-            metrics = dict.fromkeys([*MEASURED, self.own_metric])
+            if label in scores:
+                values["throughput"] = {**spread_of(rates[label], median), "setting": self.timing.name}
+                values[self.own_metric] = {**spread_of(scores[label], mean), "setting": self.source.name}
+            metrics = dict.fromkeys([*MEASURED, *values])
             found += [self._finding(label, model, args, key, values.get(key, {})) for key in metrics]
         return found
 
@@ -215,15 +272,44 @@ class Experiment:
         return f"{self.source.name} test top-1"
 
     def scores(self) -> dict[str, list[float]]:
-        """Label of each variant -> its test top-1 in percent, seed by seed."""
+        """Label of each variant that is trained -> its test top-1 in percent, seed by seed."""
         return {
             label: [
                 run.measurement.record()["values"]["top1"]
                 for run in self.runs
                 if (run.model, run.model_args) == (model, args)
             ]
-            for label, model, args in self.variants
+            for label, model, args in self.measured
         }
+
+    def outcomes(self) -> list[Outcome]:
+        """The claims of the table whose two models are both measured here, each tested by itself."""
+        labels = {model: label for label, model, args in self.measured if not args}
+        values = {"top1": self.scores(), "throughput": self.rates}
+        settings = {"top1": self.source.name, "throughput": self.timing.name}
+        found = []
+        for claim in self.published.claims:
+            if claim.better not in labels or claim.worse not in labels:
+                continue
+            pair = [values[claim.metric][labels[model]] for model in (claim.better, claim.worse)]
+            found.append(
+                Outcome(
+                    claim,
+                    "points" if claim.metric == "top1" else UNITS[claim.metric],
+                    self._published_difference(claim),
+                    *paired(*pair),
+                    n=len(pair[0]),
+                    setting=settings[claim.metric],
+                )
+            )
+        return found
+
+    def _published_difference(self, claim: papers.Claim) -> float | None:
+        if self.published.column(claim.metric) is None:
+            return None
+        rows = [self.published.row(model) for model in (claim.better, claim.worse)]
+        better, worse = (self.published.value(row, claim.metric) for row in rows)
+        return None if better is None or worse is None else better - worse
 
     def _group(self, model: str) -> str:
         row = self.published.row(model)
@@ -232,12 +318,13 @@ class Experiment:
     def _finding(self, label: str, model: str, args: dict[str, Any], key: str, measured: dict[str, Any]) -> Finding:
         row, column = self.published.row(model), self.published.column("top1" if key == self.own_metric else key)
         published = self.published.value(row, key) if row and self.published.column(key) and not args else None
-        return Finding(self._group(model), label, model, key, column.unit if column else "", published, **measured)
+        unit = column.unit if column else UNITS.get(key, UNITS["top1"])
+        return Finding(self._group(model), label, model, key, unit, published, **measured)
 
     def provenance(self) -> dict[str, Any]:
-        """Every run with its seed, score and origin; the timing with all its rounds."""
+        """Every run with its seed, score and origin; the timing with all its rounds, if anything was timed."""
         records = [(run, run.measurement.record()) for run in self.runs]
-        timing = self.timing.measurement.record()
+        timing = self.timing.measurement.record() if self.measured else None
         return {
             "paper": self.paper,
             "table": self.table,
@@ -256,12 +343,11 @@ class Experiment:
                 }
                 for run, record in records
             ],
-            "timing": {
+            "timing": timing
+            and {
                 "key": timing["key"],
                 "benchmark": asdict(self.timing.benchmark),
-                "images_per_second": dict(
-                    zip([label for label, *_ in self.variants], timing["values"]["images_per_second"], strict=True)
-                ),
+                "images_per_second": self.rates,
                 "seconds": timing["seconds"],
                 "origin": _origin(timing),
             },
@@ -305,6 +391,22 @@ def device_name(asked: str) -> tuple[str, str]:
 def spread_of(values: Sequence[float], centre: Callable[[Sequence[float]], float]) -> dict[str, Any]:
     """The centre of some values, their standard deviation (none for a single one) and their number."""
     return {"measured": centre(values), "spread": stdev(values) if len(values) > 1 else None, "n": len(values)}
+
+
+def paired(better: Sequence[float], worse: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean of the paired differences (better - worse), and Student's t interval of it at 95 %.
+
+    A single pair has no interval. Differences that are all the same have one of no width.
+    """
+    differences = [b - w for b, w in zip(better, worse, strict=True)]
+    centre = mean(differences)
+    if len(differences) == 1:
+        return centre, None, None
+    from scipy import stats
+
+    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1)
+    reach = float(quantile) * stdev(differences) / len(differences) ** 0.5
+    return centre, centre - reach, centre + reach
 
 
 def to_csv(findings: Sequence[Finding]) -> str:

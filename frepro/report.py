@@ -1,16 +1,17 @@
 """From findings to what people read: tables as text and HTML, and pictures. All rounding and all units are here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from textwrap import fill
 
 from frepro import papers
-from frepro.experiment import Finding
+from frepro.experiment import MEASURED, UNITS, Finding, Outcome
 from frepro.sizes import Size, VimFlops
 
 NOT_RUN = "not run"
+NO_MODEL = "no model"
 
 
 @dataclass(frozen=True)
@@ -78,50 +79,138 @@ class View:
 
 
 def published_beside_measured(
-    findings: Sequence[Finding], table: papers.Table, metrics: Sequence[str] = ("params", "flops", "throughput", "top1")
+    findings: Sequence[Finding], table: papers.Table, metrics: Sequence[str] = MEASURED, whole: bool = False
 ) -> View:
     """The columns of a table, each with the printed value and ours; an empty one of ours reads "not run".
 
-    A measured number has one decimal more than the print, so that one sees how well it agrees.
+    A measured number has one decimal more than the print, so that one sees how well it agrees. Text, and numbers of a
+    kind that is not measured, stand as printed. Where costs are shown, the notes of rows stand beneath.
+
+    Args:
+        metrics: Keys of the columns to show, in the order of the table.
+        whole: Also the rows of the table that no model stands for, each in its place.
     """
     columns = [column for column in table.columns if column.key in metrics]
     headings = [("", "Variant")]
     for column in columns:
-        settings = {f.setting for f in findings if f.metric == column.key and f.setting}
-        unit = f" ({column.unit})" if column.unit else ""
-        headings += [(f"{column.name}{unit}", "paper"), (f"{column.name}{unit}", "ours")]
-        if column.key == "throughput" and settings:
-            headings[-1] = (headings[-1][0], "ours, here")
+        name = f"{column.name} ({column.unit})" if column.unit else column.name
+        if column.key in MEASURED:
+            is_timed = column.key == "throughput" and any(f.setting for f in findings if f.metric == column.key)
+            headings += [(name, "paper"), (name, "ours, here" if is_timed else "ours")]
+        else:
+            headings.append(("", name) if column.decimals is None else (name, "paper"))
+    with_notes = any(column.key in ("params", "flops") for column in columns)
     rows, notes = [], []
-    for label, group in groupby(findings, key=lambda finding: finding.label):
-        by_metric = {finding.metric: finding for finding in group}
-        row = table.row(next(iter(by_metric.values())).model)
+    for label, row, by_metric in _lines(findings, table, whole):
         cells = [label]
+        if with_notes and row is not None and row.note is not None:
+            if row.note not in notes:
+                notes.append(row.note)
+            cells[0] += "*" * (notes.index(row.note) + 1)
         for column in columns:
-            finding = by_metric[column.key]
-            printed = "" if finding.published is None else f"{finding.published:.{column.decimals}f}"
-            ours = NOT_RUN if finding.measured is None else number(finding, column.decimals + 1)
-            if column.key == "flops" and finding.published is not None and row.note is not None:
-                if row.note not in notes:
-                    notes.append(row.note)
-                ours += "*" * (notes.index(row.note) + 1)
-            cells += [printed, ours]
+            finding = by_metric.get(column.key)
+            value = finding.published if finding else table.value(row, column.key) if row else None
+            cells.append(_cell(value, column.decimals))
+            if column.key in MEASURED and finding is None:
+                cells.append(NO_MODEL)
+            elif finding is not None:
+                cells.append(NOT_RUN if finding.measured is None else number(finding, column.decimals + 1))
         rows.append(cells)
     return View(headings, rows, notes)
 
 
+def _lines(
+    findings: Sequence[Finding], table: papers.Table, whole: bool
+) -> Iterator[tuple[str, papers.Row | None, dict[str, Finding]]]:
+    """Label, row of the table if it is one, and findings by metric of each line; a whole table in its own order."""
+    found = _by_label(findings)
+    rows = table.rows if table.column("label") else []
+    by_label = {str(table.value(row, "label")): row for row in rows}
+    without = [label for label, row in by_label.items() if whole and row.model is None]
+    order = [label for label in by_label if label in without or (whole and label in found)]
+    for label in dict.fromkeys([*order, *found]):
+        yield label, by_label.get(label), found.get(label, {})
+
+
+def _by_label(findings: Sequence[Finding]) -> dict[str, dict[str, Finding]]:
+    return {
+        label: {finding.metric: finding for finding in group}
+        for label, group in groupby(findings, key=lambda finding: finding.label)
+    }
+
+
+def _cell(value: papers.Cell, decimals: int | None) -> str:
+    if value is None:
+        return ""
+    return str(value) if decimals is None else f"{value:.{decimals}f}"
+
+
+COSTS = {"params": ("parameters", 2), "flops": ("FLOPs", 2), "throughput": ("throughput", 1)}
+
+
+def costs(findings: Sequence[Finding], metrics: Sequence[str] = tuple(COSTS)) -> View:
+    """Costs as measured, where the paper prints none; without the variants of which one was not measured."""
+    headings = [("", "Variant"), *(("ours, here", f"{COSTS[metric][0]} ({UNITS[metric]})") for metric in metrics)]
+    rows = [
+        [label, *(number(by_metric[metric], COSTS[metric][1]) for metric in metrics)]
+        for label, by_metric in _by_label(findings).items()
+        if all(by_metric[metric].measured is not None for metric in metrics)
+    ]
+    return View(headings, rows, [])
+
+
+def claims(outcomes: Sequence[Outcome], table: papers.Table) -> View:
+    """The claims of a table and what the measurements here say about each."""
+    headings = [("", "Claim"), ("", "rows"), ("difference", "paper"), ("difference", "here")]
+    headings += [("difference", "95 % interval"), ("difference", "n"), ("", "here it")]
+    rows = []
+    for outcome in outcomes:
+        names = [str(table.value(table.row(m), "label")) for m in (outcome.claim.better, outcome.claim.worse)]
+        interval = "" if outcome.low is None else f"{outcome.low:+.2f} to {outcome.high:+.2f} {outcome.unit}"
+        published = "" if outcome.published is None else f"{outcome.published:+.1f} {outcome.unit}"
+        here = f"{outcome.measured:+.2f} {outcome.unit}"
+        rows.append([outcome.claim.text, " > ".join(names), published, here, interval, str(outcome.n), outcome.verdict])
+    return View(headings, rows, [])
+
+
+def configuration(table: papers.Table, cells: Sequence[Sequence[str]]) -> View:
+    """A table of configurations as printed, and as ``analysis.configuration`` reads it off the models.
+
+    Where they differ, what the model has is marked with "≠".
+    """
+    first, *columns = table.columns
+    headings = [("", first.name)]
+    for column in columns:
+        headings += [(column.name, "paper"), (column.name, "model")]
+    rows = []
+    for row, read in zip(table.rows, cells, strict=True):
+        pairs = list(zip(map(str, row.cells), read, strict=True))
+        texts = [text for printed, own in pairs[1:] for text in (printed, own if own == printed else f"≠ {own}")]
+        is_same = all(printed == own for printed, own in pairs)
+        rows.append([pairs[0][0], *texts, "as printed" if is_same else "differs"])
+    return View([*headings, ("", "model is")], rows, [])
+
+
 def scores(findings: Sequence[Finding], metric: str, name: str, unit: str = "%") -> View:
     """One measured quantity of each variant with its spread and number, in a table of its own."""
-    chosen = [finding for finding in findings if finding.metric == metric]
+    chosen = [finding for finding in findings if finding.metric == metric and finding.measured is not None]
     rows = [[f.label, f"{f.measured:.2f}", "" if f.spread is None else f"{f.spread:.2f}", str(f.n)] for f in chosen]
     heading = f"{name} ({unit})"
     return View([("", "Variant"), (heading, "mean"), (heading, "std"), (heading, "n seeds")], rows, [])
 
 
 def summary(findings: Sequence[Finding], table: papers.Table, metric: str, name: str) -> View:
-    """Both of the above side by side, for a terminal."""
+    """What is published, what was measured and the scores of those that were trained side by side, for a terminal.
+
+    Of a table that prints nothing of what is measured, what its models cost.
+    """
+    if not any(column.key in MEASURED for column in table.columns):
+        return costs(findings, ["params", "flops"])
     left, right = published_beside_measured(findings, table), scores(findings, metric, name)
-    rows = [a + b[1:] for a, b in zip(left.rows, right.rows, strict=True)]
+    if not right.rows:
+        return left
+    scored = {label: cells for label, *cells in right.rows}
+    rows = [row + scored.get(label, ["", "", ""]) for label, row in zip(_by_label(findings), left.rows, strict=True)]
     return View(left.headings + right.headings[1:], rows, left.notes)
 
 

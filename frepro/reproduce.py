@@ -176,13 +176,12 @@ class Plan:
         """Of everything that the result was made from."""
         experiment = self.experiment
         code = provenance.code_fingerprint("frepro.experiment", "frepro.report", "frepro.figures")
-        measurements = [*(run.measurement for run in experiment.runs), experiment.timing.measurement]
         return provenance.sha256(
             self.notebook.fingerprint,
             results.canonical(self.parameters),
             results.canonical(experiment.published),
             code,
-            *(part for measurement in measurements for part in (measurement.key, measurement.code)),
+            *experiment.made_from,
         )
 
     @cached_property
@@ -230,7 +229,7 @@ class Plan:
         because = f" ({stale} of them again, since the code that they pass through has changed)" if stale else ""
         lines.append(f"  training runs: {done} cached, {self.to_train} to do{because}, {jobs} at a time")
         timing = "cached" if experiment.is_timed() else "to do"
-        lines.append(f"  throughput of {len(experiment.variants)} models at full size: {timing}")
+        lines.append(f"  throughput of {len(experiment.measured)} models at full size: {timing}")
         if self.to_train:
             estimate = self.seconds(jobs)
             about = "not known yet" if estimate is None else f"about {minutes(estimate[0])} (as on {estimate[1]})"
@@ -258,7 +257,7 @@ def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan:
     merged = {**notebook.parameters(), **parameters}
     if isinstance(merged["data"], str):
         merged["data"] = absolute(merged["data"])  # the notebook runs in another folder
-    settings = {name: merged[name] for name in ("profile", "seeds", "models", "data", "device")}
+    settings = {name: value for name, value in merged.items() if name != "output"}
     experiment = Experiment(artefact.paper, artefact.number, notebook.variants(), **settings)
     return Plan(artefact, notebook, experiment, merged)
 

@@ -23,8 +23,9 @@ def test_notebook(path):
         assert cell["execution_count"] is None or "NBVAL_CHECK_OUTPUT" in source
         assert bool(cell["outputs"]) == source.startswith("# NBVAL_CHECK_OUTPUT")
     notebook = Notebook(path)
-    assert set(notebook.parameters()) == {"profile", "seeds", "models", "data", "device", "output"}
+    assert set(notebook.parameters()) - {"trained"} == {"profile", "seeds", "models", "data", "device", "output"}
     assert notebook.parameters()["profile"] == "smoke"
     table = papers.load(path.parent.name).tables[int(path.stem.removeprefix("table_"))]
-    rows = [(table.value(row, "label"), row.model) for row in table.rows]
-    assert [(label, model) for label, model, _ in notebook.variants()] == rows
+    rows = [(table.value(row, "label"), row.model) for row in table.rows if row.model]
+    if rows:  # some tables of configurations name none
+        assert [(label, model) for label, model, _ in notebook.variants()] == rows

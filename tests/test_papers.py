@@ -78,6 +78,17 @@ def test_numbers_are_as_exact_as_the_print_and_possible(name, number):
             assert -1 < cell < 100 if column.unit == "%" else cell > 0, (row.cells, column.key)
 
 
+@pytest.mark.parametrize(("name", "number"), [t for t in TABLES if papers.load(t[0]).tables[t[1]].claims])
+def test_claims_are_what_the_table_prints(name, number):
+    """Of two of its rows that have a model, in the direction of the printed numbers."""
+    table = papers.load(name).tables[number]
+    for claim in table.claims:
+        better, worse = (table.value(table.row(model), claim.metric) for model in (claim.better, claim.worse))
+        assert better > worse, claim
+    assert len({(claim.better, claim.worse, claim.metric) for claim in table.claims}) == len(table.claims)
+    assert len({claim.text for claim in table.claims}) == len(table.claims)
+
+
 @lru_cache
 def counted(model: str) -> dict[str, float]:
     """Parameters (M) and, for models of ours whose trace is short (a scan's is not), multiply-accumulates (G)."""
@@ -229,6 +240,23 @@ def test_a_bad_row_is_named_by_line(tmp_path, row, message):
     path = tmp_path / "p.yaml"
     path.write_text(TABLE.replace("ROW", row))
     with pytest.raises(FreproError, match=r"p\.yaml:17: ") as error:
+        papers.read(path)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ("{better: m, worse: n, text: t}", "unknown row of model 'n'"),
+        ("{better: m, worse: m, text: t, metric: speed}", "expected one of 'top1', 'throughput', found 'speed'"),
+        ("{better: m, wrose: m, text: t}", "unknown key 'wrose': did you mean worse?"),
+        ("{better: m, worse: m}", "'text' is missing"),
+    ],
+)
+def test_a_bad_claim_is_named_by_line(tmp_path, claim, message):
+    path = tmp_path / "p.yaml"
+    path.write_text(TABLE.replace("ROW", "{model: m, cells: [B, 81.0]}") + f"    claims:\n      - {claim}\n")
+    with pytest.raises(FreproError, match=r"p\.yaml:19: ") as error:
         papers.read(path)
     assert message in str(error.value)
 

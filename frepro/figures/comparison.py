@@ -13,12 +13,12 @@ PUBLISHED, MEASURED = COLOURS[:2]
 
 
 def comparison(experiment: Experiment) -> Figure:
-    """The variants of a table against each other: accuracy as published, accuracy as measured here, relative speed.
+    """The trained variants against each other: accuracy as published, accuracy as measured here, relative speed.
 
     Each accuracy panel has a range of its own, since ImageNet and embedded data are not to be compared in absolute
     terms; what can be compared is how the variants order themselves.
     """
-    labels = [label for label, *_ in experiment.variants]
+    labels = [label for label, *_ in experiment.measured]
     findings = {(f.label, f.metric): f for f in experiment.findings}
     scores = experiment.scores()
     rows = range(len(labels))
@@ -41,7 +41,7 @@ def comparison(experiment: Experiment) -> Figure:
     seeds = "1 seed" if count == 1 else f"mean ± std, ticks: {count} seeds"
     middle.set_xlabel(f"measured {experiment.source.name}\ntop-1 accuracy (%)\n{seeds}")
 
-    baseline = next((label for label, model, _ in experiment.variants if _is_baseline(experiment, model)), labels[0])
+    baseline = next((label for label, model, _ in experiment.measured if _is_baseline(experiment, model)), labels[0])
     sources = (("published", "o", PUBLISHED, -0.14), ("measured", "D", MEASURED, 0.14))
     for source, marker, colour, shift in sources:
         reference = getattr(findings[baseline, "throughput"], source)

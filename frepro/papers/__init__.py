@@ -54,8 +54,25 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What a table is there to show, of two of its rows: one model has more of something than another.
+
+    Attributes:
+        better, worse: The models of the two rows.
+        text: The claim as a sentence.
+        metric: Of what there is more.
+    """
+
+    better: str
+    worse: str
+    text: str
+    metric: Literal["top1", "throughput"] = "top1"
+    line: int = 0
+
+
+@dataclass(frozen=True)
 class Table:
-    """A table: its columns and rows as printed.
+    """A table: its columns and rows as printed, and what they are there to show.
 
     A column of key "label" names the rows; one of key "group" is the section that a row stands in. Labels are unique in
     their section.
@@ -66,6 +83,7 @@ class Table:
     rows: list[Row]
     dataset: str | None = None
     notes: list[str] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
 
     def value(self, row: Row, key: str) -> Cell:
         return row.cells[[column.key for column in self.columns].index(key)]
@@ -143,6 +161,11 @@ def read(path: Path) -> Paper:
         keys = [column.key for column in table.columns]
         for row in table.rows:
             _check(row, table, f"{path}:{row.line}: Table {number}")
+        for claim in table.claims:
+            for model in (claim.better, claim.worse):
+                if table.row(model) is None:
+                    known = [row.model for row in table.rows if row.model]
+                    raise FreproError(f"{path}:{claim.line}: Table {number}: {unknown('row of model', model, known)}")
         if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
             raise FreproError(f"{path}: Table {number}: two columns have the key {doubled[0]!r}")
     return paper
