@@ -23,8 +23,15 @@ def test_notebook(path):
         assert cell["execution_count"] is None or "NBVAL_CHECK_OUTPUT" in source
         assert bool(cell["outputs"]) == source.startswith("# NBVAL_CHECK_OUTPUT")
     notebook = Notebook(path)
-    assert set(notebook.parameters()) == {"profile", "seeds", "models", "data", "device", "output"}
     assert notebook.parameters()["profile"] == "smoke"
-    table = papers.load(path.parent.name).tables[int(path.stem.removeprefix("table_"))]
+    assert notebook.parameters()["output"] is None
+    paper = papers.load(path.parent.name)
+    kind, _, number = path.stem.partition("_")
+    if kind == "figure":
+        assert int(number) in paper.figures
+        assert "frepro.illustration" in notebook.modules
+        return
+    assert set(notebook.parameters()) == {"profile", "seeds", "models", "data", "device", "output"}
+    table = paper.tables[int(number)]
     rows = [(table.value(row, "label"), row.model) for row in table.rows]
     assert [(label, model) for label, model, _ in notebook.variants()] == rows

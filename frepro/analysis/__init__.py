@@ -9,5 +9,6 @@ similarity    how alike those of two models are
 filters       what filters have learnt
 graph         which frequencies random convolutions and random attention pass
 bias          shape or texture
+translation   what moving an image leaves as it is
 attribution   where SPANets look
 """

@@ -4,12 +4,13 @@ from .comparison import comparison
 from .insight import (
     context_maps,
     filter_gallery,
-    frequency_responses,
     relative_log_amplitude,
     shape_bias,
     similarity,
     spectrum_maps,
 )
+from .responses import frequency_responses
+from .scanning import scanning
 
 __all__ = [
     "comparison",
@@ -17,6 +18,7 @@ __all__ = [
     "filter_gallery",
     "frequency_responses",
     "relative_log_amplitude",
+    "scanning",
     "shape_bias",
     "similarity",
     "spectrum_maps",
