@@ -294,8 +294,26 @@ class FigurePlan:
         is_about_numbers = "frepro.papers" in provenance.imports(self.notebook.code)
         published = paper if is_about_numbers else paper.figures[self.artefact.number]
         return provenance.sha256(
-            self.notebook.fingerprint, results.canonical(self.parameters), results.canonical(published), self.code
+            self.notebook.fingerprint,
+            results.canonical(self.parameters),
+            results.canonical(published),
+            self.code,
+            *(results.canonical(self._state(file)) for file in self.checkpoints.values()),
         )
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """Model -> file with its weights, of a notebook that takes such files."""
+        return self.parameters.get("checkpoints") or {}
+
+    @staticmethod
+    def _state(file: str) -> tuple[int, int]:
+        """Size and time of change of a file, so that other weights under the same name are seen."""
+        try:
+            found = Path(file).stat()
+        except OSError as error:
+            raise FreproError(f"no checkpoint at {file}: give a .pth or .safetensors file") from error
+        return found.st_size, found.st_mtime_ns
 
     @property
     def record(self) -> dict[str, Any]:
@@ -363,6 +381,8 @@ def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan | FigurePlan:
     if isinstance(merged.get("data"), str):
         merged["data"] = absolute(merged["data"])  # the notebook runs in another folder
     if artefact.kind == "figure":
+        if checkpoints := merged.get("checkpoints"):
+            merged["checkpoints"] = {model: str(Path(file).absolute()) for model, file in checkpoints.items()}
         if merged["profile"] not in recipes.PROFILES:
             raise unknown("profile", merged["profile"], recipes.PROFILES)
         return FigurePlan(artefact, notebook, merged)
@@ -383,6 +403,8 @@ def make(
         shown_parameters = dict(job.parameters)
         if isinstance(job, Plan):
             shown_parameters["data"] = job.experiment.source.name
+        elif job.checkpoints:
+            shown_parameters["checkpoints"] = {model: Path(file).name for model, file in job.checkpoints.items()}
         made = {
             "fingerprint": job.fingerprint,
             "parameters": shown_parameters,

@@ -3,6 +3,8 @@
 cost          parameters, multiply-accumulates, throughput
 timing        seconds of several functions side by side
 memory        what a forward pass needs
+tradeoff      published accuracy against counted cost
+networks      models with the weights that the rest looks at
 features      the maps inside a model, which the next two look at
 fourier       which frequencies they hold
 similarity    how alike those of two models are

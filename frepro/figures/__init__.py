@@ -1,5 +1,6 @@
 """Pictures of results, for people: labelled axes with units, readable at page width, safe for the colour-blind."""
 
+from .accuracy import accuracy_against_cost
 from .comparison import comparison
 from .insight import (
     context_maps,
@@ -13,6 +14,7 @@ from .responses import frequency_responses
 from .scanning import scanning
 
 __all__ = [
+    "accuracy_against_cost",
     "comparison",
     "context_maps",
     "filter_gallery",

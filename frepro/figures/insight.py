@@ -189,8 +189,8 @@ def context_maps(pictures: Tensor, maps: Mapping[Any, Tensor]) -> Figure:
 
 def _panels(count: int, ratio: float, columns: int = 3, **kwargs: Any) -> tuple[Figure, list[Axes]]:
     """Panels in rows of ``columns`` at most, each about ``ratio`` times as high as wide."""
-    columns = min(count, columns)
     rows = -(-count // columns)
+    columns = -(-count // rows)  # rows of even length
     width = PAGE_WIDTH if columns > 1 else PAGE_WIDTH / 2
     height = rows * (width / columns * ratio + 0.2) + 0.3
     figure, grid = subplots(rows, columns, squeeze=False, figsize=(width, height), **kwargs)
