@@ -42,6 +42,8 @@ def load(
 def _load(name: str, checkpoint: str | None, seed: int) -> nn.Module:
     if not timm.is_model(name):
         raise unknown("model", name, timm.list_models())
+    if checkpoint is not None and not Path(checkpoint).is_file():
+        raise FreproError(f"no checkpoint at {checkpoint}: give a .pth or .safetensors file")
     if checkpoint is not None and name in provenance.own_models():
         return load_official(name, checkpoint)
     torch.manual_seed(seed)
