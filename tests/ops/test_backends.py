@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from frepro.ops import backends, cpu, dynamic_filter, pooled_linear, selective_scan
+from frepro.ops import backends, cpu, dynamic_filter, selective_scan
 
 FREE = {"cpu": None}
 TAKEN = {"cpu": "tensors are torch.float64"}
@@ -68,9 +68,6 @@ def test_kernels_say_what_they_cannot_take():
         dynamic_filter(torch.randn(1, 4, 4, 2), torch.rand(1, 9, 2), torch.randn(4, 3, 9, 2), backend="cpu")
     with pytest.raises(ValueError, match="a side of 37 does not factor"):
         dynamic_filter(torch.randn(1, 37, 4, 2), torch.rand(1, 2, 2), torch.randn(37, 3, 2, 2), backend="cpu")
-    with pytest.raises(ValueError, match="what the papers count"):
-        x = torch.randn(1, 4, 4, 2, device="meta")
-        pooled_linear(x, [x[0, :, :, 0]], 1, [x[0, 0, :, :]], x[0, 0, :, 0], backend="matmul")
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess:
