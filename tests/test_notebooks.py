@@ -29,7 +29,8 @@ def test_notebook(path):
     kind, _, number = path.stem.partition("_")
     if kind == "figure":
         assert int(number) in paper.figures
-        assert "frepro.illustration" in notebook.modules
+        assert any(".write(output" in "".join(cell["source"]) for cell in code)
+        assert any(name.startswith(("frepro.analysis.", "frepro.drawings")) for name in notebook.modules)
         return
     assert set(notebook.parameters()) == {"profile", "seeds", "models", "data", "device", "output"}
     table = paper.tables[int(number)]
