@@ -19,6 +19,8 @@ HOLDS = {
     "vim-f/index.html": ["amplitude spectrum", "vimf_scan.svg", "vim_mamba.svg", "as LocalMamba", "shift_batch=False"],
     "performance.html": ["make bench", "star_relu", "On a GPU", "not run"],
     "results/status.html": ["Table 4", "Figure 9", "demo", "not run"],
+    "results/spanetv2/figure_1.html": ["cut-off on the grid", "<img", "Where this comes from", "frepro.analysis.graph"],
+    "results/spanet/figure_4.html": ["no test of the claim", "<img", "random initialisation"],
     "results/dfformer/table_4.html": [
         'class="frepro"',
         "StarReLU, DF → ReLU, AFNO",

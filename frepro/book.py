@@ -20,6 +20,7 @@ STATES = {
     "demo": "demo",
     "": "not run",
 }
+COMPLETE = "complete"
 NOT_BUILT = "not built"
 
 
@@ -144,6 +145,15 @@ def state(artefact: Artefact) -> str:
     return next((p for p in ("paper", "demo") if (artefact.folder(p) / "provenance.json").exists()), "")
 
 
+def progress(artefact: Artefact) -> str:
+    """How far an artefact that has a notebook has come, as the status page says it."""
+    profile = state(artefact)
+    if artefact.kind == "figure" and profile:
+        found = json.loads((artefact.folder(profile) / "origin.json").read_text(encoding="utf-8"))
+        return STATES["demo"] if found["stands_in"] else COMPLETE
+    return STATES[profile]
+
+
 def page(artefact: Artefact, folder: Path) -> None:
     """The executed notebook with where its numbers come from beneath; a line where there is none yet."""
     folder.mkdir(exist_ok=True)
@@ -165,6 +175,8 @@ def origin(folder: Path) -> str:
     """Where the numbers of a result come from, folded away."""
     made = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
     found = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
+    if "figure" in found:
+        return _figure_origin(made, found)
     timing, measured = found["timing"], [*found["runs"], *filter(None, [found["timing"]])]
     if not measured:
         return f"""## Where these numbers come from
@@ -200,10 +212,38 @@ Read off the models, with nothing trained or timed; page made {made["time"]} wit
 """
 
 
+def _figure_origin(made: dict[str, Any], found: dict[str, Any]) -> str:
+    is_current = made["code"] == provenance.code_fingerprint("frepro.illustration", *made["modules"])
+    stands_in = [f"- {found['stands_in']}"] if found["stands_in"] else []
+    sources = [f"- {', '.join(f'{key}: {value}' for key, value in source.items())}" for source in found["sources"]]
+    facts = "\n".join(
+        [
+            f"- made {made['time']} on {_computer(made)}",
+            f"- code of commit {str(made['commit'])[:12]}{' with uncommitted changes' if made['dirty'] else ''}; what",
+            f"  this notebook uses has {'not changed' if is_current else 'changed'} since: "
+            + ", ".join(f"`{name}`" for name in made["modules"]),
+            f"- {_versions(made)}",
+            *stands_in,
+            *sources,
+        ]
+    )
+    return f"""## Where this comes from
+
+````{{dropdown}} Machine, versions, commit and what was measured
+{facts}
+````
+"""
+
+
+def _computer(origin: dict[str, Any]) -> str:
+    machine = origin["machine"]
+    return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"
+
+
 def _machine(origin: dict[str, Any]) -> str:
-    machine, device = origin["machine"], origin["device"]
+    device = origin["device"]
     gpu = "" if device["device"].startswith("cpu") else f", {device['name']}"
-    return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}{gpu}"
+    return f"{_computer(origin)}{gpu}"
 
 
 def _versions(origin: dict[str, Any]) -> str:
@@ -216,8 +256,9 @@ def status() -> str:
         "# Status",
         "",
         "Every table and figure of the papers, and how far it has come: **measured** is the published recipe on the",
-        "data set that it was published for; **demo** is embedded data, with cost and throughput of the models at full",
-        "size; **not run** has a notebook and no result, **not built** no notebook yet.",
+        "data set that it was published for; **complete** is a figure that needs neither data set nor trained weights;",
+        "**demo** is embedded data, with cost and throughput of the models at full size; **not run** has a notebook",
+        "and no result, **not built** no notebook yet.",
         "",
     ]
     for name in papers.names():
@@ -228,7 +269,7 @@ def status() -> str:
             title = artefact.name.replace("_", " ").capitalize()
             if artefact.is_built:
                 title = f"[{title}]({artefact.paper}/{artefact.name})"
-            has_come = STATES[state(artefact)] if artefact.is_built else NOT_BUILT
+            has_come = progress(artefact) if artefact.is_built else NOT_BUILT
             lines.append(f"| {title} | {captions[artefact.name]} | {has_come} |")
         lines.append("")
     return "\n".join(lines)

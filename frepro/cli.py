@@ -113,10 +113,10 @@ def reproduce_command(
     seeds = seeds or ([0] if profile == "paper" else [0, 1, 2])
     given = {"profile": profile, "data": data, "seeds": seeds, "device": device}
     plans = [reproduce.plan(artefact, {**given, **dict(extra)}) for artefact in chosen]
-    if data is None:
+    if data is None and any(isinstance(plan, reproduce.Plan) for plan in plans):
         click.echo(f"No DATA given: profile {profile} on the embedded digits. Numbers from them are not ImageNet's.")
     for plan in plans:
-        click.echo(plan.describe(jobs or plan.experiment.default_jobs()))
+        click.echo(plan.describe(jobs))
     if missing:
         click.echo(f"Not built yet: {reproduce.listed(missing)}.")
     if dry_run:
@@ -126,7 +126,7 @@ def reproduce_command(
             started = time.perf_counter()
             reproduce.make(plan, jobs, per_device, workers, click.echo)
             click.echo(f"{plan.artefact.title} made in {reproduce.minutes(time.perf_counter() - started)}")
-        click.echo(f"\n{plan.artefact.title}, profile {plan.experiment.profile}\n{reproduce.table_text(plan)}\n")
+        click.echo(f"\n{plan.artefact.title}, profile {plan.profile}\n{plan.text()}\n")
         for file in sorted(plan.folder.iterdir()):
             click.echo(f"  {reproduce.shown(file)}")
 

@@ -278,13 +278,14 @@ def _input(*shape: int) -> torch.Tensor:
     return torch.empty(1, *shape, device="meta")
 
 
-def _whole(name: str, *blocks: type) -> list[Node]:
+def whole(name: str, *blocks: type) -> list[Node]:
+    """A model, each of its ``blocks`` one box."""
     network = _meta(name)
     return dataflow(network, _input(3, *network.img_size), closed=blocks)
 
 
-def _part(name: str, path: str, *closed: type) -> list[Node]:
-    """One submodule, fed what it gets when the model runs."""
+def part(name: str, path: str, *closed: type) -> list[Node]:
+    """One submodule, fed what it gets when the model runs; ``closed`` are classes that are one box each."""
     network = _meta(name)
     module, seen = network.get_submodule(path), []
     handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
@@ -296,19 +297,19 @@ def _part(name: str, path: str, *closed: type) -> list[Node]:
 
 # Name of a picture, which begins with its family's -> its graph.
 GRAPHS: dict[str, Callable[[], list[Node]]] = {
-    "dfformer_stages": lambda: _whole("cdfformer_s18", metaformer.MetaFormerBlock, metaformer.Downsampling),
-    "dfformer_block": lambda: _part("dfformer_s18", "stages.2.0", dfformer.DynamicFilter),
-    "dfformer_filter": lambda: _part("dfformer_s18", "stages.2.0.token_mixer"),
-    "gfnet_block": lambda: _part("gfnet_ti", "blocks.0"),
-    "spanet_stages": lambda: _whole("spanet_small", spanet.SPANetBlock),
-    "spanet_block": lambda: _part("spanet_small", "network.4.0", spanet.SPAM),
-    "spanet_spam": lambda: _part("spanet_small", "network.4.0.token_mixer"),
-    "spanetv2_stages": lambda: _whole("spanetv2_s18_hybrid", metaformer.MetaFormerBlock, metaformer.Downsampling),
-    "spanetv2_spam": lambda: _part("spanetv2_s18_pure", "stages.2.0.token_mixer"),
-    "spanetv2_attention": lambda: _part("spanetv2_s18_hybrid", "stages.2.0.token_mixer"),
-    "vim_whole": lambda: _whole("vim_tiny", vim.VimBlock),
-    "vim_mamba": lambda: _part("vim_tiny", "layers.0.mixer"),
-    "vimf_patches": lambda: _part("vimf_tiny_h", "patch_embed"),
+    "dfformer_stages": lambda: whole("cdfformer_s18", metaformer.MetaFormerBlock, metaformer.Downsampling),
+    "dfformer_block": lambda: part("dfformer_s18", "stages.2.0", dfformer.DynamicFilter),
+    "dfformer_filter": lambda: part("dfformer_s18", "stages.2.0.token_mixer"),
+    "gfnet_block": lambda: part("gfnet_ti", "blocks.0"),
+    "spanet_stages": lambda: whole("spanet_small", spanet.SPANetBlock),
+    "spanet_block": lambda: part("spanet_small", "network.4.0", spanet.SPAM),
+    "spanet_spam": lambda: part("spanet_small", "network.4.0.token_mixer"),
+    "spanetv2_stages": lambda: whole("spanetv2_s18_hybrid", metaformer.MetaFormerBlock, metaformer.Downsampling),
+    "spanetv2_spam": lambda: part("spanetv2_s18_pure", "stages.2.0.token_mixer"),
+    "spanetv2_attention": lambda: part("spanetv2_s18_hybrid", "stages.2.0.token_mixer"),
+    "vim_whole": lambda: whole("vim_tiny", vim.VimBlock),
+    "vim_mamba": lambda: part("vim_tiny", "layers.0.mixer"),
+    "vimf_patches": lambda: part("vimf_tiny_h", "patch_embed"),
 }
 
 

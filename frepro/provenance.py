@@ -116,6 +116,19 @@ NOT_FOLLOWED = {"frepro"} | {
 @lru_cache
 def _parsed(path: Path, modified: int) -> tuple[str, tuple[str, ...]]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = ".".join(path.relative_to(paths.ROOT).parent.parts)
+    imported = imports(tree, package)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            first = body[0]
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+                del body[0]  # a docstring
+    return ast.dump(tree), imported
+
+
+def imports(tree: ast.AST, package: str = "") -> tuple[str, ...]:
+    """Names that code imports from frepro, modules and others; ``package`` is that of relative imports."""
     imported = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -123,15 +136,9 @@ def _parsed(path: Path, modified: int) -> tuple[str, tuple[str, ...]]:
         elif isinstance(node, ast.ImportFrom):
             module = node.module or ""
             if node.level:
-                package = ".".join(path.relative_to(paths.ROOT).parent.parts)
                 module = f"{package}.{module}" if module else package
             imported |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
-            first = body[0]
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                del body[0]  # a docstring
-    return ast.dump(tree), tuple(sorted(name for name in imported if name.split(".")[0] == "frepro"))
+    return tuple(sorted(name for name in imported if name.split(".")[0] == "frepro"))
 
 
 def _module_path(name: str) -> Path | None:

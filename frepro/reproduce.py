@@ -2,7 +2,8 @@
 
 An artefact is up to date when every run that it rests on is in the store, and its result was made by the same notebook,
 parameters, published numbers and reporting code. The plan tells all of that before anything runs, without importing
-torch; what it costs to run is taken from how long the same runs took before.
+torch; what it costs to run is taken from how long the same runs took before. A table rests on an ``Experiment``; a
+figure on what its notebook draws or measures itself, and so on the code that this notebook uses.
 """
 
 import ast
@@ -16,7 +17,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from frepro import papers, paths, provenance, report, results
+from frepro import papers, paths, provenance, recipes, report, results
 from frepro.data.sources import absolute
 from frepro.errors import FreproError, unknown
 from frepro.experiment import Experiment, from_csv
@@ -127,6 +128,18 @@ class Notebook:
         """The list ``variants`` of the cell tagged ``variants``."""
         return self._assigned("variants")["variants"]
 
+    @cached_property
+    def code(self) -> ast.Module:
+        return ast.parse("\n".join("".join(cell["source"]) for cell in self.cells if cell["cell_type"] == "code"))
+
+    @cached_property
+    def modules(self) -> list[str]:
+        """The frepro modules that its code imports, and those of the models that it names."""
+        models = provenance.own_models()
+        named = [node.value for node in ast.walk(self.code) if isinstance(node, ast.Constant)]
+        used = {*provenance.imports(self.code), *(models[name] for name in named if name in models)}
+        return sorted(used - provenance.NOT_FOLLOWED)
+
     def check(self, parameters: dict[str, Any]) -> None:
         """Refuse parameters that the notebook does not have; papermill would only warn."""
         known = self.parameters()
@@ -152,7 +165,7 @@ class Notebook:
 
 @dataclass(frozen=True)
 class Plan:
-    """What making one artefact takes.
+    """What making a table takes.
 
     Attributes:
         parameters: What the notebook is run with.
@@ -162,6 +175,10 @@ class Plan:
     notebook: Notebook
     experiment: Experiment
     parameters: dict[str, Any]
+
+    @property
+    def profile(self) -> str:
+        return self.experiment.profile
 
     @property
     def folder(self) -> Path:
@@ -175,7 +192,7 @@ class Plan:
     def fingerprint(self) -> str:
         """Of everything that the result was made from."""
         experiment = self.experiment
-        code = provenance.code_fingerprint("frepro.experiment", "frepro.report", "frepro.figures")
+        code = provenance.code_fingerprint("frepro.experiment", "frepro.report", *self.notebook.modules)
         return provenance.sha256(
             self.notebook.fingerprint,
             results.canonical(self.parameters),
@@ -192,12 +209,7 @@ class Plan:
     def is_current(self) -> bool:
         if self.to_train or not self.experiment.is_timed():
             return False
-        try:
-            made = json.loads((self.folder / "provenance.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return False
-        is_whole = all((self.folder / name).exists() for name in made.get("files", [""]))
-        return is_whole and made.get("fingerprint") == self.fingerprint
+        return was_made_by(self.fingerprint, self.folder)
 
     def seconds(self, jobs: int) -> tuple[float, str] | None:
         """About how long the missing runs take, and on what machine that was measured; none where nothing tells."""
@@ -216,8 +228,24 @@ class Plan:
             return None
         return sum(seconds for seconds, _ in known) / len(known) * self.to_train / jobs, known[0][1]
 
-    def describe(self, jobs: int) -> str:
+    @property
+    def record(self) -> dict[str, Any]:
+        return {}
+
+    def run(self, *how: Any) -> None:
+        """Train and time what is missing; ``how`` is that of ``Experiment.run``."""
+        self.experiment.run(*how)
+
+    def text(self) -> str:
+        """The result as a table for a terminal."""
+        findings = from_csv((self.folder / "findings.csv").read_text(encoding="utf-8"))
         experiment = self.experiment
+        return report.summary(findings, experiment.published, experiment.own_metric, experiment.own_title).text()
+
+    def describe(self, jobs: int | None) -> str:
+        """The plan in a few lines; ``jobs`` training runs at a time, none for as many as suit the machine."""
+        experiment = self.experiment
+        jobs = jobs or experiment.default_jobs()
         lines = [
             f"{self.artefact.title}: profile {experiment.profile}, data {experiment.source}, "
             f"{len(experiment.seeds)} seed{'s' * (len(experiment.seeds) > 1)}"
@@ -238,6 +266,91 @@ class Plan:
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class FigurePlan:
+    """What making a figure takes: its notebook run anew, if anything that the notebook uses has changed."""
+
+    artefact: Artefact
+    notebook: Notebook
+    parameters: dict[str, Any]
+
+    @property
+    def profile(self) -> str:
+        return self.parameters["profile"]
+
+    @property
+    def folder(self) -> Path:
+        return self.artefact.folder(self.profile)
+
+    @cached_property
+    def code(self) -> str:
+        return provenance.code_fingerprint("frepro.illustration", *self.notebook.modules)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of everything that the result was made from."""
+        paper = papers.load(self.artefact.paper)
+        is_about_numbers = "frepro.papers" in provenance.imports(self.notebook.code)
+        published = paper if is_about_numbers else paper.figures[self.artefact.number]
+        return provenance.sha256(
+            self.notebook.fingerprint,
+            results.canonical(self.parameters),
+            results.canonical(published),
+            self.code,
+            *(results.canonical(self._state(file)) for file in self.checkpoints.values()),
+        )
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """Model -> file with its weights, of a notebook that takes such files."""
+        return self.parameters.get("checkpoints") or {}
+
+    @staticmethod
+    def _state(file: str) -> tuple[int, int]:
+        """Size and time of change of a file, so that other weights under the same name are seen."""
+        try:
+            found = Path(file).stat()
+        except OSError as error:
+            raise FreproError(f"no checkpoint at {file}: give a .pth or .safetensors file") from error
+        return found.st_size, found.st_mtime_ns
+
+    @property
+    def record(self) -> dict[str, Any]:
+        return {"code": self.code, "modules": self.notebook.modules}
+
+    @cached_property
+    def is_current(self) -> bool:
+        return was_made_by(self.fingerprint, self.folder)
+
+    def describe(self, jobs: int | None) -> str:
+        title = f"{self.artefact.title}: profile {self.profile}"
+        if self.is_current:
+            return f"{title}\n  up to date: nothing has changed since it was made"
+        return f"{title}\n  to do: one notebook, no training runs\n  result: {shown(self.folder)}"
+
+    def run(self, *_: Any) -> None:
+        """All that there is to do is in the notebook."""
+
+    def text(self) -> str:
+        """The numbers behind the figure for a terminal; of a drawing, its title in the paper."""
+        path = self.folder / "values.csv"
+        if not path.exists():
+            return papers.title(papers.load(self.artefact.paper).figures[self.artefact.number])
+        import pandas as pd
+
+        return pd.read_csv(path).to_string(index=False, float_format="%.4g")
+
+
+def was_made_by(fingerprint: str, folder: Path) -> bool:
+    """Whether the result in a folder is whole and was made from what has this fingerprint."""
+    try:
+        made = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    is_whole = all((folder / name).exists() for name in made.get("files", [""]))
+    return is_whole and made.get("fingerprint") == fingerprint
+
+
 def minutes(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
@@ -250,28 +363,51 @@ def shown(path: Path) -> str:
     return relative if len(relative) < len(str(path)) else str(path)
 
 
-def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan:
-    """The plan for an artefact with these parameters in place of the notebook's defaults."""
+GENERAL = ("profile", "seeds", "models", "data", "device")
+
+
+def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan | FigurePlan:
+    """The plan for an artefact with these parameters in place of the notebook's defaults.
+
+    Of the general parameters a figure takes those that its notebook has.
+    """
     notebook = Notebook(artefact.notebook)
+    known = notebook.parameters()
+    if artefact.kind == "figure":
+        parameters = {name: value for name, value in parameters.items() if name in known or name not in GENERAL}
     notebook.check(parameters)
-    merged = {**notebook.parameters(), **parameters}
-    if isinstance(merged["data"], str):
+    merged = {**known, **parameters}
+    if isinstance(merged.get("data"), str):
         merged["data"] = absolute(merged["data"])  # the notebook runs in another folder
+    if artefact.kind == "figure":
+        if checkpoints := merged.get("checkpoints"):
+            merged["checkpoints"] = {model: str(Path(file).absolute()) for model, file in checkpoints.items()}
+        if merged["profile"] not in recipes.PROFILES:
+            raise unknown("profile", merged["profile"], recipes.PROFILES)
+        return FigurePlan(artefact, notebook, merged)
     settings = {name: value for name, value in merged.items() if name != "output"}
     experiment = Experiment(artefact.paper, artefact.number, notebook.variants(), **settings)
     return Plan(artefact, notebook, experiment, merged)
 
 
-def make(job: Plan, jobs: int | None, per_device: int | None, workers: int | None, log: Callable[[str], None]) -> None:
+def make(
+    job: Plan | FigurePlan, jobs: int | None, per_device: int | None, workers: int | None, log: Callable[[str], None]
+) -> None:
     """Run what is missing, then the notebook, and put its result in place of the old one."""
-    job.experiment.run(jobs, per_device, workers, log)
+    job.run(jobs, per_device, workers, log)
     log(f"running {shown(job.notebook.path)}")
     with results.replaced(job.folder) as fresh:
         execute(job.notebook, {**job.parameters, "output": "."}, fresh / job.notebook.path.name, kept=job.folder)
+        shown_parameters = dict(job.parameters)
+        if isinstance(job, Plan):
+            shown_parameters["data"] = job.experiment.source.name
+        elif job.checkpoints:
+            shown_parameters["checkpoints"] = {model: Path(file).name for model, file in job.checkpoints.items()}
         made = {
             "fingerprint": job.fingerprint,
-            "parameters": {**job.parameters, "data": job.experiment.source.name},
+            "parameters": shown_parameters,
             "files": sorted(path.name for path in fresh.iterdir()),
+            **job.record,
             **provenance.record(),
         }
         results.write_text(fresh / "provenance.json", json.dumps(made, indent=1, ensure_ascii=False) + "\n")
@@ -340,10 +476,3 @@ class _environment:  # noqa: N801 - used like a function
     def __exit__(self, *_: object) -> None:
         os.environ.clear()
         os.environ.update(self.before)
-
-
-def table_text(job: Plan) -> str:
-    """The result as a table for a terminal."""
-    findings = from_csv((job.folder / "findings.csv").read_text(encoding="utf-8"))
-    experiment = job.experiment
-    return report.summary(findings, experiment.published, experiment.own_metric, experiment.own_title).text()

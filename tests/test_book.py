@@ -27,6 +27,23 @@ def test_pages_from_committed_results(monkeypatch, tmp_path):
     assert "| demo |" in (tmp_path / "pages" / "status.md").read_text()
 
 
+def test_every_committed_figure_is_current_and_says_what_stands_in(monkeypatch, tmp_path):
+    monkeypatch.delenv("FREPRO_RESULTS")
+    book.lay_out(tmp_path / "pages")
+    figures = [a for a in reproduce.artefacts() if a.kind == "figure" and a.is_built]
+    assert len(figures) >= 8
+    status = (tmp_path / "pages" / "status.md").read_text()
+    for artefact in figures:
+        page = json.loads((tmp_path / "pages" / artefact.paper / f"{artefact.name}.ipynb").read_text())
+        said = " ".join(page["cells"][-1]["source"].split())
+        assert "changed since: `frepro." in said
+        found = json.loads((artefact.folder("demo") / "origin.json").read_text())
+        assert found["stands_in"] in said
+        assert f"results/{artefact.paper}/{artefact.name}\n" in (paths.BOOK / "_toc.yml").read_text()
+        title = papers.title(papers.load(artefact.paper).figures[artefact.number])
+        assert f"| {title} | {'demo' if found['stands_in'] else 'complete'} |" in status
+
+
 def test_sizes_and_drawings_of_every_family(monkeypatch, tmp_path):
     monkeypatch.delenv("FREPRO_RESULTS")
     book.lay_out(tmp_path / "pages")

@@ -23,9 +23,17 @@ def test_notebook(path):
         assert cell["execution_count"] is None or "NBVAL_CHECK_OUTPUT" in source
         assert bool(cell["outputs"]) == source.startswith("# NBVAL_CHECK_OUTPUT")
     notebook = Notebook(path)
-    assert set(notebook.parameters()) - {"trained"} == {"profile", "seeds", "models", "data", "device", "output"}
     assert notebook.parameters()["profile"] == "smoke"
-    table = papers.load(path.parent.name).tables[int(path.stem.removeprefix("table_"))]
+    assert notebook.parameters()["output"] is None
+    paper = papers.load(path.parent.name)
+    kind, _, number = path.stem.partition("_")
+    if kind == "figure":
+        assert int(number) in paper.figures
+        assert any(".write(output" in "".join(cell["source"]) for cell in code)
+        assert any(name.startswith(("frepro.analysis.", "frepro.drawings")) for name in notebook.modules)
+        return
+    assert set(notebook.parameters()) - {"trained"} == {"profile", "seeds", "models", "data", "device", "output"}
+    table = paper.tables[int(number)]
     rows = [(table.value(row, "label"), row.model) for row in table.rows if row.model]
     if rows:  # some tables of configurations name none
         assert [(label, model) for label, model, _ in notebook.variants()] == rows

@@ -102,6 +102,22 @@ def simulate(
     return simulations
 
 
+def summary(simulations: Sequence[Simulation]) -> list[dict[str, str | float]]:
+    """Cut-off on the grid, mean and standard deviation over the draws, and mean highest frequency of the own graph."""
+    rows = []
+    for found in simulations:
+        cutoffs = torch.tensor([response.cutoff for response in found.grid], dtype=torch.float64)
+        rows.append(
+            {
+                "mixer": found.name,
+                "cut-off on the grid": float(cutoffs.mean()),
+                "its std": float(cutoffs.std()),
+                "highest frequency of its own graph": float(torch.stack(found.connectivity)[:, -1].mean()),
+            }
+        )
+    return rows
+
+
 def random_kernel(size: int, generator: torch.Generator | None = None) -> Tensor:
     """Weights of a convolution, uniform in [0, 1) and then divided by their sum: (size, size)."""
     kernel = torch.rand(size, size, generator=generator, dtype=torch.float64)

@@ -1,22 +1,26 @@
 """Pictures of results, for people: labelled axes with units, readable at page width, safe for the colour-blind."""
 
+from .accuracy import accuracy_against_cost
 from .comparison import comparison
 from .insight import (
     context_maps,
     filter_gallery,
-    frequency_responses,
     relative_log_amplitude,
     shape_bias,
     similarity,
     spectrum_maps,
 )
+from .responses import frequency_responses
+from .scanning import scanning
 
 __all__ = [
+    "accuracy_against_cost",
     "comparison",
     "context_maps",
     "filter_gallery",
     "frequency_responses",
     "relative_log_amplitude",
+    "scanning",
     "shape_bias",
     "similarity",
     "spectrum_maps",

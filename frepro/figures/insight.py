@@ -1,4 +1,4 @@
-"""What goes on inside models: spectra, filters, similarities, frequency responses, biases, context maps.
+"""What goes on inside models: spectra, filters, similarities, biases, context maps.
 
 Each function draws what the functions of ``frepro.analysis`` return.
 """
@@ -12,17 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from torch import Tensor
 
 from frepro.analysis import fourier
 from frepro.analysis.fourier import Spectrum
-from frepro.analysis.graph import Simulation
 from frepro.analysis.similarity import Similarity
-from frepro.figures.style import COLOURS, ORDERED, PAGE_WIDTH, finished, subplots
+from frepro.figures.style import COLOURS, MARKERS, ORDERED, PAGE_WIDTH, finished, subplots
 
 PI_TICKS = {0: "0", 0.25: "π/4", 0.5: "π/2", 0.75: "3π/4", 1: "π"}
-MARKERS = "oDs^vPX*"
 
 
 def relative_log_amplitude(models: Mapping[str, Sequence[Spectrum]]) -> Figure:
@@ -138,47 +135,6 @@ def similarity(pairs: Mapping[tuple[str, str], Similarity]) -> Figure:
     return finished(figure)
 
 
-def frequency_responses(simulations: Sequence[Simulation]) -> Figure:
-    """Frequency responses of random token mixers, cut-offs marked (SPANetV2 Figure 1).
-
-    Left: gain on the grid's graph, the root mean square over the draws, with the mean cut-off. Right: the frequencies
-    of each mixer's own graph, on which the response is 1 - lambda, with the mean of the highest.
-    """
-    figure, (left, right) = subplots(1, 2, figsize=(PAGE_WIDTH, 3.6), width_ratios=(1.25, 1))
-    colours = [ORDERED(i / max(len(simulations) - 2, 1)) for i in range(len(simulations) - 1)] + ["black"]
-    handles = []
-    for row, (found, colour) in enumerate(zip(simulations, colours, strict=True)):
-        style = "--" if row == len(simulations) - 1 else "-"
-        frequency = found.grid[0].frequency
-        gain = torch.stack([response.gain for response in found.grid]).square().mean(0).sqrt()
-        left.plot(frequency.numpy(), gain.numpy(), style, color=colour, linewidth=1.6)
-        cutoff = sum(response.cutoff for response in found.grid) / len(found.grid)
-        left.plot(cutoff, 0.5**0.5, MARKERS[row], color=colour, markersize=8, markeredgecolor="white", zorder=5)
-        handles.append(
-            Line2D([], [], color=colour, linestyle=style, marker=MARKERS[row], label=f"{found.name}: {cutoff:.3f}")
-        )
-        eigenvalues = torch.stack(found.connectivity)
-        right.plot(eigenvalues[0].numpy(), [row] * eigenvalues.shape[1], "|", color=colour, markersize=10, alpha=0.35)
-        highest = float(eigenvalues[:, -1].mean())
-        right.plot(highest, row, MARKERS[row], color=colour, markersize=8, markeredgecolor="white", zorder=5)
-        right.annotate(f"{highest:.2f}", (highest, row), (8, 0), textcoords="offset points", va="center", fontsize=8)
-    left.axhline(0.5**0.5, color="0.5", linewidth=0.8, linestyle=":")
-    left.set_xscale("function", functions=(lambda x: x.clip(0) ** 0.5, lambda x: x**2))
-    left.set_xticks([0, 0.05, 0.2, 0.5, 1, 1.5, 2], ["0", "0.05", "0.2", "0.5", "1", "1.5", "2"])
-    left.set_xlim(0, 2.03)
-    left.set_ylim(0, 1.03)
-    left.set_xlabel("graph frequency λ of the grid (square-root scale)")
-    left.set_ylabel("gain (root mean square)")
-    left.legend(handles=handles, title="mixer: cut-off λ (gain 1/√2)", fontsize=8, title_fontsize=8)
-    right.axvline(1, color="0.3", linewidth=1)
-    right.set_xlim(-0.03, 2.03)
-    right.set_ylim(len(simulations) - 0.5, -0.5)
-    right.set_yticks(range(len(simulations)), [found.name.removeprefix("convolution ") for found in simulations])
-    right.grid(axis="y", visible=False)
-    right.set_xlabel("graph frequency λ of the mixer's own graph\n(response 1 − λ, zero at the line)")
-    return finished(figure)
-
-
 def shape_bias(models: Mapping[str, Mapping[str, float]]) -> Figure:
     """Shape bias for each category, a marker a model, with each model's mean over the categories (SPANetV2 Figure 4).
 
@@ -233,8 +189,8 @@ def context_maps(pictures: Tensor, maps: Mapping[Any, Tensor]) -> Figure:
 
 def _panels(count: int, ratio: float, columns: int = 3, **kwargs: Any) -> tuple[Figure, list[Axes]]:
     """Panels in rows of ``columns`` at most, each about ``ratio`` times as high as wide."""
-    columns = min(count, columns)
     rows = -(-count // columns)
+    columns = -(-count // rows)  # rows of even length
     width = PAGE_WIDTH if columns > 1 else PAGE_WIDTH / 2
     height = rows * (width / columns * ratio + 0.2) + 0.3
     figure, grid = subplots(rows, columns, squeeze=False, figsize=(width, height), **kwargs)

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 PAGE_WIDTH = 8.4  # inches
 COLOURS = sns.color_palette("colorblind")
+MARKERS = "oDs^vPX*"
 
 # What is ordered, such as depth: perceptually uniform, yellow last, and cut short of the yellow that white swallows.
 ORDERED = LinearSegmentedColormap.from_list("ordered", plt.get_cmap("viridis")([i / 255 for i in range(240)]))

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from frepro import figures
-from frepro.analysis import graph
 from frepro.analysis.features import Layer
 from frepro.analysis.fourier import Spectrum
 from frepro.analysis.similarity import Similarity
@@ -65,19 +64,6 @@ def test_similarity_marks_stages():
     horizontal = [line.get_ydata()[0] for line in axes.lines if line.get_ydata()[0] == line.get_ydata()[1]]
     assert horizontal == [1.5, 4.5]
     assert axes.get_ylabel() == "A: stage"
-
-
-def test_frequency_responses_mark_the_cutoff():
-    found = graph.simulate((3,), size=6, draws=2)
-    figure = figures.frequency_responses(found)
-    left, right = figure.axes
-    mean = sum(response.cutoff for response in found[0].grid) / 2
-    mark = left.lines[1]
-    assert mark.get_xdata()[0] == pytest.approx(mean)
-    assert mark.get_ydata()[0] == pytest.approx(0.5**0.5)
-    assert f"{mean:.3f}" in left.get_legend().get_texts()[0].get_text()
-    assert [label.get_text() for label in right.get_yticklabels()] == ["3 × 3", "self-attention"]
-    assert all("λ" in axes.get_xlabel() for axes in (left, right))
 
 
 def test_shape_bias():

@@ -1,0 +1,86 @@
+"""Models with the weights that they are looked at with: from a file each, or at random initialisation."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import frepro.models  # noqa: F401 - registers them with timm
+from frepro import provenance
+from frepro.data.pictures import normalised
+from frepro.errors import FreproError, unknown
+from frepro.illustration import Illustration
+from frepro.models.official import load_official
+
+NOT_SHOWN = "this is no test of the paper's claim"
+
+
+def load(
+    models: Mapping[str, str], checkpoints: Mapping[str, str] | None = None, seed: int = 0
+) -> dict[str, nn.Module]:
+    """The models by label, in evaluation mode.
+
+    Args:
+        models: Label -> name of frepro or timm.
+        checkpoints: Name -> a file with its weights: for ours the authors' (``models.official``), for timm's one that
+            timm wrote. A model without one is initialised at random.
+        seed: Of the initialisation, the same for each.
+
+    Raises:
+        FreproError: No such model, a checkpoint for a model that is not there, or a file that does not fit.
+    """
+    checkpoints = checkpoints or {}
+    for name in checkpoints:
+        if name not in models.values():
+            raise unknown("model with a checkpoint", name, list(models.values()))
+    return {label: _load(name, checkpoints.get(name), seed) for label, name in models.items()}
+
+
+def _load(name: str, checkpoint: str | None, seed: int) -> nn.Module:
+    if not timm.is_model(name):
+        raise unknown("model", name, timm.list_models())
+    if checkpoint is not None and not Path(checkpoint).is_file():
+        raise FreproError(f"no checkpoint at {checkpoint}: give a .pth or .safetensors file")
+    if checkpoint is not None and name in provenance.own_models():
+        return load_official(name, checkpoint)
+    torch.manual_seed(seed)
+    try:
+        return timm.create_model(name, checkpoint_path=checkpoint or "").eval()
+    except (OSError, RuntimeError) as error:
+        raise FreproError(f"{checkpoint} does not give {name} its weights: {str(error).splitlines()[0]}") from error
+
+
+def prepared(model: nn.Module, images: Tensor) -> Tensor:
+    """Images with values in [0, 1] as a model of timm or frepro takes them: (N, 3, H, W) to (N, 3, H, W)."""
+    return normalised(images, model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
+
+
+def illustration(
+    paper: str,
+    figure: int,
+    models: Mapping[str, str],
+    checkpoints: Mapping[str, str] | None = None,
+    seed: int = 0,
+    images: str = "",
+) -> Illustration:
+    """What stands behind a figure of models: where the weights of each come from, and what is not the paper's.
+
+    Args:
+        images: What the models were shown in place of ImageNet's images, in words.
+    """
+    checkpoints = checkpoints or {}
+    sources: list[dict[str, Any]] = [
+        {"model": name, "weights": Path(checkpoints[name]).name}
+        if name in checkpoints
+        else {"model": name, "weights": "random initialisation", "seed": seed}
+        for name in models.values()
+    ]
+    random = [label for label, name in models.items() if name not in checkpoints]
+    stands_in = [f"Random weights stand in for trained ones of {', '.join(random)}"] if random else []
+    stands_in += [f"{images} stand in for ImageNet's images"] if images else []
+    return Illustration(
+        paper, figure, sources=sources, stands_in="; ".join([*stands_in, NOT_SHOWN] if stands_in else [])
+    )

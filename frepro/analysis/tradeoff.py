@@ -1,0 +1,39 @@
+"""Accuracy against cost, as published, with our counts of the cost (SPANet Figure 5)."""
+
+from dataclasses import dataclass
+
+from frepro import papers
+from frepro.analysis import cost
+
+
+@dataclass(frozen=True)
+class Point:
+    """A model of a table.
+
+    Attributes:
+        family: Its name without the size.
+        top1, params, flops: As printed: %, M and G.
+        our_params, our_flops: As counted here, in the same units; none for a model that neither timm nor frepro has.
+    """
+
+    family: str
+    label: str
+    model: str | None
+    top1: float
+    params: float
+    flops: float
+    our_params: float | None = None
+    our_flops: float | None = None
+
+
+def points(table: papers.Table) -> list[Point]:
+    """Every row of a table with the columns label, params, flops and top1, its cost counted where there is a model."""
+    found = []
+    for row in table.rows:
+        label, top1, params, flops = (table.value(row, key) for key in ("label", "top1", "params", "flops"))
+        counted = {}
+        if row.model is not None:
+            ours = cost.count(row.model)
+            counted = {"our_params": ours["params"] / 1e6, "our_flops": ours["macs"] / 1e9}
+        found.append(Point(label.rpartition("-")[0], label, row.model, top1, params, flops, **counted))
+    return found
