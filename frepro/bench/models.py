@@ -62,11 +62,13 @@ def measure(
             sides = {}
             for (name, side), network in networks.items():
                 network.train(work == TRAINING).to(memory_format=layout)
-                is_compiled = "compiled" in variant
-                if not (is_compiled and side == REFERENCE):
-                    call = torch.compile(network) if is_compiled else network
-                    key = Key("models", name, shape, variant, work, side)
-                    sides[key] = partial(_turn, call, x, labels, side == REFERENCE, "bfloat16" in variant)
+                if "compiled" in variant and (side == REFERENCE or name not in settings.compiled):
+                    continue
+                call = torch.compile(network) if "compiled" in variant else network
+                key = Key("models", name, shape, variant, work, side)
+                sides[key] = partial(_turn, call, x, labels, side == REFERENCE, "bfloat16" in variant)
+            if not sides:
+                continue
             log(f"models, {variant}, {work}: {len(sides)} sides")
             times, failures = in_turn(sides, settings.rounds, device)
             rounds |= times

@@ -25,6 +25,7 @@ class Settings:
         product: Rows and columns of the matrices that show how fast the machine multiplies.
         copied: Bytes that it copies, which show how fast its memory is; more than its caches hold.
         ours, others: Models of ours, and models of timm beside their peers.
+        compiled: Models that are timed compiled too, on a GPU: compiling takes a minute each.
         by_resolution: Models that are timed at all ``resolutions``, ``resolution_batch`` images at a time.
     """
 
@@ -38,6 +39,7 @@ class Settings:
     copied: int = 2**28
     ours: tuple[str, ...] = (*PEERS, "gfnet_h_ti")
     others: tuple[str, ...] = OTHERS
+    compiled: tuple[str, ...] = ("dfformer_s18", "spanet_small", "caformer_s18", "vim_tiny", "deit_tiny_patch16_224")
     by_resolution: tuple[str, ...] = (
         "dfformer_s18",
         "cdfformer_s18",
