@@ -28,7 +28,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
         (..., out).
     """
     if backends.choose("linear", {"onednn": _onednn_obstacle(x, weight, bias)}, backend) == "onednn":
-        return _OneDNNLinear.apply(x, weight, bias)
+        # A weight that is not dense falls to a product hundreds of times slower.
+        return _OneDNNLinear.apply(x, weight.contiguous(), bias)
     return F.linear(x, weight, bias)
 
 
@@ -70,7 +71,8 @@ class _OneDNNLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         dx = dweight = dbias = None
-        rows, of_rows = x.reshape(-1, x.shape[-1]), gradient.reshape(-1, gradient.shape[-1])
+        # rows is the weight of the last product below: dense, where x is a slice of something wider.
+        rows, of_rows = (t.reshape(-1, t.shape[-1]).contiguous() for t in (x, gradient))
         if ctx.needs_input_grad[0]:
             dx = _OneDNNLinear.apply(gradient, weight.t(), None)
         if ctx.needs_input_grad[1]:
