@@ -12,6 +12,7 @@ from frepro.bench.results import OURS, PEERS, REFERENCE, Found, Line, Ratio
 from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, subplots
 
 MARKERS = "oDs^v<>p*"
+PALETTE = [*COLOURS[:6], *COLOURS[7:]]  # the seventh is too pale for marks
 
 
 def pictures(found: Found) -> dict[str, Figure]:
@@ -38,7 +39,7 @@ def speed(ratios: Sequence[Ratio]) -> Figure:
     is_model = ratios[0].section == "models"
     rows = {key: i for i, key in enumerate(dict.fromkeys((ratio.name, ratio.size) for ratio in ratios))}
     works = dict.fromkeys(ratio.work for ratio in ratios)
-    styles = {work: (MARKERS[i], COLOURS[i], (i - (len(works) - 1) / 2) * 0.38) for i, work in enumerate(works)}
+    styles = {work: (MARKERS[i], PALETTE[i], (i - (len(works) - 1) / 2) * 0.38) for i, work in enumerate(works)}
 
     height = 1.3 + (0.5 if is_model else 0.36) * len(rows)
     figure, grid = subplots(1, len(panels), sharey=True, squeeze=False, figsize=(PAGE_WIDTH, height))
@@ -111,9 +112,9 @@ def roofline(found: Found) -> Figure:
     axes.plot(edges, [min(x * bandwidth, rate) / 1e9 for x in edges], color="0.2", linewidth=1.6)
     for line, ours in shown:
         i = names.index(ours.name)
-        x, style = ours.flops / ours.bytes, {"marker": MARKERS[i], "color": COLOURS[i], "markersize": 8}
+        x, style = ours.flops / ours.bytes, {"marker": MARKERS[i], "color": PALETTE[i], "markersize": 8}
         slow, fast = (each.flops / each.seconds / 1e9 for each in (line, ours))
-        axes.plot([x, x], [slow, fast], color=COLOURS[i], linewidth=1)
+        axes.plot([x, x], [slow, fast], color=PALETTE[i], linewidth=1)
         axes.plot(x, slow, **style, markerfacecolor="white", markeredgewidth=1.3)
         axes.plot(x, fast, **style, markeredgecolor="white")
     axes.set_xscale("log")
@@ -134,7 +135,7 @@ def roofline(found: Found) -> Figure:
         ha="right", fontsize=8.5,
     )  # fmt: skip
     handles = [
-        Line2D([], [], marker=MARKERS[i], color=COLOURS[i], linestyle="", label=name) for i, name in enumerate(names)
+        Line2D([], [], marker=MARKERS[i], color=PALETTE[i], linestyle="", label=name) for i, name in enumerate(names)
     ]
     handles += [
         Line2D([], [], marker="o", color="0.4", linestyle="", markerfacecolor="white", label="plain reference"),
@@ -152,7 +153,7 @@ def resolution(lines: Sequence[Line]) -> Figure:
     for i, name in enumerate(names):
         mine = [line for line in lines if line.name == name]
         style = "-" if mine[0].side == OURS else "--"
-        look = {"color": COLOURS[i], "marker": MARKERS[i], "markersize": 5, "linewidth": 1.6}
+        look = {"color": PALETTE[i], "marker": MARKERS[i], "markersize": 5, "linewidth": 1.6}
         timed = [line for line in mine if line.seconds]
         weighed = [line for line in mine if line.forward_mib is not None]
         if timed:
@@ -181,7 +182,7 @@ def resolution(lines: Sequence[Line]) -> Figure:
         axes.set_xlabel("resolution (pixels a side)")
         axes.set_title(label, fontsize=9)
         axes.set_xlim(sizes[0] / 1.06, sizes[-1] * (sizes[-1] / sizes[0]) ** 0.42)
-        _label_ends(axes, ends[axes], {name: COLOURS[i] for i, name in enumerate(names)})
+        _label_ends(axes, ends[axes], {name: PALETTE[i] for i, name in enumerate(names)})
     figure.suptitle(f"inference, {batch} image{'s' * (batch > 1)} at a time", fontsize=9)
     return finished(figure)
 
