@@ -15,8 +15,8 @@ from frepro.bench.results import BESIDE, MACHINE, OURS, REFERENCE, Key, Line, li
 from frepro.bench.settings import Settings
 from frepro.errors import unknown
 from frepro.ops import backends
-from frepro.ops.scan_op import scan_flops
 from frepro.ops.cpu.spectral import filter_flops
+from frepro.ops.scan_op import scan_flops
 
 NAMES = (
     "copy",
