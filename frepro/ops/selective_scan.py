@@ -13,6 +13,8 @@ all published code does this).
 for CUDA; ``mamba_ssm`` calls the CUDA kernels of the mamba-ssm package. See ``backends`` for how one is chosen.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -162,7 +164,8 @@ def _kernel_obstacle(
     return backends.misfit(*sequences, (A, (channels, state)), (D, (channels,)), (delta_bias, (channels,)))
 
 
-def _cpu_scan(
+def _kernel_scan(
+    kernels: str,
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -175,28 +178,12 @@ def _cpu_scan(
     return_last_state: bool,
     reverse: bool,
 ) -> Tensor:
+    """Our own kernels, time before channels. Those in C take float32 alone; those in Triton widen sequences."""
     dtype = u.dtype
-    u, delta, B, C, z = (x if x is None else x.float().transpose(1, 2) for x in (u, delta, B, C, z))
+    sequences = (x if x is None else x.transpose(1, 2) for x in (u, delta, B, C, z))
+    u, delta, B, C, z = (x if x is None or kernels == "triton" else x.float() for x in sequences)
     A, D, delta_bias = (x if x is None else x.float() for x in (A, D, delta_bias))
-    return scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, "cpu").transpose(1, 2).to(dtype)
-
-
-def _triton_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    return_last_state: bool,
-    reverse: bool,
-) -> Tensor:
-    u, delta, B, C, z = (x if x is None else x.transpose(1, 2) for x in (u, delta, B, C, z))
-    A, D, delta_bias = (x if x is None else x.float() for x in (A, D, delta_bias))
-    return scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, "triton").transpose(1, 2)
+    return scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, kernels).transpose(1, 2).to(dtype)
 
 
 def _mamba_ssm_obstacle(u: Tensor) -> str | None:
@@ -237,4 +224,9 @@ def _mamba_ssm_scan(
     return (result[0].flip(2), result[1]) if return_last_state else result.flip(2)
 
 
-BACKENDS = {"torch": _torch_scan, "cpu": _cpu_scan, "triton": _triton_scan, "mamba_ssm": _mamba_ssm_scan}
+BACKENDS = {
+    "torch": _torch_scan,
+    "cpu": partial(_kernel_scan, "cpu"),
+    "triton": partial(_kernel_scan, "triton"),
+    "mamba_ssm": _mamba_ssm_scan,
+}

@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from frepro.ops import backends, cpu, dynamic_filter, selective_scan
+from frepro.ops import backends, dynamic_filter, selective_scan
+from tests.compiler import needs_compiler
 
 FREE = {"cpu": None}
 TAKEN = {"cpu": "tensors are torch.float64"}
@@ -96,7 +97,7 @@ def test_without_a_working_compiler_models_run_plain_and_the_reason_is_told(tmp_
     assert is_finite == "True"
 
 
-@pytest.mark.skipif(cpu.reason() is not None, reason=f"CPU kernels: {cpu.reason()}")
+@needs_compiler
 def test_kernels_are_compiled_once_and_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path):
     code = "from frepro.ops import cpu; print(cpu.library()._name)"
     first = run(code, XDG_CACHE_HOME=str(tmp_path))

@@ -5,13 +5,18 @@ import torch
 from torch import Tensor
 
 from frepro.ops import causal_conv, cpu, dynamic_filter, global_filter, selective_scan, star_relu
+from tests.compiler import needs_compiler
 
-pytestmark = pytest.mark.skipif(cpu.reason() is not None, reason=f"CPU kernels: {cpu.reason()}")
+pytestmark = needs_compiler
 
 
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+def test_they_compile():
+    assert cpu.reason() is None
 
 
 def assert_equal_to_reference(op, inputs: list[Tensor], **options) -> None:

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from frepro.ops import (
     amplitude_spectrum,
-    backends,
     dynamic_filter,
     global_filter,
     pooled_linear,
@@ -16,6 +15,7 @@ from frepro.ops import (
     spectral_pooling_mask,
     spectral_rescale,
 )
+from tests.compiler import needs_compiler
 from tests.dtypes import Transforms
 
 SIZES = [(56, 56), (14, 14), (7, 7), (8, 12), (5, 3), (6, 9), (2, 2), (1, 1)]
@@ -96,7 +96,7 @@ def test_gradients_of_pooling_and_a_linear_map(backend):
     assert torch.autograd.gradcheck(lambda x, v, w, b: pooled_linear(x, masks, 1, [v, w], b, backend=backend), inputs)
 
 
-@pytest.mark.skipif(backends.reasons()["cpu"] is not None, reason="no C compiler")
+@needs_compiler
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("op", [global_filter, dynamic_filter, spectral_rescale])
