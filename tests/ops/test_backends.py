@@ -110,3 +110,15 @@ def test_kernels_are_compiled_once_and_a_cache_that_cannot_be_written_is_no_obst
     elsewhere = run(code, XDG_CACHE_HOME=str(tmp_path / "file"))
     assert elsewhere.returncode == 0, elsewhere.stderr
     assert str(tmp_path) not in elsewhere.stdout
+
+
+def test_without_triton_and_mamba_ssm_models_run():
+    block = "import sys; sys.modules.update(dict.fromkeys(('triton', 'mamba_ssm')))\n"
+    code = """
+import torch, timm, frepro
+for name, args in (("vim_tiny", {"depth": 2}), ("dfformer_s18", {"depths": (1, 1, 1, 1)})):
+    print(timm.create_model(name, img_size=64, **args).eval()(torch.randn(1, 3, 64, 64)).isfinite().all().item())
+"""
+    done = run(block + code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "True"]

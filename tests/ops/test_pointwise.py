@@ -1,0 +1,38 @@
+"""The linear layer and StarReLU: gradients by differences, and oneDNN's linear layer equal to torch's."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from frepro.ops import causal_conv, linear, star_relu
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+def exact(*shape):
+    return torch.randn(*shape, dtype=torch.float64, requires_grad=True)
+
+
+def test_gradients():
+    assert torch.autograd.gradcheck(linear, (exact(2, 3, 4), exact(5, 4), exact(5)))
+    assert torch.autograd.gradcheck(star_relu, (exact(3, 4), exact(1), exact(1)))
+    for reverse in (False, True):
+        assert torch.autograd.gradcheck(
+            lambda *x, reverse=reverse: causal_conv(*x, reverse=reverse), (exact(2, 3, 6), exact(3, 4), exact(3))
+        )
+
+
+@pytest.mark.parametrize("rows", [(1,), (2, 7), (9000,)])  # the last has another way to the weight's gradient
+@pytest.mark.parametrize("has_bias", [False, True])
+def test_linear_equals_torchs(rows, has_bias):
+    inputs = [torch.randn(*rows, 12), torch.randn(20, 12), *([torch.randn(20)] if has_bias else [])]
+    fast, reference = ([x.clone().to(t).requires_grad_() for x in inputs] for t in (torch.float32, torch.float64))
+    y, expected = linear(*fast, backend="onednn"), F.linear(*reference)
+    gradient = torch.randn(expected.shape)
+    y.backward(gradient)
+    expected.backward(gradient.double())
+    for x, exact_x in [(y, expected), *((a.grad, b.grad) for a, b in zip(fast, reference, strict=True))]:
+        assert (x - exact_x).abs().max() <= 1e-5 * exact_x.abs().max()
