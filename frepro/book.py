@@ -30,8 +30,15 @@ def setup(app: Any) -> dict[str, Any]:
     """Called by Sphinx before it looks for pages. Warnings are errors from here on."""
     app.warningiserror = True
     app.add_css_file("frepro.css")
+    app.connect("html-page-context", without_thebe)
     lay_out(Path(app.srcdir) / "results")
     return {"version": provenance.version("frepro") or "", "parallel_read_safe": True}
+
+
+def without_thebe(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Called by Sphinx for each page: leave out what Jupyter Book adds to run cells on a server elsewhere."""
+    scripts = context["script_files"]
+    context["script_files"] = [s for s in scripts if "thebe" not in f"{s.filename} {s.attributes.get('body')}".lower()]
 
 
 def lay_out(folder: Path) -> None:

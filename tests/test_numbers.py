@@ -1,8 +1,8 @@
 """No measured number is typed by hand, neither into prose nor into a table.
 
-Prose, which is every page of the book and the text of every notebook, holds no number with a unit of measurement unless
-a paper prints it or ``ALLOWED`` says where it is from. In the tables of executed notebooks each number of a column of ours
-is one of the result's files, rounded, and each of a column of the paper's is printed.
+Prose, every page of the book and the text of every notebook, holds no number with a unit of measurement unless
+a paper prints it or ``ALLOWED`` says where it is from. In the tables of executed notebooks each number in a column of
+ours stands in the files of the result, up to rounding, and each in a column of the paper is printed there.
 """
 
 import json
@@ -24,8 +24,10 @@ ALLOWED = {
     "0.8 points": "between two printed accuracies: Vim-F's Tables 2 and 3",
     "6 GB": "what the environment needs on a disk; no result",
 }
-UNIT = r"(?:%|points?|img/s|images? (?:a|per) second|GB/s|[kMG]i?B|[MG]|[MG]?FLOPs|[MG]?MACs|ms|seconds?|minutes?|hours?|times)"
-MEASUREMENT = re.compile(rf"(?<![\w.,/^+−-])[+−-]?\d[\d,.]*\s?(?:{UNIT}(?!\w)|[×x](?!\s?\w))")
+UNIT = (
+    r"(?:%|points?|img/s|images (?:a|per) second|GB/s|[kMG]i?B|[MG](?:FLOPs|MACs)?|ms|seconds?|minutes?|hours?|times)"
+)
+MEASUREMENT = re.compile(rf"(?<![\w.,/^+−-])[+−-]?\d[\d,.]*\s?(?:{UNIT}(?!\w)|[×x](?!\w|\s\d))")
 IN_HEADING = re.compile(rf"\({UNIT}\)")
 NO_PROSE = re.compile(r"^(```|~~~).*?^\1|\$\$.*?\$\$|`[^`\n]*`|\$[^$\n]*\$|\]\([^)]*\)", re.S | re.M)
 NUMBER = re.compile(r"[+−-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
@@ -76,7 +78,9 @@ def is_known(measurement: str) -> bool:
     return measurement in ALLOWED or measurement in cells or bool(is_in_words)
 
 
-@pytest.mark.parametrize(("where", "text"), prose(), ids=lambda value: value if value.endswith((".md", "ipynb")) else "")
+@pytest.mark.parametrize(
+    ("where", "text"), prose(), ids=lambda value: value if value.endswith((".md", "ipynb")) else ""
+)
 def test_prose_holds_no_measurement(where, text):
     typed = [measurement for measurement in measurements(text) if not is_known(measurement)]
     assert not typed, f"{where}: {typed}: show it from a result, or say in ALLOWED why it is none"
@@ -120,7 +124,9 @@ def tables(notebook: Path) -> list[str]:
 
 def without_source(html: str, measured: list[float], printed: list[float]) -> list[str]:
     """Numbers of a table in a column of ours, or of the paper's, that are not among those given, rounded."""
-    upper, lower, *rows = [re.findall(r"<t[hd]([^>]*)>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", html)]
+    upper, lower, *rows = [
+        re.findall(r"<t[hd]([^>]*)>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", html)
+    ]
     over = [text for attributes, text in upper for _ in range(int(re.search(r'colspan="(\d+)"', attributes)[1]))]
     found = []
     for row in rows:
@@ -132,7 +138,9 @@ def without_source(html: str, measured: list[float], printed: list[float]) -> li
             if below == "paper":
                 found += [number for number in NUMBER.findall(unescape(cell)) if not rounds_to(number, printed, (1,))]
             elif above == "ours, here" or below in ("ours", "ours, here", "mean", "std"):
-                found += [number for number in NUMBER.findall(unescape(cell)) if not rounds_to(number, measured, SCALES)]
+                found += [
+                    number for number in NUMBER.findall(unescape(cell)) if not rounds_to(number, measured, SCALES)
+                ]
     return found
 
 
@@ -167,4 +175,6 @@ def test_a_number_that_nothing_measured_is_seen():
     assert without_source(html.replace(mean, "98.76", 1), *sources(notebook.parent)) == ["98.76"]
     html = next(text for text in tables(notebook) if "Parameters" in text)
     printed = re.search(r"<td>(\d+)</td>", html)[1]
-    assert without_source(html.replace(f"<td>{printed}</td>", "<td>33.3</td>", 1), *sources(notebook.parent)) == ["33.3"]
+    assert without_source(html.replace(f"<td>{printed}</td>", "<td>33.3</td>", 1), *sources(notebook.parent)) == [
+        "33.3"
+    ]
