@@ -326,15 +326,15 @@ def status() -> str:
     for name in papers.names():
         paper = papers.load(name)
         captions = {key: papers.title(item) for key, item in paper.artefacts()}
-        lines += [f"## {paper.title} ({paper.venue} {paper.year})", ""]
+        lines += [f"## {paper.title} ({paper.venue} {paper.year})", "", ":::{container} frepro-status"]
         lines += ["| | caption | state | made | commit | code since |", "| --- | --- | --- | --- | --- | --- |"]
         for artefact in artefacts(name):
-            title = f"{artefact.kind.capitalize()}\N{NO-BREAK SPACE}{artefact.number}"
+            title = f"{artefact.kind.capitalize()} {artefact.number}"
             if artefact.is_built:
                 title = f"[{title}]({artefact.paper}/{artefact.name})"
             come = [progress(artefact), *_made(artefact)] if artefact.is_built else [NOT_BUILT, "", "", ""]
             lines.append(f"| {title} | {captions[artefact.name]} | {' | '.join(come)} |")
-        lines.append("")
+        lines += [":::", ""]
     return "\n".join(lines)
 
 
