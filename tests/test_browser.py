@@ -191,6 +191,39 @@ def test_a_table_sorts_by_click_and_by_keyboard(page, address, size):
     assert table.locator("thead tr").first.inner_text() == upper
 
 
+@pytest.mark.parametrize(
+    ("values", "rising"),
+    [
+        (["9.5", "not run", "10.25*", "-3", ""], ["-3", "9.5", "10.25*", "not run", ""]),
+        (["+0.4 points", "−1.2 points", "0.1 points"], ["−1.2 points", "0.1 points", "+0.4 points"]),
+        (["2.10 (1.9–2.3)", "no model", "0.85 ± 0.1"], ["0.85 ± 0.1", "2.10 (1.9–2.3)", "no model"]),
+        (["3-12-9-3", "3-3-9-3", "undecided"], ["3-3-9-3", "3-12-9-3", "undecided"]),
+    ],
+)
+def test_numbers_sort_as_numbers_and_what_is_missing_last(page, address, values, rising):
+    page.goto(f"{address}results/dfformer/table_4.html")
+    order = page.evaluate(
+        """(values) => {
+          const table = document.createElement("table");
+          table.innerHTML = "<thead><tr><th colspan=2></th></tr><tr><th>name</th><th>value</th></tr></thead><tbody></tbody>";
+          for (const value of values) table.tBodies[0].insertRow().append(...["name", value].map((text) => {
+            const cell = document.createElement("td");
+            cell.textContent = text;
+            return cell;
+          }));
+          makeSortable(table);
+          const click = () => {
+            table.tHead.rows[1].cells[1].querySelector("button").click();
+            return [...table.tBodies[0].rows].map((row) => row.cells[1].textContent);
+          };
+          return [click(), click(), click()];
+        }""",
+        values,
+    )
+    has_value = [value for value in rising if value not in ("not run", "no model", "")]
+    assert order == [rising, [*reversed(has_value), *rising[len(has_value) :]], values]
+
+
 def test_the_search_finds_a_page(page, address):
     page.goto(f"{address}search.html?q=spectral+pooling")
     page.locator("#search-results li a").first.wait_for()

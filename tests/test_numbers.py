@@ -74,7 +74,8 @@ def measurements(text: str) -> list[str]:
 
 def is_known(measurement: str) -> bool:
     words, cells = published()
-    is_in_words = re.search(rf"(?<![\d.]){re.escape(measurement)}(?!\w)", words)
+    spelling = re.escape(measurement).replace(r"\ ", r"\s?")  # also 16GB for 16 GB
+    is_in_words = re.search(rf"(?<![\d.]){spelling}(?!\w)", words)
     return measurement in ALLOWED or measurement in cells or bool(is_in_words)
 
 
