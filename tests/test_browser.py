@@ -205,7 +205,8 @@ def test_numbers_sort_as_numbers_and_what_is_missing_last(page, address, values,
     order = page.evaluate(
         """(values) => {
           const table = document.createElement("table");
-          table.innerHTML = "<thead><tr><th colspan=2></th></tr><tr><th>name</th><th>value</th></tr></thead><tbody></tbody>";
+          const heads = "<tr><th colspan=2></th></tr><tr><th>name</th><th>value</th></tr>";
+          table.innerHTML = `<thead>${heads}</thead><tbody></tbody>`;
           for (const value of values) table.tBodies[0].insertRow().append(...["name", value].map((text) => {
             const cell = document.createElement("td");
             cell.textContent = text;
