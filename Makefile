@@ -1,6 +1,7 @@
 # frepro's front door. On a machine with python3 and make alone, each target first makes the environment it needs.
 #
-#   make reproduce TABLE=4                                   Table 4 of every paper that has one, on embedded data
+#   make reproduce                                           every table and figure, on embedded data
+#   make reproduce TABLE=4                                   Table 4 of every paper that has one
 #   make reproduce PAPER=dfformer PROFILE=paper TABLE=4 DATA=/data/imagenet
 
 .DEFAULT_GOAL := help
@@ -32,7 +33,7 @@ endif
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
-reproduce: $(READY)  ## tables and figures anew: TABLE= FIGURE= PAPER= PROFILE= DATA= SEEDS= DEVICE= JOBS= PER_DEVICE=
+reproduce: $(READY)  ## all tables and figures anew, or: TABLE= FIGURE= PAPER= PROFILE= DATA= SEEDS= DEVICE= JOBS= PER_DEVICE=
 	@$(PYTHON) -m frepro reproduce $(if $(TABLE),--table '$(TABLE)') $(if $(FIGURE),--figure '$(FIGURE)') \
 		$(if $(PAPER),--paper '$(PAPER)') $(if $(PROFILE),--profile '$(PROFILE)') $(if $(DATA),--data '$(DATA)') \
 		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(JOBS),--jobs '$(JOBS)') \
