@@ -43,8 +43,9 @@ bench: $(READY)  ## speed and memory beside timm's models; minutes, on a machine
 	@$(PYTHON) -m frepro bench $(if $(ONLY),--only '$(ONLY)') $(if $(ROUNDS),--rounds '$(ROUNDS)') \
 		$(if $(BESIDE),--beside '$(BESIDE)') $(if $(DEVICE),--device '$(DEVICE)')
 
+# A process a core, each with one thread; a file, be it of tests or a notebook, stays in one process.
 test: $(READY)  ## the tests, and the notebooks in profile smoke
-	$(PYTHON) -m pytest --nbval-lax tests notebooks
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n logical --maxprocesses 8 --dist loadfile --nbval-lax tests notebooks
 
 book: $(READY)  ## the report, from committed results: _build/html/index.html
 	$(dir $(PYTHON))jupyter-book build -W -n --keep-going book

@@ -1,6 +1,6 @@
 """Several tables and figures in one go: first their training runs, each made once, then timings, then notebooks.
 
-What fails takes along only the artefacts that rest on it; all others are finished, and the failures are told at the end.
+What fails takes along only the artefacts that rest on it; all others are finished, and the failures told at the end.
 """
 
 from collections.abc import Callable, Sequence
@@ -127,7 +127,9 @@ class Batch:
             self._time(made, progress)
             progress.drop(*(("notebook", plan.artefact) for plan in self.stale if made[plan.artefact].failure))
             for is_alone, jobs in ((False, self.jobs), (True, 1)):
-                plans = [plan for plan in self.stale if not made[plan.artefact].failure and is_measuring(plan) == is_alone]
+                plans = [
+                    plan for plan in self.stale if not made[plan.artefact].failure and is_measuring(plan) == is_alone
+                ]
                 for plan, found in parallel.each(reproduce.render, plans, jobs):
                     seconds = 0.0 if isinstance(found, Failure) else found
                     self._note(made[plan.artefact], found, seconds)

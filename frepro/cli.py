@@ -72,12 +72,19 @@ def cli() -> None:
 @click.option("--table", type=int, help="Number of a table.")
 @click.option("--figure", type=int, help="Number of a figure.")
 @click.option("--paper", callback=blank_as_none, help="One paper. Default: all.")
-@click.option("--profile", default="demo", show_default=True, help="smoke (all in minutes), demo (in an hour and more) \
-or paper (weeks).")
+@click.option(
+    "--profile",
+    default="demo",
+    show_default=True,
+    help="smoke (all in minutes), demo (in an hour and more) \
+or paper (weeks).",
+)
 @click.option("--data", callback=blank_as_none, help=DATA_HELP)
 @click.option("--seeds", type=Seeds(), help="How many, or which, as 0,7,11. Default: 3, and 1 with profile paper.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--jobs", type=click.IntRange(1), help="Runs and notebooks at a time. Default: one a core, or one on a GPU.")
+@click.option(
+    "--jobs", type=click.IntRange(1), help="Runs and notebooks at a time. Default: one a core, or one on a GPU."
+)
 @click.option("--per-device", type=click.IntRange(1), help="Most samples in a forward pass; the rest is accumulated.")
 @click.option("--workers", type=click.IntRange(0), help="Data-loading processes of a run. Default: as many as help.")
 @click.option(
@@ -108,8 +115,8 @@ def reproduce_command(
     """Make tables and figures anew, published beside measured: all of them, or those that the options name.
 
     Prints the plan first, and why what is stale is so; runs only what is missing; ends with the table, or of many
-    artefacts with an overview. What fails takes along only what rests on it, and is named at the end. Runs are stored, so
-    that a second call answers at once, and a call that was stopped goes on where it was.
+    artefacts with an overview. What fails takes along only what rests on it, and is named at the end. Runs are stored,
+    so that a second call answers at once, and a call that was stopped goes on where it was.
     """
     from frepro.batch import FEW, Batch, summary
 
@@ -119,7 +126,8 @@ def reproduce_command(
     plans = [reproduce.plan(artefact, {**given, **dict(extra)}) for artefact in chosen]
     if data is None and any(isinstance(plan, reproduce.Plan) for plan in plans):
         click.echo(
-            f"No DATA given: profile {profile} on the embedded {locate(None).name}. Numbers from them are not ImageNet's."
+            f"No DATA given: profile {profile} on embedded data ({locate(None).name}). "
+            "Numbers from them are not ImageNet's."
         )
     batch = Batch(plans, device, jobs)
     click.echo(batch.describe())
