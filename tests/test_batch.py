@@ -11,7 +11,7 @@ GRAPH = Artefact("spanetv2", "figure", 1)
 
 def table(number: int) -> reproduce.Plan:
     """A table of DFFormer with one model alone."""
-    settings = {"profile": "smoke", "seeds": [0], "device": "cpu", "models": ["gfformer_s18"]}
+    settings = {"profile": "smoke", "seeds": [0], "device": "cpu", "models": ["dfformer_s18"]}
     return reproduce.plan(Artefact("dfformer", "table", number), settings)
 
 
@@ -21,7 +21,7 @@ def figure(**parameters) -> reproduce.FigurePlan:
 
 def test_a_shared_run_is_made_once_and_a_failure_stays_alone(store):
     batch = Batch([table(2), table(4), figure(draws=0)], "cpu", jobs=2)
-    assert [run.title for run in batch.runs.values()] == ["gfformer_s18, seed 0"]
+    assert [run.title for run in batch.runs.values()] == ["dfformer_s18, seed 0"]
     said = []
     two, four, failed = batch.make(log=said.append)
     assert [one.state for one in (two, four, failed)] == ["made", "made", "failed"]

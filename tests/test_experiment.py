@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 
@@ -17,11 +18,20 @@ VARIANTS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """A store with the runs of ``experiment``, made once for all tests that only read them."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FREPRO_RESULTS", str(folder))
+        Experiment("dfformer", 4, VARIANTS, "smoke", seeds=[0, 1], device="cpu").run(log=lambda line: None)
+    return folder
+
+
 @pytest.fixture
-def experiment(store) -> Experiment:
-    made = Experiment("dfformer", 4, VARIANTS, "smoke", seeds=[0, 1], device="cpu")
-    made.run(log=lambda line: None)
-    return made
+def experiment(runs, store, monkeypatch) -> Experiment:
+    monkeypatch.setenv("FREPRO_RESULTS", str(runs))
+    return Experiment("dfformer", 4, VARIANTS, "smoke", seeds=[0, 1], device="cpu")
 
 
 def test_findings_tables_and_picture(experiment, tmp_path):
