@@ -43,9 +43,6 @@ def test_a_shared_run_is_made_once_and_a_failure_stays_alone(store):
     assert again.stale == []
     assert [one.state for one in again.make()] == ["up to date", "up to date"]
     assert reproduce.rendered_in(table(4).folder) > 0
-    repaired = Batch([figure()], "cpu").make(log=said.append)
-    assert [one.state for one in repaired] == ["made"]
-    assert not (store / "smoke" / "spanetv2" / "figure_1.failed.ipynb").exists()
 
 
 def test_a_run_that_fails_takes_along_what_rests_on_it(store):
@@ -82,8 +79,10 @@ def test_the_plan_of_many_is_a_line_each(frepro_command):
 
 
 def test_the_command_names_failures_and_ends_in_1(frepro_command):
-    arguments = ("--figure", "1", "--paper", "spanetv2", "--profile", "smoke", "-p", "draws", "0")
-    done = frepro_command("reproduce", *arguments)
+    (run,) = table(4).missing
+    arguments = "reproduce --table 4 --paper dfformer --profile smoke --seeds 1 --device cpu -p models"
+    with run.measurement.lock():
+        done = frepro_command(*arguments.split(), '["dfformer_s18"]')
     assert done.returncode == 1
-    assert done.stderr.startswith("frepro: error: Figure 1 of spanetv2: ")
+    assert done.stderr.startswith("frepro: error: Table 4 of dfformer: another process is working on run")
     assert len(done.stderr.strip().splitlines()) == 1

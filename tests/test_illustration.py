@@ -45,8 +45,11 @@ def test_a_figure_rests_on_the_modules_of_its_notebook_alone():
 def test_a_figure_is_made_then_current_then_stale(monkeypatch, store):
     plan = reproduce.plan(GRAPH, {"profile": "smoke", "seeds": [0], "draws": 2, "kernel_sizes": [3], "size": 6})
     assert "to do: one notebook" in plan.describe(None)
+    failed = plan.folder.with_name("figure_1.failed.ipynb")
+    reproduce.results.write_text(failed, "of an earlier try")
     said = []
     reproduce.make(plan, None, None, None, said.append)
+    assert not failed.exists()
     assert "self-attention" in plan.text()
     again = reproduce.plan(GRAPH, plan.parameters)
     assert again.is_current
