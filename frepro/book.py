@@ -14,8 +14,7 @@ from typing import Any
 from frepro import papers, provenance, report, sizes
 from frepro.bench import report as bench_report
 from frepro.bench import results as bench
-from frepro.reproduce import Artefact, Notebook, artefacts, plan
-from frepro.runs import model_code
+from frepro.reproduce import Artefact, Notebook, artefacts
 
 STATES = {
     "paper": "measured",
@@ -216,17 +215,10 @@ def describe_pictures(notebook: dict[str, Any], more: str) -> None:
             cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})["alt"] = f"{'; '.join(headings)}.{more}"
 
 
-def is_current(made: dict[str, Any], found: dict[str, Any]) -> bool:
-    """Whether the code that a result passed through is still the same: that of a figure, or of a table's runs.
-
-    A table without runs is the same if all that decides about it is.
-    """
-    if "figure" in found:
-        return made["code"] == provenance.code_fingerprint("frepro.illustration", *made["modules"])
-    if not found["runs"]:
-        artefact = Artefact(found["paper"], "table", found["table"])
-        return plan(artefact, {**made["parameters"], "data": None}).is_current
-    return all(run["origin"]["code"] == model_code("frepro.train", run["model"]) for run in found["runs"])
+def is_current(made: dict[str, Any]) -> bool:
+    """Whether all code that a result was made with is the same today; not where an earlier frepro did not note it."""
+    code = {name: found for name, found in made.get("made_from", {}).items() if name.startswith("frepro.")}
+    return bool(code) and provenance.code(*code) == code
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -262,7 +254,7 @@ Read off the models, with nothing trained or timed; page made {made["time"]} wit
 ````{{dropdown}} Machine, versions, commit and every run
 - measured on {"; ".join(machines)}; page made {made["time"]}
 - code of commit {", ".join(commits)}{" with uncommitted changes" if changed else ""}; what these runs pass through has
-  {"not changed" if is_current(made, found) else "changed"} since
+  {"not changed" if is_current(made) else "changed"} since
 - {"; ".join(versions)}
 - data: {data["name"]}, {data["train"]} training and {data["test"]} test images, fingerprint `{data["fingerprint"]}`
 - throughput: batches of {timing["benchmark"]["batch_size"]} at {timing["benchmark"]["img_size"]} pixels,
@@ -282,7 +274,7 @@ def _figure_origin(made: dict[str, Any], found: dict[str, Any]) -> str:
         [
             f"- made {made['time']} on {_computer(made)}",
             f"- code of commit {str(made['commit'])[:12]}{' with uncommitted changes' if made['dirty'] else ''}; what",
-            f"  this notebook uses has {'not changed' if is_current(made, found) else 'changed'} since: "
+            f"  this notebook uses has {'not changed' if is_current(made) else 'changed'} since: "
             + ", ".join(f"`{name}`" for name in made["modules"]),
             f"- {_versions(made)}",
             *stands_in,
@@ -320,7 +312,8 @@ def status() -> str:
         "Every table and figure of the papers, and how far it has come: **measured** is the published recipe on the",
         "data set that it was published for; **complete** is a figure that needs neither data set nor trained weights;",
         "**demo** is embedded data, with cost and throughput of the models at full size; **not run** has a notebook",
-        "and no result, **not built** no notebook yet.",
+        "and no result, **not built** no notebook yet. The last column says whether any code that a result was made",
+        "with has changed since.",
         "",
     ]
     for name in papers.names():
@@ -342,6 +335,6 @@ def _made(artefact: Artefact) -> list[str]:
     """When a result was made, with which commit, and whether its code has changed since; empty where there is none."""
     if not (profile := state(artefact)):
         return ["", "", ""]
-    made, found = read(artefact.folder(profile))
+    made, _ = read(artefact.folder(profile))
     commit = f"`{str(made['commit'])[:10]}`{' and changes' if made['dirty'] else ''}"
-    return [made["time"][:10], commit, "the same" if is_current(made, found) else "changed"]
+    return [made["time"][:10], commit, "the same" if is_current(made) else "changed"]

@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+
+import pytest
 
 from frepro import book, papers, paths, provenance, report, reproduce, sizes
 
@@ -17,16 +20,19 @@ def test_status_has_every_artefact(store):
     assert "| Throughput vs. resolution |" in text
 
 
-def test_status_tells_what_a_result_was_made_with(monkeypatch):
-    monkeypatch.delenv("FREPRO_RESULTS")
+@pytest.mark.parametrize(
+    ("code", "since"), [("frepro.errors", "the same"), ("frepro.gone", "changed"), ("", "changed")]
+)
+def test_status_tells_what_a_result_was_made_with(store, code, since):
     artefact = reproduce.Artefact("spanet", "figure", 5)
-    made, _ = book.read(artefact.folder("demo"))
-    monkeypatch.setattr(book.provenance, "code_fingerprint", lambda *_: made["code"])
+    folder = artefact.folder("demo")
+    shutil.copytree(paths.ROOT / "results" / "demo" / "spanet" / "figure_5", folder)
+    made, _ = book.read(folder)
+    fingerprint = provenance.code("frepro.errors")["frepro.errors"]
+    made["made_from"] = {code: fingerprint, "notebook": "of any text"} if code else {}
+    (folder / "provenance.json").write_text(json.dumps(made))
     (line,) = [line for line in book.status().splitlines() if line.startswith("| [Figure 5](spanet/")]
-    assert line.endswith(f"| {made['time'][:10]} | `{made['commit'][:10]}` | the same |")
-    monkeypatch.setattr(book.provenance, "code_fingerprint", lambda *_: "another")
-    (line,) = [line for line in book.status().splitlines() if line.startswith("| [Figure 5](spanet/")]
-    assert line.endswith("| changed |")
+    assert line.endswith(f"| {made['time'][:10]} | `{made['commit'][:10]}` | {since} |")
 
 
 def test_pages_from_committed_results(monkeypatch, tmp_path):

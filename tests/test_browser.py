@@ -227,9 +227,7 @@ def test_numbers_sort_as_numbers_and_what_is_missing_last(page, address, values,
 
 def test_the_search_finds_a_page(page, address):
     page.goto(f"{address}search.html?q=spectral+pooling")
-    page.locator("#search-results li a").first.wait_for()
-    found = page.locator("#search-results li a").evaluate_all("links => links.map(link => link.href)")
-    assert any(link.startswith(f"{address}spanet/index.html") for link in found)
+    page.locator("#search-results li a[href*='spanet/index.html']").first.wait_for()
 
 
 def test_a_table_can_be_downloaded(page, address):
