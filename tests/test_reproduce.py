@@ -254,11 +254,12 @@ def test_the_code_of_a_model_makes_stale_what_uses_it(made, family, monkeypatch,
 
 
 def reached(artefact: Artefact) -> set[str]:
-    """The families that a notebook names a model of, or comes to by import after import: by the texts alone."""
+    """The families of which a notebook names or trains a model, or to which its text leads import after import."""
     text, own = code(artefact), provenance.own_models()
     models = set(re.findall(r'"(\w+)"', text)) & set(own)
     for paper, number in re.findall(r'papers\.load\("([\w-]+)"\)\.tables\[(\d+)\]', text):
         models |= {row.model for row in papers.load(paper).tables[int(number)].rows if row.model in own}
+    models |= {run.model for run in reproduce.plan(artefact, SETTINGS).missing} & set(own)
     waiting = imported(text) + [own[model].replace(".", "/") for model in models]
     waiting += ["frepro/illustration"] if artefact.kind == "figure" else ["frepro/experiment", "frepro/report"]
     seen = {"frepro", "frepro/models"}  # these import every family so that timm knows it
