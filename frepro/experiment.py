@@ -17,7 +17,8 @@ from typing import Any
 from frepro import papers, provenance, recipes, results
 from frepro.data import Source, locate
 from frepro.errors import FreproError, unknown
-from frepro.runs import Run, Throughput, model_code
+from frepro.progress import Progress
+from frepro.runs import Run, Throughput, code_of, ingredients
 
 Variant = tuple[str, str, dict[str, Any]]
 
@@ -190,12 +191,16 @@ class Experiment:
         return {label: rate for (label, *_), rate in zip(self.measured, rates, strict=True)}
 
     @property
-    def made_from(self) -> list[str]:
-        """Fingerprints of all that the findings rest on: runs, timing, and the models that are only counted."""
-        measurements = [run.measurement for run in self.runs]
-        measurements += [self.timing.measurement] if self.measured else []
-        parts = [part for measurement in measurements for part in (measurement.key, measurement.code)]
-        return parts + [model_code("frepro.analysis.cost", model) for _, model, _ in self.variants]
+    def made_from(self) -> dict[str, str]:
+        """All that the findings rest on, by name, each with a fingerprint."""
+        models = [model for _, model, _ in self.variants]
+        parts = code_of(["frepro.experiment", "frepro.analysis.cost"], models)
+        if self.runs:
+            parts |= ingredients(self.runs, self.paper)
+        if self.measured:
+            parts[f"benchmark of recipe {self.paper}"] = provenance.sha256(results.canonical(self.recipe.benchmark))
+            parts["device"] = provenance.sha256(self.timing.name)
+        return parts
 
     def run(
         self,
@@ -213,23 +218,19 @@ class Experiment:
             workers: Processes that load data for each run; none for as many as help.
             log: Called with a line for each run that ends.
         """
-        from frepro import parallel
-
-        missing = self.to_train()
-        if missing:
-            jobs = jobs or self.default_jobs()
-            if workers is None:  # embedded images are too small for the way between processes to pay
-                workers = 0 if self.source.embedded else max(1, provenance.machine()["cores"] // jobs - 1)
-            parallel.train(missing, self.device, jobs, per_device, workers, log)
+        train_missing(self.to_train(), self.device, jobs or self.default_jobs(), per_device, workers, log)
         if not self.is_timed():
-            from frepro.analysis import cost
-
-            cost.throughput(self.timing)
+            self.time()
             log(f"timed {len(self.measured)} models on {self.timing.name}")
 
+    def time(self) -> None:
+        """Time the variants in turn, and store what comes of it."""
+        from frepro.analysis import cost
+
+        cost.throughput(self.timing)
+
     def default_jobs(self) -> int:
-        """One run a core on a CPU; one at a time on a GPU, and in smoke, whose runs end before a process is up."""
-        return provenance.machine()["cores"] if self._device[0] == "cpu" and self.profile != "smoke" else 1
+        return default_jobs(self._device[0], self.profile)
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -370,6 +371,31 @@ class Experiment:
         )
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png")
+
+
+def train_missing(
+    runs: Sequence[Run],
+    device: str,
+    jobs: int,
+    per_device: int | None,
+    workers: int | None,
+    log: Callable[[str], None],
+) -> None:
+    """Train runs that are not in the store, as ``Experiment.run`` says; the first that fails ends it."""
+    if not runs:
+        return
+    from frepro import parallel
+
+    with Progress({("run", run.measurement.key): run.seconds for run in runs}, {"run": jobs}, log) as progress:
+        for run, found in parallel.train(runs, device, jobs, per_device, workers):
+            if isinstance(found, parallel.Failure):
+                raise found.error()
+            progress.done(("run", run.measurement.key), found["seconds"], parallel.told(run, found))
+
+
+def default_jobs(device: str, profile: str) -> int:
+    """One run a core on a CPU; one at a time on a GPU, and in smoke, whose runs end before a process is up."""
+    return provenance.machine()["cores"] if device == "cpu" and profile != "smoke" else 1
 
 
 def device_name(asked: str) -> tuple[str, str]:

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from textwrap import fill
+from typing import TYPE_CHECKING
 
 from frepro import papers
 from frepro.experiment import MEASURED, UNITS, Finding, Outcome
-from frepro.sizes import Size, VimFlops
+
+if TYPE_CHECKING:  # counting sizes and drawing pictures of every family is no part of a table
+    from frepro.sizes import Size, VimFlops
 
 NOT_RUN = "not run"
 NO_MODEL = "no model"
@@ -226,7 +229,7 @@ WITH_SPECTRA = (
 )
 
 
-def sizes(models: Sequence[Size]) -> View:
+def sizes(models: Sequence["Size"]) -> View:
     """Parameters and multiply-accumulates of models, with what the papers print where one prints them."""
     printed = {size.model: _printed(size.model) for size in models}
     is_printed = any(printed.values())
@@ -260,7 +263,7 @@ def _printed(model: str) -> tuple[str, str, str | None] | None:
     return min(found, key=lambda item: item[0])[1] if found else None
 
 
-def vim_flops(counts: Sequence[VimFlops]) -> View:
+def vim_flops(counts: Sequence["VimFlops"]) -> View:
     """Vision Mamba's multiply-accumulates by several ways of counting, with what is printed."""
     models = list(dict.fromkeys(count.model for count in counts))
     by_way = {(count.model, count.counting): count.macs for count in counts}

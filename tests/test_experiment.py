@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 
@@ -17,11 +18,20 @@ VARIANTS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """A store with the runs of ``experiment``, made once for all tests that only read them."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FREPRO_RESULTS", str(folder))
+        Experiment("dfformer", 4, VARIANTS, "smoke", seeds=[0, 1], device="cpu").run(log=lambda line: None)
+    return folder
+
+
 @pytest.fixture
-def experiment(store) -> Experiment:
-    made = Experiment("dfformer", 4, VARIANTS, "smoke", seeds=[0, 1], device="cpu")
-    made.run(log=lambda line: None)
-    return made
+def experiment(runs, store, monkeypatch) -> Experiment:
+    monkeypatch.setenv("FREPRO_RESULTS", str(runs))
+    return Experiment("dfformer", 4, VARIANTS, "smoke", seeds=[0, 1], device="cpu")
 
 
 def test_findings_tables_and_picture(experiment, tmp_path):
@@ -121,7 +131,8 @@ def test_an_experiment_that_trains_nothing(store):
     assert (made.runs, made.is_timed(), made.outcomes()) == ([], True, [])
     assert {f.metric: f.measured for f in made.findings}["params"] == pytest.approx(28.66, abs=0.01)
     assert made.provenance()["timing"] is None
-    assert made.made_from  # the counted model's code
+    assert "frepro.models.spanet" in made.made_from  # the counted model's code
+    assert not {"recipe spanet", "data", "device"} & set(made.made_from)
     assert list(store.glob("*")) == []
 
 

@@ -50,7 +50,7 @@ class Row:
     model: str | None = None
     marks: list[Literal["ours", "baseline"]] = field(default_factory=list)
     note: str | None = None
-    line: int = 0
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Claim:
     worse: str
     text: str
     metric: Literal["top1", "throughput"] = "top1"
-    line: int = 0
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
