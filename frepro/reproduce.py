@@ -124,6 +124,11 @@ class Notebook:
     def fingerprint(self) -> str:
         return provenance.sha256(*("".join(cell["source"]) for cell in self.cells))
 
+    @property
+    def title(self) -> str:
+        """Its first line, as "SPANet, Table 5: ablation of SPANet-S"."""
+        return "".join(self.cells[0]["source"]).splitlines()[0].removeprefix("# ")
+
     def parameters(self) -> dict[str, Any]:
         """Name -> default of everything that the cell tagged ``parameters`` sets."""
         return self._assigned("parameters")
