@@ -6,10 +6,11 @@ reads.
 """
 
 import re
+import sys
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from frepro import paths, provenance
 
@@ -22,6 +23,7 @@ OPTIONS = ("   :members:", "   :ignore-module-all:")
 def setup(app: Any) -> dict[str, Any]:
     """Called by Sphinx; the pages themselves are laid out with all others, by ``frepro.book``."""
     app.connect("autodoc-process-docstring", _process, priority=600)  # after napoleon, which reads the sections
+    app.connect("missing-reference", _type_variable)
     return {"version": provenance.version("frepro") or "", "parallel_read_safe": True}
 
 
@@ -43,14 +45,22 @@ def lay_out(folder: Path) -> None:
     """Write a page for each package, with a section for each of its modules; one for the modules of none."""
     folder.mkdir(parents=True, exist_ok=True)
     for page, names in groupby(sorted(modules(), key=lambda name: (page_of(name), name)), key=page_of):
-        lines = [f"# {'frepro' if page == 'core' else f'frepro.{page}'}", ""]
+        package = "frepro" if page == "core" else f"frepro.{page}"
+        lines = [f"# {package}", ""]
         for name in names:
-            lines += [f"## {name}", "", "```{eval-rst}", f".. automodule:: {name}", *OPTIONS, "```", ""]
+            heading = [] if name == package else [f"## {name}", ""]
+            lines += [*heading, "```{eval-rst}", f".. automodule:: {name}", *OPTIONS, "```", ""]
         (folder / f"{page}.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 def _process(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
     lines[:] = as_rest(lines)
+
+
+def _type_variable(app: Any, env: Any, node: Any, text: Any) -> Any:
+    """The text of a reference to a type variable, which has no entry to point at; nothing for other references."""
+    module, _, name = node.get("reftarget", "").rpartition(".")
+    return text if isinstance(getattr(sys.modules.get(module), name, None), TypeVar) else None
 
 
 def as_rest(lines: Sequence[str]) -> list[str]:

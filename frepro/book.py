@@ -62,15 +62,15 @@ def front(folder: Path) -> None:
     source = FRONT.folder(profile)
     shutil.copy(source / "comparison.png", folder / "front.png")
     findings = from_csv((source / "findings.csv").read_text(encoding="utf-8"))
-    data = json.loads((source / "origin.json").read_text(encoding="utf-8"))["data"]["name"]
-    metric = next((f.metric for f in findings if f.metric == f"{data}_top1"), "top1")
-    view = report.summary(findings, papers.load(FRONT.paper).tables[FRONT.number], metric, f"{data} test top-1")
+    table = papers.load(FRONT.paper).tables[FRONT.number]
+    view = report.published_beside_measured(findings, table, ["params", "flops", "top1"])
     text = f"""```{{figure}} results/front.png
 :figclass: drawing
 :alt: Three panels with a line for each variant of DFFormer-S18. Accuracy on ImageNet as published, accuracy on embedded \
 data as measured here with its spread over seeds, and throughput relative to the baseline, published and measured.
 
-[{FRONT.title}](results/{FRONT.paper}/{FRONT.name}) as published and as measured here.
+[{FRONT.kind.capitalize()} {FRONT.number}](results/{FRONT.paper}/{FRONT.name}) of *{papers.load(FRONT.paper).title}*, as published and
+as measured here.
 ```
 
 <div class="frepro-scroll">{view.html()}</div>
