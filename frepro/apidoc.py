@@ -75,7 +75,7 @@ def as_rest(lines: Sequence[str]) -> list[str]:
         elif in_fields:
             out += map(_escaped, paragraph)
         elif _is_layout(paragraph):
-            out += ["::", "", *(f"    {line}" for line in paragraph)]
+            out += [".. code-block:: text", "", *(f"    {line}" for line in paragraph)]
         else:
             out += _with_lists(paragraph)
     return [*out, ""]
@@ -83,7 +83,8 @@ def as_rest(lines: Sequence[str]) -> list[str]:
 
 def _is_layout(paragraph: Sequence[str]) -> bool:
     """Whether a paragraph is indented, as formulas and BibTeX are, or has columns."""
-    return all(line.startswith("    ") for line in paragraph) or any(re.search(r"\S {3,}\S", line) for line in paragraph)
+    is_indented = all(line.startswith("    ") for line in paragraph)
+    return is_indented or any(re.search(r"\S {3,}\S", line) for line in paragraph)
 
 
 def _with_lists(paragraph: Sequence[str]) -> list[str]:
@@ -100,10 +101,10 @@ def _with_lists(paragraph: Sequence[str]) -> list[str]:
 
 
 def _escaped(line: str) -> str:
-    """Characters that reStructuredText would read as marks made plain, but for those in double backticks."""
+    """Characters that reStructuredText would read as marks, made plain, but for literals and *emphasis*."""
     field = re.match(r":[^:`]*:", line)  # ":param x:", as napoleon writes it
     head = field[0] if field else ""
-    parts = re.split(r"(``.+?``)", line[len(head) :])
+    parts = re.split(r"(``.+?``|(?<![\w*])\*\w[^*]*\w\*(?![\w*]))", line[len(head) :])
     return head + "".join(
-        part if part.startswith("``") else re.sub(r"(?<!\\)([*|`]|(?<=\w)_(?!\w))", r"\\\1", part) for part in parts
+        part if i % 2 else re.sub(r"(?<!\\)([*|`]|(?<=\w)_(?!\w))", r"\\\1", part) for i, part in enumerate(parts)
     )

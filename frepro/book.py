@@ -53,24 +53,22 @@ FRONT = Artefact("dfformer", "table", 4)
 
 
 def front(folder: Path) -> None:
-    """What the front page includes: one table as published and as measured, with its picture; or that it was not run."""
+    """What the front page includes: one table as published and as measured with its picture, or that it was not run."""
     profile = state(FRONT)
     if not profile:
         command = f"make reproduce PAPER={FRONT.paper} TABLE={FRONT.number}"
         (folder / "front.md").write_text(f"*not run* yet: `{command}`\n", encoding="utf-8")
         return
-    source = FRONT.folder(profile)
+    source, paper = FRONT.folder(profile), papers.load(FRONT.paper)
     shutil.copy(source / "comparison.png", folder / "front.png")
     findings = from_csv((source / "findings.csv").read_text(encoding="utf-8"))
-    table = papers.load(FRONT.paper).tables[FRONT.number]
-    view = report.published_beside_measured(findings, table, ["params", "flops", "top1"])
+    view = report.published_beside_measured(findings, paper.tables[FRONT.number], ["params", "flops", "top1"])
     text = f"""```{{figure}} results/front.png
 :figclass: drawing
-:alt: Three panels with a line for each variant of DFFormer-S18. Accuracy on ImageNet as published, accuracy on embedded \
-data as measured here with its spread over seeds, and throughput relative to the baseline, published and measured.
+:alt: Three panels with a line for each variant of DFFormer-S18. Accuracy on ImageNet as published, accuracy on\
+ embedded data as measured here with its spread over seeds, and throughput relative to the baseline.
 
-[{FRONT.kind.capitalize()} {FRONT.number}](results/{FRONT.paper}/{FRONT.name}) of *{papers.load(FRONT.paper).title}*, as published and
-as measured here.
+[Table {FRONT.number}](results/{FRONT.paper}/{FRONT.name}) of *{paper.title}*, as published and as measured here.
 ```
 
 <div class="frepro-scroll">{view.html()}</div>

@@ -17,8 +17,8 @@ def test_every_module_of_users_has_a_page(tmp_path):
 
 
 def test_marks_that_are_not_meant_are_made_plain():
-    assert apidoc.as_rest(["a X + b |F(X)|, K * x, W_ and ``a * b``"]) == [
-        r"a X + b \|F(X)\|, K \* x, W\_ and ``a * b``",
+    assert apidoc.as_rest(["a X + b |F(X)|, K * x * y, W_, *shape bias* and ``a * b``"]) == [
+        r"a X + b \|F(X)\|, K \* x \* y, W\_, *shape bias* and ``a * b``",
         "",
     ]
 
@@ -44,11 +44,11 @@ def test_what_is_indented_or_in_columns_keeps_its_layout():
     assert apidoc.as_rest(["By", "", "    h_t = A * h", "", "sizes.csv     parameters"]) == [
         "By",
         "",
-        "::",
+        ".. code-block:: text",
         "",
         "        h_t = A * h",
         "",
-        "::",
+        ".. code-block:: text",
         "",
         "    sizes.csv     parameters",
         "",
