@@ -11,9 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from frepro import papers, provenance, report, sizes
+from frepro import apidoc, audit, papers, provenance, report, sizes
 from frepro.bench import report as bench_report
 from frepro.bench import results as bench
+from frepro.experiment import from_csv
 from frepro.reproduce import Artefact, Notebook, artefacts, plan
 from frepro.runs import model_code
 
@@ -51,6 +52,37 @@ def lay_out(folder: Path) -> None:
             page(artefact, folder / artefact.paper)
     models(folder / "models")
     performance(folder / "performance")
+    front(folder)
+    (folder / "audit.md").write_text(audit.page(), encoding="utf-8")
+    apidoc.lay_out(folder / "api")
+
+
+# The table and picture that the front page shows.
+FRONT = Artefact("dfformer", "table", 4)
+
+
+def front(folder: Path) -> None:
+    """What the front page includes: one table as published and as measured with its picture, or that it was not run."""
+    profile = state(FRONT)
+    if not profile:
+        command = f"make reproduce PAPER={FRONT.paper} TABLE={FRONT.number}"
+        (folder / "front.md").write_text(f"*not run* yet: `{command}`\n", encoding="utf-8")
+        return
+    source, paper = FRONT.folder(profile), papers.load(FRONT.paper)
+    shutil.copy(source / "comparison.png", folder / "front.png")
+    findings = from_csv((source / "findings.csv").read_text(encoding="utf-8"))
+    view = report.published_beside_measured(findings, paper.tables[FRONT.number], ["params", "flops", "top1"])
+    text = f"""```{{figure}} results/front.png
+:figclass: drawing
+:alt: Three panels with a line for each variant of DFFormer-S18. Accuracy on ImageNet as published, accuracy on\
+ embedded data as measured here with its spread over seeds, and throughput relative to the baseline.
+
+[Table {FRONT.number}](results/{FRONT.paper}/{FRONT.name}) of *{paper.title}*, as published and as measured here.
+```
+
+<div class="frepro-scroll">{view.html()}</div>
+"""
+    (folder / "front.md").write_text(text, encoding="utf-8")
 
 
 def models(folder: Path) -> None:
