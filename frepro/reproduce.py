@@ -298,7 +298,16 @@ class FigurePlan:
             results.canonical(published),
             self.code,
             *(results.canonical(self._state(file)) for file in self.checkpoints.values()),
+            *self._benchmarks(),
         )
+
+    def _benchmarks(self) -> list[str]:
+        """The stored results of the benchmark, of a notebook that draws them."""
+        if not any(name.startswith("frepro.bench") for name in self.notebook.modules):
+            return []
+        return [
+            provenance.sha256(path.read_bytes()) for path in sorted(paths.results().glob("bench/*/resolution.csv"))
+        ]
 
     @property
     def checkpoints(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -18,10 +19,14 @@ from frepro.errors import FreproError
 MIB = 2**20
 
 
+def sized(model: str, img_size: int | tuple[int, int]) -> dict[str, Any]:
+    """The argument that makes a model for images of this size; none for one whose parameters do not depend on it."""
+    return {"img_size": img_size} if timm.get_pretrained_cfg(model).fixed_input_size else {}
+
+
 def make(model: str, img_size: int) -> torch.nn.Module:
-    """A model for images of this size; one whose parameters do not depend on the size is told nothing of it."""
-    sized = {"img_size": img_size} if timm.get_pretrained_cfg(model).fixed_input_size else {}
-    return timm.create_model(model, **sized)
+    """A model for images of this size."""
+    return timm.create_model(model, **sized(model, img_size))
 
 
 def forward_memory(model: str, img_size: int, batch_size: int, device: str) -> dict[str, float]:
