@@ -88,3 +88,21 @@ def test_the_committed_demo_learns_the_digits():
 def test_a_result_that_is_missing_says_how_to_make_it(store, tmp_path):
     book.lay_out(tmp_path / "pages")
     assert "make reproduce PAPER=dfformer TABLE=4" in (tmp_path / "pages" / "dfformer" / "table_4.md").read_text()
+
+
+def test_a_table_of_detection_has_costs_only(store):
+    """Made by the front door in smoke, its page laid out as if it were the demo."""
+    artefact = reproduce.Artefact("spanetv2", "table", 3)
+    assert book.progress(artefact) == "not run"
+    job = reproduce.plan(artefact, {"profile": "smoke", "models": ["spanetv2_s18_pure"], "device": "cpu"})
+    folder = artefact.folder("demo")
+    folder.mkdir(parents=True)
+    job.run(1, None, None, lambda line: None)
+    job.experiment.write(str(folder))
+    (folder / "provenance.json").write_text(json.dumps(provenance.record()))
+    assert book.progress(artefact) == "costs only"
+    assert "| costs only |" in book.status()
+    said = book.origin(folder)
+    assert "nothing was trained" in said
+    assert "batches of 1 at 224 pixels" in said
+    assert "test top-1" not in said

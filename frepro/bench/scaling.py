@@ -163,3 +163,18 @@ def stays_closer(mine: Share, attention: Share, quantity: str) -> str:
     if mine.low > attention.high:
         return "holds"
     return "does not hold" if mine.high < attention.low else "undecided"
+
+
+def written_out(resolutions: Sequence[int]) -> list[dict[str, Any]]:
+    """Memory in MiB that a forward pass of CAFormer adds on this machine's CPU, one image at a time: with attention as
+    torch computes it, and with the whole matrix of attention in memory."""
+    from frepro.analysis.memory import forward_memory  # torch takes seconds
+
+    return [
+        {
+            "resolution": size,
+            "a tile at a time (MiB)": forward_memory(ATTENTION, size, 1, "cpu")["forward"],
+            "written out (MiB)": forward_memory(ATTENTION, size, 1, "cpu", fused_attn=False)["forward"],
+        }
+        for size in resolutions
+    ]
