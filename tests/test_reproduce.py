@@ -15,7 +15,7 @@ from frepro.reproduce import Artefact, Notebook
 from tests.conftest import MAKE, ROOT
 from tests.data.test_sources import make_folder
 
-SMALL = ("reproduce", "--table", "4", "--profile", "smoke", "--seeds", "2", "--device", "cpu")
+SMALL = ("reproduce", "--paper", "dfformer", "--table", "4", "--profile", "smoke", "--seeds", "2", "--device", "cpu")
 TWO = ("-p", "models", '["dfformer_s18", "gfformer_s18"]')
 
 
@@ -157,7 +157,7 @@ def test_a_damaged_image_ends_in_one_line(frepro_command, tmp_path):
     Image.effect_noise((200, 200), 50).convert("RGB").save(bad)
     bad.write_bytes(bad.read_bytes()[:3000])
     # An accuracy on data of the user's own is stored apart, and a damaged file is named.
-    done = frepro_command(*SMALL[:5], "--device", "cpu", "--data", str(folder), *TWO)
+    done = frepro_command(*SMALL[:7], "--device", "cpu", "--data", str(folder), *TWO)
     assert done.returncode == 1
     assert "bad.jpg" in done.stderr.strip().splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -166,7 +166,7 @@ def test_a_damaged_image_ends_in_one_line(frepro_command, tmp_path):
 def test_data_of_the_users_own_by_a_relative_path(tmp_path):
     """Trained, shown under the folder's name, in a result apart from the embedded data's; two runs side by side."""
     make_folder(tmp_path / "work" / "pets", images=40)
-    command = [sys.executable, "-m", "frepro", *SMALL[:5], "--device", "cpu", "--data", "pets", "--jobs", "2", *TWO]
+    command = [sys.executable, "-m", "frepro", *SMALL[:7], "--device", "cpu", "--data", "pets", "--jobs", "2", *TWO]
     environment = {**os.environ, "FREPRO_RESULTS": "mine"}
     done = subprocess.run(command, cwd=tmp_path / "work", env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
