@@ -212,7 +212,8 @@ def _training(found: dict[str, Any]) -> str:
         for run in found["runs"]
     )
     data = found["data"]
-    return f"""- data: {data["name"]}, {data["train"]} training and {data["test"]} test images, fingerprint `{data["fingerprint"]}`
+    return f"""- data: {data["name"]}, {data["train"]} training and {data["test"]} test images,
+  fingerprint `{data["fingerprint"]}`
 - the code that these training runs pass through has {"not changed" if is_current else "changed"} since
 
 | model | seed | test top-1 (%) | seconds | run |
@@ -266,9 +267,9 @@ def status() -> str:
         "",
         "Every table and figure of the papers, and how far it has come: **measured** is the published recipe on the",
         "data set that it was published for; **complete** is a figure that needs neither data set nor trained weights;",
-        "**demo** is embedded data, with cost and throughput of the models at full size; **costs only** has backbones counted",
-        "and timed, and its accuracies not run, since there is no task yet for detection and segmentation; **not run** has a",
-        "notebook and no result, **not built** no notebook yet.",
+        "**demo** is embedded data, with cost and throughput of the models at full size; **costs only** has backbones",
+        "counted and timed, and accuracies not run, since there is no task yet for detection and segmentation;",
+        "**not run** has a notebook and no result, **not built** no notebook yet.",
         "",
     ]
     for name in papers.names():

@@ -74,7 +74,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """ "holds" or "does not hold" where the whole interval is on one side of zero, else "undecided" or "not run"."""
+        """ "holds" or "does not hold" where the interval is on one side of zero, else "undecided"; or "not run"."""
         if self.measured is None:
             return "not run"
         if self.low is not None and self.low > 0:
@@ -101,7 +101,7 @@ class Experiment:
             detectors or segmentation models nothing is trained, since there is no task for them yet: its backbones are
             counted without a head, and all are timed as classifiers.
         sizes: Height and width of the images that such backbones are counted at.
-        made_for: Pixels a side that their filters and position embeddings are made for; none for each of ``sizes``.
+        made_for: Pixels a side that filters, masks and position embeddings of ours are made for; none for ``sizes``.
     """
 
     paper: str
@@ -126,8 +126,8 @@ class Experiment:
             raise FreproError(f"data is the name of a folder or nothing, not {self.data!r}")
         if self.published.is_of_backbones and self.trained:
             raise FreproError(
-                f"Table {self.table} of {self.paper} is about {self.published.dataset}, for which nothing can be trained "
-                "yet: leave trained empty"
+                f"Table {self.table} of {self.paper} is about {self.published.dataset}, for which there is no task "
+                "to train yet: leave trained empty"
             )
         trains = self.trained != [] and not self.published.is_of_backbones
         if self.profile == "paper" and source.embedded and trains:

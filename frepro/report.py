@@ -1,6 +1,6 @@
 """From findings to what people read: tables as text and HTML, and pictures. All rounding and all units are here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
@@ -200,6 +200,7 @@ def remainder(
     size: Sequence[int],
     metrics: Sequence[str] = ("params", "flops"),
     group: str | None = None,
+    without: Mapping[str, float] | None = None,
 ) -> View:
     """What a printed cost of a whole leaves for neck and head when our count of its backbone is taken off.
 
@@ -207,6 +208,7 @@ def remainder(
         size: Height and width that the backbone was counted at.
         metrics: Keys of printed parameters or FLOPs, those that the table has.
         group: Section of the table.
+        without: Model -> G of our multiply-accumulates that are left out.
     """
     counted = {(f.model, f.metric): f.measured for f in findings if f.setting == pixels(size)}
     columns = [column for column in table.columns if column.key in metrics]
@@ -221,7 +223,10 @@ def remainder(
         cells = [str(table.value(row, "label"))]
         for column in columns:
             whole = table.value(row, column.key)
-            ours = counted[row.model, "backbone_params" if column.key.endswith("params") else "backbone_flops"]
+            if column.key.endswith("params"):
+                ours = counted[row.model, "backbone_params"]
+            else:
+                ours = counted[row.model, "backbone_flops"] - (without or {}).get(row.model, 0)
             cells += [_cell(value, column.decimals + i) for i, value in enumerate((whole, ours))]
             cells.append(_cell(whole - ours, column.decimals + 1))
         rows.append(cells)

@@ -305,9 +305,7 @@ class FigurePlan:
         """The stored results of the benchmark, of a notebook that draws them."""
         if not any(name.startswith("frepro.bench") for name in self.notebook.modules):
             return []
-        return [
-            provenance.sha256(path.read_bytes()) for path in sorted(paths.results().glob("bench/*/resolution.csv"))
-        ]
+        return [provenance.sha256(path.read_bytes()) for path in sorted(paths.results().glob("bench/*/resolution.csv"))]
 
     @property
     def checkpoints(self) -> dict[str, str]:

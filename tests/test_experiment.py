@@ -154,7 +154,12 @@ def test_a_table_of_segmentation_trains_nothing_and_times_its_backbones(store):
     ]
     assert whole.rows[0][2:] == ["33", "not run", "43", "not run", "46.7", "not run"]
     alone = report.backbones(made.findings)
-    assert [upper for upper, _ in alone.headings] == ["", *["512 × 512 pixels"] * 2, *["64 × 128 pixels"] * 2, "classifier, here"]
+    assert [upper for upper, _ in alone.headings] == [
+        "",
+        *["512 × 512 pixels"] * 2,
+        *["64 × 128 pixels"] * 2,
+        "classifier, here",
+    ]
     assert all(all(row) for row in alone.rows)
     assert report.summary(made.findings, made.published, made.own_metric, made.own_title) == alone
     rest = report.remainder(made.findings, made.published, [512, 512], group="Semantic FPN")

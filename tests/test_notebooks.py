@@ -30,7 +30,9 @@ def test_notebook(path):
     if kind == "figure":
         assert int(number) in paper.figures
         assert any(".write(output" in "".join(cell["source"]) for cell in code)
-        assert any(name.startswith(("frepro.analysis.", "frepro.bench.", "frepro.drawings")) for name in notebook.modules)
+        assert any(
+            name.startswith(("frepro.analysis.", "frepro.bench.", "frepro.drawings")) for name in notebook.modules
+        )
         return
     table = paper.tables[int(number)]
     own = {"sizes", "made_for"} if table.is_of_backbones else {"trained"}

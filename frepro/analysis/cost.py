@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import frepro.models  # noqa: F401 - registers them with timm
+from frepro import provenance
 from frepro.analysis.memory import sized
 from frepro.analysis.operations import replaced
 from frepro.analysis.timing import in_turn
@@ -36,7 +37,7 @@ WRITTEN_OUT = {
 }
 
 
-def count(model: str, img_size: int | tuple[int, int] = 224, **model_args: Any) -> dict[str, int]:
+def count(model: str, img_size: int | tuple[int, int] = 224, /, **model_args: Any) -> dict[str, int]:
     """Parameters, and multiply-accumulates of one image.
 
     By the papers' convention these are the products of convolutions, linear maps and attention (written out), a complex
@@ -47,8 +48,9 @@ def count(model: str, img_size: int | tuple[int, int] = 224, **model_args: Any) 
         img_size: Height and width of the image, or one number for both.
 
     Returns:
-        ``params``; ``macs`` by the papers' convention; what that leaves out, ``spectral`` (FFTs, products with filters,
-        moduli) and ``scan``.
+        ``params``; ``macs`` by the papers' convention, and ``batched``, the part of it in products of batches of
+        matrices, as attention's are; what that leaves out, ``spectral`` (FFTs, products with filters, moduli) and
+        ``scan``.
     """
     if not timm.is_model(model):
         raise unknown("model", model, timm.list_models())
@@ -70,22 +72,26 @@ def count(model: str, img_size: int | tuple[int, int] = 224, **model_args: Any) 
     return {
         "params": sum(parameter.numel() for parameter in network.parameters()),
         "macs": (counter.get_total_flops() - ffts) // 2 + tally.macs,
+        "batched": by_operator.get(torch.ops.aten.bmm, 0) // 2,
         "spectral": round((tally.spectral + ffts) / 2),
         "scan": round(tally.scan / 2),
     }
 
 
 def count_backbone(
-    model: str, img_size: tuple[int, int], made_for: int | None = None, **model_args: Any
+    model: str, img_size: tuple[int, int], made_for: int | None = None, /, **model_args: Any
 ) -> dict[str, int]:
     """``count`` of a model without its head, as it stands in a detector or a segmentation model.
 
     Args:
         img_size: Height and width of the image.
-        made_for: Pixels a side that filters and position embeddings are made for; none for those of the image. They
-            count as parameters, and are resized for an image of another size where the model can do that.
+        made_for: Pixels a side that filters, masks and position embeddings of a model of ours are made for; none for
+            those of the image. They count as parameters, and are resized for the image. A model of timm's is made for
+            the image.
     """
-    return count(model, img_size, features_only=True, **sized(model, made_for or img_size), **model_args)
+    is_ours = model in provenance.own_models()
+    own_size = made_for if made_for and is_ours else img_size
+    return count(model, img_size, features_only=True, **sized(model, own_size), **model_args)
 
 
 def real_fft(elements: int, points: int) -> float:
