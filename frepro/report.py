@@ -212,7 +212,8 @@ def remainder(
     """
     counted = {(f.model, f.metric): f.measured for f in findings if f.setting == pixels(size)}
     columns = [column for column in table.columns if column.key in metrics]
-    headings = [("", "Backbone")]
+    section = table.column("group") if group is None else None
+    headings = [("", "Backbone"), *([("", section.name)] if section else [])]
     for column in columns:
         name = f"{column.name} ({column.unit})"
         headings += [(name, "whole, paper"), (name, "backbone, ours"), (name, "difference")]
@@ -220,7 +221,7 @@ def remainder(
     for row in table.rows:
         if (row.model, "backbone_params") not in counted or group not in (None, table.group(row)):
             continue
-        cells = [str(table.value(row, "label"))]
+        cells = [str(table.value(row, "label")), *([table.group(row)] if section else [])]
         for column in columns:
             whole = table.value(row, column.key)
             if column.key.endswith("params"):

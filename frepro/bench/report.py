@@ -160,8 +160,7 @@ def _times(ratio: Ratio | None) -> str:
 
 
 def _range(share: scaling.Share) -> str:
-    is_single = share.low == share.high  # measured once
-    return f"{share.value:.2f}" if is_single else f"{share.value:.2f} ({share.low:.2f}–{share.high:.2f})"
+    return f"{share.value:.2f}" + ("" if share.low is None else f" ({share.low:.2f}–{share.high:.2f})")
 
 
 def _milliseconds(line: Line | None) -> str:

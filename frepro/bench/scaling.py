@@ -122,11 +122,11 @@ def overtakes(outcomes: Sequence[Outcome]) -> str:
 
 @dataclass(frozen=True)
 class Share:
-    """A multiple of ConvFormer's: median, least and greatest of the rounds."""
+    """A multiple of ConvFormer's: median, least and greatest of the rounds; the latter none where there was only one."""
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
 
 
 def shares(found: Found, quantity: str) -> dict[str, dict[int, Share]]:
@@ -141,10 +141,8 @@ def shares(found: Found, quantity: str) -> dict[str, dict[int, Share]]:
 
 
 def _share(found: Found, line: Line, base: Line, quantity: str) -> Share | None:
-    if quantity == "memory":  # measured once
-        if line.peak_mib is None or base.peak_mib is None:
-            return None
-        return Share(*[line.peak_mib / base.peak_mib] * 3)
+    if quantity == "memory":
+        return None if line.peak_mib is None or base.peak_mib is None else Share(line.peak_mib / base.peak_mib)
     if line.key not in found.rounds or base.key not in found.rounds:
         return None
     ratios = [b / a for a, b in zip(found.rounds[line.key], found.rounds[base.key], strict=True)]
@@ -153,11 +151,15 @@ def _share(found: Found, line: Line, base: Line, quantity: str) -> Share | None:
 
 def change(first: Share, last: Share) -> Share:
     """How many times as large a share has become; least and greatest by the rounds that are farthest apart."""
-    return Share(last.value / first.value, last.low / first.high, last.high / first.low)
+    value = last.value / first.value
+    is_single = first.low is None or last.low is None
+    return Share(value) if is_single else Share(value, last.low / first.high, last.high / first.low)
 
 
 def stays_closer(mine: Share, attention: Share, quantity: str) -> str:
     """Verdict on the claim that throughput falls less, or memory grows less, than with attention, by ``change``."""
+    if mine.low is None or attention.low is None:
+        return "undecided"
     if quantity == "memory":
         mine, attention = attention, mine
     if mine.low > attention.high:
