@@ -122,7 +122,7 @@ def overtakes(outcomes: Sequence[Outcome]) -> str:
 
 @dataclass(frozen=True)
 class Share:
-    """A multiple of ConvFormer's: median, least and greatest of the rounds; the latter none where there was only one."""
+    """A multiple of ConvFormer's: median, least and greatest of the rounds, none where it was measured once."""
 
     value: float
     low: float | None = None
