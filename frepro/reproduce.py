@@ -331,9 +331,18 @@ class FigurePlan:
         published = papers.load(self.artefact.paper).figures[self.artefact.number]
         own = notebook_ingredients(self.notebook, self.parameters, published, "frepro.illustration")
         states = {model: self._state(file) for model, file in self.checkpoints.items()}
-        return own | {
-            f"checkpoint of {model}": provenance.sha256(results.canonical(state)) for model, state in states.items()
-        }
+        return (
+            own
+            | {f"checkpoint of {model}": provenance.sha256(results.canonical(state)) for model, state in states.items()}
+            | self._benchmarks()
+        )
+
+    def _benchmarks(self) -> dict[str, str]:
+        """The stored results of the benchmark by name, of a notebook that draws them."""
+        if not any(name.startswith("frepro.bench") for name in self.notebook.modules):
+            return {}
+        files = sorted(paths.results().glob("bench/*/resolution.csv"))
+        return {f"benchmark on {path.parent.name}": provenance.sha256(path.read_bytes()) for path in files}
 
     @property
     def checkpoints(self) -> dict[str, str]:
