@@ -74,12 +74,7 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """ "holds" or "does not hold" where the whole interval is on one side of zero, else "undecided"."""
-        if self.low is not None and self.low > 0:
-            return "holds"
-        if self.high is not None and self.high < 0:
-            return "does not hold"
-        return "undecided"
+        return verdict(self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -121,9 +116,7 @@ class Experiment:
                 "profile paper needs the real data set: add DATA=/path/to/imagenet (a folder with train/ and val/), "
                 "or use profile demo, which trains on embedded digits"
             )
-        seeds = self.seeds if isinstance(self.seeds, list | tuple) else []
-        if not seeds or len(set(seeds)) != len(seeds) or not all(type(s) is int and s >= 0 for s in seeds):
-            raise FreproError(f"seeds are a list of different whole numbers, 0 or more, not {self.seeds!r}")
+        check_seeds(self.seeds)
         for name in ("models", "trained"):
             if not isinstance(getattr(self, name), list | tuple | None):
                 raise FreproError(f"{name} are a list of names, or nothing for all, not {getattr(self, name)!r}")
@@ -213,14 +206,7 @@ class Experiment:
             workers: Processes that load data for each run; none for as many as help.
             log: Called with a line for each run that ends.
         """
-        from frepro import parallel
-
-        missing = self.to_train()
-        if missing:
-            jobs = jobs or self.default_jobs()
-            if workers is None:  # embedded images are too small for the way between processes to pay
-                workers = 0 if self.source.embedded else max(1, provenance.machine()["cores"] // jobs - 1)
-            parallel.train(missing, self.device, jobs, per_device, workers, log)
+        train_missing(self.to_train(), self.device, jobs or self.default_jobs(), per_device, workers, log)
         if not self.is_timed():
             from frepro.analysis import cost
 
@@ -228,8 +214,7 @@ class Experiment:
             log(f"timed {len(self.measured)} models on {self.timing.name}")
 
     def default_jobs(self) -> int:
-        """One run a core on a CPU; one at a time on a GPU, and in smoke, whose runs end before a process is up."""
-        return provenance.machine()["cores"] if self._device[0] == "cpu" and self.profile != "smoke" else 1
+        return default_jobs(self._device[0], self.profile)
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -372,6 +357,36 @@ class Experiment:
             figure.savefig(folder / f"{name}.png")
 
 
+def train_missing(
+    runs: Sequence[Run],
+    device: str,
+    jobs: int,
+    per_device: int | None,
+    workers: int | None,
+    log: Callable[[str], None],
+) -> None:
+    """Train runs that are not in the store, as ``Experiment.run`` says."""
+    if not runs:
+        return
+    from frepro import parallel
+
+    if workers is None:  # embedded images are too small for the way between processes to pay
+        embedded = all(run.source.embedded for run in runs)
+        workers = 0 if embedded else max(1, provenance.machine()["cores"] // jobs - 1)
+    parallel.train(runs, device, jobs, per_device, workers, log)
+
+
+def default_jobs(device: str, profile: str) -> int:
+    """One run a core on a CPU; one at a time on a GPU, and in smoke, whose runs end before a process is up."""
+    return provenance.machine()["cores"] if device == "cpu" and profile != "smoke" else 1
+
+
+def check_seeds(seeds: Any) -> None:
+    found = seeds if isinstance(seeds, list | tuple) else []
+    if not found or len(set(found)) != len(found) or not all(type(s) is int and s >= 0 for s in found):
+        raise FreproError(f"seeds are a list of different whole numbers, 0 or more, not {seeds!r}")
+
+
 def device_name(asked: str) -> tuple[str, str]:
     """The device to compute on, "cpu" or "cuda", and its name, for one of ``DEVICES``."""
     if asked not in DEVICES:
@@ -407,6 +422,15 @@ def paired(better: Sequence[float], worse: Sequence[float]) -> tuple[float, floa
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1)
     reach = float(quantile) * stdev(differences) / len(differences) ** 0.5
     return centre, centre - reach, centre + reach
+
+
+def verdict(low: float | None, high: float | None) -> str:
+    """ "holds" or "does not hold" where the whole interval is on one side of zero, else "undecided"."""
+    if low is not None and low > 0:
+        return "holds"
+    if high is not None and high < 0:
+        return "does not hold"
+    return "undecided"
 
 
 def to_csv(findings: Sequence[Finding]) -> str:

@@ -3,7 +3,8 @@
 An artefact is up to date when every run that it rests on is in the store, and its result was made by the same notebook,
 parameters, published numbers and reporting code. The plan tells all of that before anything runs, without importing
 torch; what it costs to run is taken from how long the same runs took before. A table rests on an ``Experiment``; a
-figure on what its notebook draws or measures itself, and so on the code that this notebook uses.
+figure on what its notebook draws or measures itself, and so on the code that this notebook uses, and on the networks
+that are ``Trained`` for it.
 """
 
 import ast
@@ -21,6 +22,8 @@ from frepro import papers, paths, provenance, recipes, report, results
 from frepro.data.sources import absolute
 from frepro.errors import FreproError, unknown
 from frepro.experiment import Experiment, from_csv
+from frepro.runs import Run
+from frepro.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,13 @@ class Notebook:
     def variants(self) -> list[tuple[str, str, dict[str, Any]]]:
         """The list ``variants`` of the cell tagged ``variants``."""
         return self._assigned("variants")["variants"]
+
+    def trained(self, paper: str, parameters: dict[str, Any]) -> Trained | None:
+        """The networks that a figure looks at, if its notebook has a cell tagged ``variants`` for them."""
+        if not any("variants" in cell["metadata"].get("tags", ()) for cell in self.cells):
+            return None
+        settings = {name: parameters[name] for name in ("profile", "seeds", "checkpoints", "device")}
+        return Trained(paper, **self._assigned("variants"), **settings)
 
     @cached_property
     def code(self) -> ast.Module:
@@ -268,11 +278,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class FigurePlan:
-    """What making a figure takes: its notebook run anew, if anything that the notebook uses has changed."""
+    """What making a figure takes: its notebook run anew, if anything that the notebook uses has changed.
+
+    Attributes:
+        parameters: What the notebook is run with.
+        trained: The networks that it looks at; none for a notebook that rests on no training runs.
+    """
 
     artefact: Artefact
     notebook: Notebook
     parameters: dict[str, Any]
+    trained: Trained | None = None
 
     @property
     def profile(self) -> str:
@@ -298,7 +314,17 @@ class FigurePlan:
             results.canonical(published),
             self.code,
             *(results.canonical(self._state(file)) for file in self.checkpoints.values()),
+            *(self.trained.made_from if self.trained else []),
         )
+
+    @property
+    def runs(self) -> list[Run]:
+        """The training runs that it rests on."""
+        return self.trained.runs if self.trained else []
+
+    @cached_property
+    def to_train(self) -> int:
+        return len(self.trained.to_train()) if self.trained else 0
 
     @property
     def checkpoints(self) -> dict[str, str]:
@@ -316,20 +342,29 @@ class FigurePlan:
 
     @property
     def record(self) -> dict[str, Any]:
-        return {"code": self.code, "modules": self.notebook.modules}
+        runs = [{"run": run.title, "key": run.measurement.key, "code": run.measurement.code} for run in self.runs]
+        return {"code": self.code, "modules": self.notebook.modules, "runs": runs}
 
     @cached_property
     def is_current(self) -> bool:
-        return was_made_by(self.fingerprint, self.folder)
+        return not self.to_train and was_made_by(self.fingerprint, self.folder)
 
     def describe(self, jobs: int | None) -> str:
         title = f"{self.artefact.title}: profile {self.profile}"
+        if self.runs:
+            title += f", data {self.trained.source}"
         if self.is_current:
             return f"{title}\n  up to date: nothing has changed since it was made"
-        return f"{title}\n  to do: one notebook, no training runs\n  result: {shown(self.folder)}"
+        runs = "no training runs"
+        if self.runs:
+            jobs = jobs or self.trained.default_jobs()
+            runs = f"{self.to_train} of {len(self.runs)} training runs, {jobs} at a time"
+        return f"{title}\n  to do: one notebook, {runs}\n  result: {shown(self.folder)}"
 
-    def run(self, *_: Any) -> None:
-        """All that there is to do is in the notebook."""
+    def run(self, *how: Any) -> None:
+        """Train what is missing; ``how`` is that of ``Trained.run``."""
+        if self.trained:
+            self.trained.run(*how)
 
     def text(self) -> str:
         """The numbers behind the figure for a terminal; of a drawing, its title in the paper."""
@@ -384,7 +419,7 @@ def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan | FigurePlan:
             merged["checkpoints"] = {model: str(Path(file).absolute()) for model, file in checkpoints.items()}
         if merged["profile"] not in recipes.PROFILES:
             raise unknown("profile", merged["profile"], recipes.PROFILES)
-        return FigurePlan(artefact, notebook, merged)
+        return FigurePlan(artefact, notebook, merged, notebook.trained(artefact.paper, merged))
     settings = {name: value for name, value in merged.items() if name != "output"}
     experiment = Experiment(artefact.paper, artefact.number, notebook.variants(), **settings)
     return Plan(artefact, notebook, experiment, merged)
