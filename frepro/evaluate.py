@@ -25,7 +25,8 @@ def network(run: Run) -> nn.Module:
     weights = run.measurement.folder / "model.safetensors"
     if not weights.exists():
         raise FreproError(f"the weights of run {run.measurement.key} are gone: delete its folder, and it is made again")
-    classes = run.source.classes or count_classes(samples(run.source, "test", run.recipe, *train.normalisation(run.model), seed=0))
+    mean, std = train.normalisation(run.model)
+    classes = run.source.classes or count_classes(samples(run.source, "test", run.recipe, mean, std, seed=0))
     found = train.create_model(run.model, run.all_model_args, classes, run.recipe.img_size, drop_path=0.0)
     load_strictly(found, read(weights), str(weights))
     found.pretrained_cfg["input_size"] = (3, run.recipe.img_size, run.recipe.img_size)

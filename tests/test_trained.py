@@ -103,7 +103,7 @@ def test_networks_have_the_weights_of_their_runs():
         # They are shown what they were tested on, and answer as well as their record says.
         images, record = trained.test_images(50), run.measurement.record()["values"]
         assert images.shape == (50, 3, 32, 32)
-        assert (images.min() >= 0) and (images.max() <= 1)
+        assert 0 <= images.min() < images.max() <= 1
         targets = torch.tensor([trained_target(run, index) for index in range(50)])
         hits = networks.logits(network, images).argmax(1) == targets
         assert 100 * hits.double().mean() == pytest.approx(record["top1"])
