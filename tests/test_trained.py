@@ -149,7 +149,7 @@ def test_what_stands_in_is_said():
     trained = Trained("dfformer", [TINY])
     trained.run(log=silent)
     said = trained.illustration(2, images="4 pictures", in_place_of="photographs").stands_in
-    assert f"Small networks trained on {trained.source.name} stand in for GFNet-Ti trained on ImageNet-1K" in said
+    assert f"Small networks trained on the data set {trained.source.name} stand in for GFNet-Ti trained" in said
     assert "4 pictures stand in for photographs" in said
     assert networks.NOT_SHOWN in said
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.io import decode_image
-from torchvision.transforms.v2.functional import resize
+from torchvision.transforms.v2.functional import pil_to_tensor, resize
 
 from frepro.data import compositions
 from frepro.errors import FreproError
@@ -73,7 +73,8 @@ def read_conflicts(folder: Path | str, size: int = 224) -> tuple[Tensor, list[st
     files = sorted(Path(folder).rglob("*.png"))
     if not files:
         raise FreproError(f"no cue-conflict images (<shape><n>-<texture><m>.png) below {folder}")
-    images = torch.stack([resize(decode_image(file, "RGB") / 255, [size, size], antialias=True) for file in files])
+    images = [pil_to_tensor(Image.open(file).convert("RGB")) / 255 for file in files]
+    images = torch.stack([resize(image, [size, size], antialias=True) for image in images])
     shapes, textures = zip(*(cues(file) for file in files), strict=True)
     return images.clamp(0, 1), list(shapes), list(textures)
 

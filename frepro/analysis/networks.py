@@ -114,6 +114,7 @@ def stands_in(
     """
     parts = [f"Random weights stand in for trained ones of {', '.join(random)}"] if random else []
     if trained:
-        parts.append(f"Small networks trained on {data} stand in for {', '.join(trained)} trained on ImageNet-1K")
+        small = f"Small networks trained on the data set {data}"
+        parts.append(f"{small} stand in for {', '.join(trained)} trained on ImageNet-1K")
     parts += [f"{images} stand in for {in_place_of}"] if images else []
     return "; ".join([*parts, NOT_SHOWN] if parts else [])

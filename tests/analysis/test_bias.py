@@ -6,8 +6,8 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 from timm.data import ImageNetInfo
-from torchvision.io import write_png
 
 from frepro.analysis import bias
 from frepro.errors import FreproError
@@ -76,8 +76,7 @@ def test_classes_of_imagenet_are_what_their_categories_say():
 def test_pictures_of_a_folder(tmp_path):
     for i, name in enumerate(("cat7-elephant1", "dog2-cat3")):
         (tmp_path / name.split("-")[0]).mkdir()
-        grey = torch.full((3, 40, 40), 100 * i, dtype=torch.uint8)
-        write_png(grey, str(tmp_path / name.split("-")[0] / f"{name}.png"))
+        Image.new("L", (40, 40), 100 * i).save(tmp_path / name.split("-")[0] / f"{name}.png")
     images, shapes, textures = bias.read_conflicts(tmp_path, size=20)
     assert (shapes, textures) == (["cat", "dog"], ["elephant", "cat"])
     assert images.shape == (2, 3, 20, 20)
@@ -98,7 +97,7 @@ def test_pictures_of_digits():
 
 
 def test_errors():
-    with pytest.raises(FreproError, match="categories of 899 classes cannot be told by a model of 10"):
+    with pytest.raises(FreproError, match="categories of 915 classes cannot be told by a model of 10"):
         bias.decide(torch.zeros(1, 10))
     with pytest.raises(ValueError, match="no image"):
         bias.cue_accuracy(["bear"], ["bear"], ["bear"])
