@@ -124,24 +124,26 @@ class Trained:
                 found[label] = [networks.load({label: model}, file, seed)[label] for seed in seeds]
         return found
 
-    def test_images(self, count: int) -> Any:
+    def test_images(self, count: int) -> tuple[Any, str]:
         """Images to show to the networks: the first test images of what they were trained on.
 
         Where nothing is trained here, they are pieces of the two embedded photographs.
 
         Returns:
-            A tensor (N, 3, H, W) with values in [0, 1]; N is ``count``, or less where there are not as many.
+            A tensor (N, 3, H, W) with values in [0, 1], N being ``count`` or as many as there are; and what it is.
         """
         if not self.by_label:
             from frepro.data import pictures
 
-            return pictures.crops(count, seed=self.seeds[0])
+            return pictures.crops(count, seed=self.seeds[0]), f"{count} pieces of two photographs"
         import torch
 
         from frepro.data.loading import samples
 
         found = samples(self.source, "test", self.recipe, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0)
-        return torch.stack([found[0, index][0] for index in range(min(count, len(found)))])
+        count = min(count, len(found))
+        images = torch.stack([found[0, index][0] for index in range(count)])
+        return images, f"{count} test images of the data set {self.source.name}"
 
     def illustration(
         self,

@@ -31,6 +31,8 @@ def test_notebook(path):
         assert int(number) in paper.figures
         assert any(".write(output" in "".join(cell["source"]) for cell in code)
         assert any(name.startswith(("frepro.analysis.", "frepro.drawings")) for name in notebook.modules)
+        trained = notebook.trained(path.parent.name, notebook.parameters())
+        assert trained is None or trained.runs
         return
     assert set(notebook.parameters()) - {"trained"} == {"profile", "seeds", "models", "data", "device", "output"}
     table = paper.tables[int(number)]

@@ -101,12 +101,13 @@ def test_networks_have_the_weights_of_their_runs():
         assert all(torch.equal(value, stored[name]) for name, value in network.state_dict().items())
         assert not network.training
         # They are shown what they were tested on, and answer as well as their record says.
-        images, record = trained.test_images(50), run.measurement.record()["values"]
+        images, words = trained.test_images(1000)
+        assert words == f"50 test images of the data set {run.source.name}"  # smoke has no more
         assert images.shape == (50, 3, 32, 32)
         assert 0 <= images.min() < images.max() <= 1
         targets = torch.tensor([trained_target(run, index) for index in range(50)])
         hits = networks.logits(network, images).argmax(1) == targets
-        assert 100 * hits.double().mean() == pytest.approx(record["top1"])
+        assert 100 * hits.double().mean() == pytest.approx(run.measurement.record()["values"]["top1"])
     assert not torch.equal(*(network.head.weight for network in found))
     (trained.runs[0].measurement.folder / "model.safetensors").unlink()
     with pytest.raises(FreproError, match="are gone: delete its folder"):
@@ -131,7 +132,9 @@ def test_a_checkpoint_takes_the_place_of_the_runs_of_its_model(tmp_path):
     made = alone.illustration(2)
     assert made.sources == [{"model": "gfnet_ti", "weights": "gfnet-ti.safetensors"}]
     assert made.stands_in == ""
-    assert alone.test_images(2).shape == (2, 3, 224, 224)
+    images, words = alone.test_images(2)
+    assert images.shape == (2, 3, 224, 224)
+    assert words == "2 pieces of two photographs"
     with pytest.raises(FreproError, match="unknown model with a checkpoint 'gfnet_xs'"):
         Trained("dfformer", [TINY], checkpoints={"gfnet_xs": str(file)})
 
