@@ -75,14 +75,8 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """ "holds" or "does not hold" where the interval is on one side of zero, else "undecided"; or "not run"."""
-        if self.measured is None:
-            return "not run"
-        if self.low is not None and self.low > 0:
-            return "holds"
-        if self.high is not None and self.high < 0:
-            return "does not hold"
-        return "undecided"
+        """ "not run" where nothing was measured, else as ``verdict`` has it."""
+        return "not run" if self.measured is None else verdict(self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -136,9 +130,7 @@ class Experiment:
                 "profile paper needs the real data set: add DATA=/path/to/imagenet (a folder with train/ and val/), "
                 "or use profile demo, which trains on embedded data"
             )
-        seeds = self.seeds if isinstance(self.seeds, list | tuple) else []
-        if not seeds or len(set(seeds)) != len(seeds) or not all(type(s) is int and s >= 0 for s in seeds):
-            raise FreproError(f"seeds are a list of different whole numbers, 0 or more, not {self.seeds!r}")
+        check_seeds(self.seeds)
         for name in ("models", "trained"):
             if not isinstance(getattr(self, name), list | tuple | None):
                 raise FreproError(f"{name} are a list of names, or nothing for all, not {getattr(self, name)!r}")
@@ -456,6 +448,12 @@ def default_jobs(device: str, profile: str) -> int:
     return provenance.machine()["cores"] if device == "cpu" and profile != "smoke" else 1
 
 
+def check_seeds(seeds: Any) -> None:
+    found = seeds if isinstance(seeds, list | tuple) else []
+    if not found or len(set(found)) != len(found) or not all(type(s) is int and s >= 0 for s in found):
+        raise FreproError(f"seeds are a list of different whole numbers, 0 or more, not {seeds!r}")
+
+
 def device_name(asked: str) -> tuple[str, str]:
     """The device to compute on, "cpu" or "cuda", and its name, for one of ``DEVICES``."""
     if asked not in DEVICES:
@@ -491,6 +489,15 @@ def paired(better: Sequence[float], worse: Sequence[float]) -> tuple[float, floa
     quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1)
     reach = float(quantile) * stdev(differences) / len(differences) ** 0.5
     return centre, centre - reach, centre + reach
+
+
+def verdict(low: float | None, high: float | None) -> str:
+    """ "holds" or "does not hold" where the whole interval is on one side of zero, else "undecided"."""
+    if low is not None and low > 0:
+        return "holds"
+    if high is not None and high < 0:
+        return "does not hold"
+    return "undecided"
 
 
 def to_csv(findings: Sequence[Finding]) -> str:

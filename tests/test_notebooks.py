@@ -33,6 +33,8 @@ def test_notebook(path):
         assert any(
             name.startswith(("frepro.analysis.", "frepro.bench.", "frepro.drawings")) for name in notebook.modules
         )
+        trained = notebook.trained(path.parent.name, notebook.parameters())
+        assert trained is None or trained.runs
         return
     table = paper.tables[int(number)]
     own = {"sizes", "made_for"} if table.is_of_backbones else {"trained"}

@@ -82,7 +82,7 @@ def test_ctrl_c_keeps_what_is_done(frepro_command, store):
     [
         (["--table", "99"], "no table 99 in any paper: there are Tables 1-4 of dfformer, Tables 1-5 of spanet"),
         (["--table", "4", "--paper", "nosuch"], "unknown paper 'nosuch'"),
-        (["--figure", "4", "--paper", "spanetv2"], "not built yet: Figure 4 of spanetv2; what can be made: "),
+        (["--figure", "4", "--paper", "vim-f"], "no figure 4 in paper 'vim-f': there are Figures 1-3 of vim-f"),
         (["--table", "4", "--profile", "paper"], "profile paper needs the real data set"),
         (["--table", "4", "--profile", "dmeo"], "did you mean demo"),
         (["--table", "4", "--data", "/nowhere"], "no data at /nowhere"),
@@ -354,7 +354,7 @@ def test_a_failing_notebook_is_kept_and_named(tmp_path):
 def test_other_commands(frepro_command):
     listed = frepro_command("list")
     assert "dfformer_s18_relu_afno" in listed.stdout
-    assert "figure 4 [not built yet]: Evaluation of models on texture and shape bias\n" in listed.stdout
+    assert "figure 4: Evaluation of models on texture and shape bias\n" in listed.stdout
     assert "table 4: Ablation for DFFormer-S18 on ImageNet-1K\n" in listed.stdout
     doctor = frepro_command("doctor")
     assert doctor.returncode == 0
