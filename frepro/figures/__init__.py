@@ -12,6 +12,7 @@ from .insight import (
 )
 from .responses import frequency_responses
 from .scanning import scanning
+from .scenes import scenes
 
 __all__ = [
     "accuracy_against_cost",
@@ -21,6 +22,7 @@ __all__ = [
     "frequency_responses",
     "relative_log_amplitude",
     "scanning",
+    "scenes",
     "shape_bias",
     "similarity",
     "spectrum_maps",
