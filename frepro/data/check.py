@@ -166,14 +166,14 @@ def _coco(report: Report, decode: bool) -> None:
         counts[folder.name] = len(images)
     if len(categories) == 2:
         lone = categories[0].items() ^ categories[1].items()
-        report.add(("classes in one split alone", f"{name!r}, number {number}") for number, name in sorted(lone, key=str))
+        report.add(
+            ("classes in one split alone", f"{name!r}, number {number}") for number, name in sorted(lone, key=str)
+        )
     if any(len(names) == COCO_CLASSES for names in categories):
         _compare_with_whole(report, "COCO 2017", counts, WHOLE_COCO)
 
 
-def _coco_image_faults(
-    report: Report, folder: Path, name: str, width: int, height: int, decode: bool
-) -> list[Fault]:
+def _coco_image_faults(report: Report, folder: Path, name: str, width: int, height: int, decode: bool) -> list[Fault]:
     size, faults = _size(report, folder / name, decode)
     if size is not None and size != (width, height):
         said = f"{folder.name}/{name} has {size[0]} x {size[1]} pixels, listed with {width} x {height}"
@@ -231,18 +231,10 @@ def _reach(segmentation: Any, width: int, height: int, tools: ModuleType) -> np.
             return None
         points = np.concatenate(polygons).reshape(-1, 2)
         return np.concatenate([points.min(0), points.max(0)])
-    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
-        raise ValueError("it is neither polygons nor run lengths")
-    size, counts = segmentation["size"], segmentation["counts"]
-    if size != [height, width]:
-        raise ValueError(f"it is {' x '.join(map(str, reversed(size)))} pixels large, its image {width} x {height}")
-    if isinstance(counts, list) and sum(counts) != height * width:
-        raise ValueError(f"its run lengths cover {sum(counts):,} pixels of {height * width:,}")
     try:
         lengths = coco.run_lengths(segmentation, height, width, tools)
-        tools.decode(lengths)
-    except (ValueError, TypeError, IndexError) as error:
-        raise ValueError(f"its run lengths cannot be decoded: {error}") from error
+    except TypeError as error:  # numbers that are none
+        raise ValueError(f"its run lengths cannot be read: {error}") from error
     x, y, w, h = tools.toBbox(lengths)
     return np.array([x, y, x + w, y + h]) if w and h else None
 
@@ -266,7 +258,7 @@ def _ade20k(report: Report, decode: bool) -> None:
             if labels is not None:
                 seen[labels] = True
                 empty += not labels.any()
-        line = f"{part}: {len(images):,} images"
+        line = f"{part}/: {len(images):,} images"
         if decode:
             line += f", {empty:,} of them without a label, {seen[1:].sum()} of {classes} classes seen"
         report.found.append(line)

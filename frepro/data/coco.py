@@ -88,13 +88,8 @@ class Coco(Dataset):
         """The mask of an annotation, (height, width) bool."""
         try:
             mask = self.mask_tools.decode(run_lengths(item["segmentation"], height, width, self.mask_tools))
-        except (ValueError, TypeError, IndexError, KeyError) as error:
-            raise FreproError(f"{self.file}: annotation {item['id']} has a damaged mask: {error}") from error
-        if mask.shape != (height, width):
-            raise FreproError(
-                f"{self.file}: the mask of annotation {item['id']} has {mask.shape[1]} x {mask.shape[0]} pixels and "
-                f"its image {width} x {height}"
-            )
+        except (ValueError, TypeError, IndexError) as error:
+            raise FreproError(f"{self.file}: the mask of annotation {item['id']} is damaged: {error}") from error
         return mask.astype(bool)
 
 
@@ -123,12 +118,38 @@ def read_annotations(file: Path) -> dict[str, Any]:
 
 
 def run_lengths(segmentation: Any, height: int, width: int, tools: ModuleType) -> dict[str, Any]:
-    """A segmentation as pycocotools' compressed run lengths: of polygons, of plain or of compressed run lengths."""
+    """A segmentation as pycocotools' compressed run lengths: of polygons, of plain or of compressed run lengths.
+
+    Raises:
+        ValueError: It is none of them, or belongs to an image of another size. pycocotools would not notice all of it.
+    """
     if isinstance(segmentation, list):
         return tools.merge(tools.frPyObjects(segmentation, height, width))
-    if isinstance(segmentation["counts"], list):
-        return tools.frPyObjects(segmentation, height, width)
-    return segmentation
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
+        raise ValueError("it is neither polygons nor run lengths")
+    size, counts = segmentation["size"], segmentation["counts"]
+    if size != [height, width]:
+        raise ValueError(f"it is {' x '.join(map(str, reversed(size)))} pixels large, its image {width} x {height}")
+    pixels = sum(counts if isinstance(counts, list) else _uncompressed(counts))
+    if pixels != height * width:
+        raise ValueError(f"its run lengths cover {pixels:,} pixels of {height * width:,}")
+    return tools.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
+
+
+def _uncompressed(text: str) -> list[int]:
+    """Run lengths out of COCO's text: signed numbers of five bits a character; from the fourth on, minus the last but one."""
+    lengths: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:  # the last of its number
+            if bits & 16:
+                value -= 1 << shift
+            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+            value = shift = 0
+    return lengths
 
 
 def mask_tools() -> ModuleType:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F  # noqa: N812
+from torchvision.transforms.v2 import functional as F
 
 from frepro.data.ade20k import Ade20k
 from frepro.data.annotated import IGNORED, AnnotatedImage
@@ -38,7 +38,9 @@ def open_annotated(data: str | None, split: str, size: int = SIZE) -> Dataset:
         return Scenes(split, size)
     kind = layout(Path(data))
     if kind == "imagenet":
-        raise FreproError(f"{data} holds images with classes: detection needs COCO 2017's layout, segmentation ADE20K's")
+        raise FreproError(
+            f"{data} holds images with classes: detection needs COCO 2017's layout, segmentation ADE20K's"
+        )
     return {"coco": Coco, "ade20k": Ade20k}[kind](data, split)
 
 
@@ -75,7 +77,9 @@ class Detection:
         self.resize = v2.RandomShortestSize([400, 500, 600], max_size=4200)
         self.mirror = v2.RandomHorizontalFlip()
         self.sanitize = v2.SanitizeBoundingBoxes(
-            labels_getter=lambda inputs: [inputs[1][key] for key in ("labels", "masks", "area", "iscrowd")]
+            labels_getter=lambda inputs: [
+                inputs[1][key] for key in ("labels", "area", "iscrowd")
+            ]  # masks go by their type
         )
 
     def __call__(self, annotated: AnnotatedImage) -> tuple[Tensor, dict[str, Tensor]]:

@@ -84,9 +84,7 @@ def _coco(folder: Path, split: str, count: int | None, size: int, seed: int) -> 
         "info": {"description": f"scenes of frepro, {size} pixels, seed {seed}: composed from scikit-learn's digits"},
         "images": images,
         "annotations": annotations,
-        "categories": [
-            {"id": label + 1, "name": name, "supercategory": "digit"} for label, name in enumerate(CLASSES)
-        ],
+        "categories": [{"id": label + 1, "name": name, "supercategory": "digit"} for label, name in enumerate(CLASSES)],
     }
     results.write_text(coco.annotation_file(folder, split), json.dumps(content))
     return len(scenes)

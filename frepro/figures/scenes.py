@@ -34,9 +34,8 @@ def scenes(images: Sequence[AnnotatedImage], classes: Sequence[str], semantic: S
         column[0].imshow(image.image)
         draw_objects(column[1], image, classes)
         if semantic:
-            colours = ListedColormap([(0.9, 0.9, 0.9), *color_palette("husl", len(semantic) - 1)])
+            colours = ListedColormap([(0.9, 0.9, 0.9), *color_palette("husl", len(semantic) - 1)], bad="black")
             known = np.ma.masked_equal(image.semantic.numpy(), IGNORED)
-            colours.set_bad("black")
             column[2].imshow(known, cmap=colours, vmin=-0.5, vmax=len(semantic) - 0.5, interpolation="nearest")
     if semantic:
         handles = [Patch(color=colours(i), label=name) for i, name in enumerate(semantic)]

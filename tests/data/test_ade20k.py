@@ -51,7 +51,9 @@ def test_labels_of_the_files(tmp_path):
 
 
 def test_names_of_the_real_table(tmp_path):
-    table = "Idx\tRatio\tTrain\tVal\tName\n1\t0.1576\t11664\t1172\twall      \n2\t0.1072\t6046\t612\tbuilding, edifice\n"
+    table = (
+        "Idx\tRatio\tTrain\tVal\tName\n1\t0.1576\t11664\t1172\twall      \n2\t0.1072\t6046\t612\tbuilding, edifice\n"
+    )
     write(tmp_path, [[1]])
     (tmp_path / "objectInfo150.txt").write_text(table)
     assert Ade20k(tmp_path, "train").classes == ["wall", "building, edifice"]

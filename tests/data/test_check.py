@@ -65,7 +65,7 @@ def test_exported_digits_are_read_back(whole):
     assert read == sorted((target, image.tobytes()) for image, target in (digits[i] for i in range(40)))
 
 
-# Damage to folders of classes ------------------------------------------------------------------------------------------
+# Damage to folders of classes -----------------------------------------------------------------------------------------
 
 
 def first(folder, pattern):
@@ -113,7 +113,7 @@ def check_damage(root, said, damage):
     assert lines[0].startswith(f"wrong: {said}"), lines
 
 
-# Damage to COCO --------------------------------------------------------------------------------------------------------
+# Damage to COCO -------------------------------------------------------------------------------------------------------
 
 
 def edited(change):
@@ -174,7 +174,7 @@ COCO = {
     f"masks that do not fit: 1, {FIRST}its run lengths cover 100 pixels of 2,304": annotation(
         segmentation={"size": [48, 48], "counts": [50, 50]}
     ),
-    f"masks that do not fit: 1, {FIRST}its run lengths cannot be decoded": annotation(segmentation=corrupt),
+    f"masks that do not fit: 1, {FIRST}its run lengths cover": annotation(segmentation=corrupt),
     f"masks that do not fit: 1, {FIRST}it reaches from 0, 0 to 48, 48": annotation(segmentation=shifted),
     f"masks that do not fit: 1, {FIRST}a polygon is not three or more pairs": annotation(segmentation=[[1, 2, 3, 4]]),
     f"masks that do not fit: 1, {FIRST}it is neither polygons nor run lengths": annotation(segmentation="none"),
@@ -182,8 +182,8 @@ COCO = {
     "annotations that lack an entry: 1, first instances_train2017.json: annotation 1 of image 0: bbox": edited(
         lambda content: content["annotations"][0].pop("bbox")
     ),
-    "annotations of images that are not listed: 1, first instances_train2017.json: annotation 1 of image 99": annotation(
-        image_id=99
+    "annotations of images that are not listed: 1, first instances_train2017.json: annotation 1 of image 9": annotation(
+        image_id=9
     ),
     "ids of annotations that come twice: 1, first instances_train2017.json: 2": annotation(id=2),
     "classes in one split alone: 2, first ": edited(lambda content: content["categories"][3].update(name="cat")),
@@ -196,7 +196,7 @@ def test_damage_to_coco(copied, said, damage):
     check_damage(copied / "coco", said, damage)
 
 
-# Damage to ADE20K ------------------------------------------------------------------------------------------------------
+# Damage to ADE20K -----------------------------------------------------------------------------------------------------
 
 
 def relabelled(root, values, mode="L"):
