@@ -137,7 +137,7 @@ def run_lengths(segmentation: Any, height: int, width: int, tools: ModuleType) -
 
 
 def _uncompressed(text: str) -> list[int]:
-    """Run lengths out of COCO's text: signed numbers of five bits a character; from the fourth on, minus the last but one."""
+    """Run lengths out of COCO's text: signed, five bits a character, from the fourth on minus the last but one."""
     lengths: list[int] = []
     value = shift = 0
     for character in text:

@@ -77,9 +77,8 @@ class Detection:
         self.resize = v2.RandomShortestSize([400, 500, 600], max_size=4200)
         self.mirror = v2.RandomHorizontalFlip()
         self.sanitize = v2.SanitizeBoundingBoxes(
-            labels_getter=lambda inputs: [
-                inputs[1][key] for key in ("labels", "area", "iscrowd")
-            ]  # masks go by their type
+            # Beside boxes and masks, which it knows by their types.
+            labels_getter=lambda inputs: [inputs[1][key] for key in ("labels", "area", "iscrowd")]
         )
 
     def __call__(self, annotated: AnnotatedImage) -> tuple[Tensor, dict[str, Tensor]]:

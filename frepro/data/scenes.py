@@ -24,9 +24,9 @@ SEMANTIC_CLASSES = ["ground", *CLASSES]
 
 EMPTY = 1 / 32  # share of scenes without a digit
 MOST = 6  # digits in a scene
-SIDES = (0.2, 0.5)  # of a digit, as shares of the scene's side
+SIDES = (0.25, 0.6)  # of a scan with a border of one of its pixels, as shares of the scene's side
 VISIBLE = 0.5  # least share of a digit that those in front of it leave to be seen
-APART = 0.4  # least distance of a digit's colour from what lies behind it; black and white are 1.73 apart
+APART = 0.4  # least distance of a digit's colour from its ground and from other digits; black and white are 1.73 apart
 TRIALS = 20  # for a place and a colour that keep these two
 EDGE = (0.1, 0.9)  # a pixel that a digit covers by a share between these is ignored in the semantic map
 
@@ -104,7 +104,8 @@ class Scenes(Dataset):
                 mask = shape >= 0.5
                 left = visible & ~mask
                 shows = all(left.sum((1, 2)) >= VISIBLE * np.array(whole))
-                if shows and np.linalg.norm(picture[mask].mean(0) - placement.colour) >= APART:
+                others = np.array([picture[mask].mean(0), *(each.colour for each in placements)])
+                if shows and (np.linalg.norm(others - placement.colour, axis=1) >= APART).all():
                     picture += shape[..., None] * (np.array(placement.colour) - picture)
                     placements.append(placement)
                     whole.append(mask.sum())
@@ -149,10 +150,10 @@ def _placement(rng: Generator, split: str, size: int) -> Placement:
 
 def _shape(placement: Placement, size: int) -> np.ndarray:
     """How far a digit covers each pixel, (size, size): 1 inside, 0 outside, between them at its edge."""
-    scan = Image.fromarray(_scans()[0][placement.scan].astype(np.float32))
+    scan = Image.fromarray(np.pad(_scans()[0][placement.scan], 1).astype(np.float32))  # strokes end within
     scan = np.asarray(scan.resize((placement.side, placement.side), Image.Resampling.BICUBIC))
     shape = np.zeros((size, size))
     rows = slice(placement.top, placement.top + placement.side)
     columns = slice(placement.left, placement.left + placement.side)
-    shape[rows, columns] = np.clip(4 * (scan - 0.4) + 0.5, 0, 1)
+    shape[rows, columns] = np.clip(4 * (scan - 0.5) + 0.5, 0, 1)
     return shape

@@ -56,4 +56,5 @@ def draw_objects(axes: Axes, image: AnnotatedImage, classes: Sequence[str]) -> N
         # A pixel's middle has whole numbers in matplotlib, and its corner in boxes.
         axes.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, color=colour, linewidth=1.2))
         style = {"facecolor": colour, "edgecolor": "none", "pad": 0.8}
-        axes.text(x1, y1, classes[label], fontsize=7, color="black", va="bottom", bbox=style, clip_on=True)
+        at = "bottom" if y1 > 0.1 * len(mask) else "top"  # within the picture
+        axes.text(x1, y1, classes[label], fontsize=7, color="black", va=at, bbox=style)

@@ -5,8 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
+from frepro.cli import cli
 from frepro.data import locate
 from frepro.data.check import check, layout
 from frepro.data.coco import annotation_file
@@ -283,9 +285,11 @@ def test_export_refuses(tmp_path):
 
 def test_command(tmp_path, frepro_command):
     folder = tmp_path / "ade"
-    run = frepro_command("data", "export", str(folder), "--format", "ade20k", "--count", "2", "1", "--size", "32")
-    assert run.returncode == 0, run.stderr
-    assert "2 training and 1 test images" in run.stdout
+    run = CliRunner().invoke(
+        cli, ["data", "export", str(folder), "--format", "ade20k", "--count", "2", "1", "--size", "32"]
+    )
+    assert run.exit_code == 0, run.output
+    assert "2 training and 1 test images" in run.output
     first(folder, "annotations/validation/*").unlink()
     run = frepro_command("data", "check", str(folder))
     assert run.returncode == 1
