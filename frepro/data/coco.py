@@ -13,6 +13,12 @@ from frepro.data.annotated import AnnotatedImage, read_image
 from frepro.errors import FreproError
 
 FOLDERS = {"train": "train2017", "test": "val2017"}
+# What we read of each image, annotation and category.
+ENTRIES = {
+    "images": ("id", "file_name", "width", "height"),
+    "annotations": ("id", "image_id", "category_id", "bbox", "area", "segmentation"),
+    "categories": ("id", "name"),
+}
 
 
 class Coco(Dataset):
@@ -65,7 +71,10 @@ class Coco(Dataset):
                 f"{entry['width']} x {entry['height']}: replace the file"
             )
         objects = self.objects[entry["id"]]
-        boxes = np.array([item["bbox"] for item in objects], dtype=np.float32).reshape(-1, 4)
+        try:
+            boxes = np.array([item["bbox"] for item in objects], dtype=np.float32).reshape(len(objects), 4)
+        except (TypeError, ValueError) as error:
+            raise FreproError(f"{self.file}: a box of image {entry['id']} is not four numbers: {error}") from error
         boxes[:, 2:] += boxes[:, :2]  # from x, y, width, height
         boxes = boxes.clip(0, [width, height, width, height])
         kept = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1))
@@ -98,7 +107,7 @@ def annotation_file(root: str | Path, split: str) -> Path:
 
 
 def read_annotations(file: Path) -> dict[str, Any]:
-    """The lists "images", "annotations" and "categories" of an annotation file.
+    """The lists "images", "annotations" and "categories" of an annotation file, each with the entries of ``ENTRIES``.
 
     Raises:
         FreproError: The file is missing or damaged.
@@ -109,11 +118,13 @@ def read_annotations(file: Path) -> dict[str, Any]:
         raise FreproError(f"{file} cannot be read: {error.strerror}: COCO's annotations belong there") from error
     except ValueError as error:
         raise FreproError(f"{file} is damaged: {error}: fetch it again") from error
-    keys = ("images", "annotations", "categories")
-    lists = {key: content.get(key) if isinstance(content, dict) else None for key in keys}
-    lacking = [key for key, items in lists.items() if not _are_mappings(items)]
-    if lacking:
-        raise FreproError(f"{file} has no list of {' and of '.join(lacking)}: it holds no annotations of COCO's kind")
+    for name, entries in ENTRIES.items():
+        items = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise FreproError(f"{file} has no list of {name}: it holds no annotations of COCO's kind")
+        for item in items:
+            if lacking := [entry for entry in entries if entry not in item]:
+                raise FreproError(f"{file}: one of its {name}, id {item.get('id')}, has no {' and no '.join(lacking)}")
     return content
 
 
@@ -159,7 +170,3 @@ def mask_tools() -> ModuleType:
     except ImportError:
         raise FreproError("COCO's masks need pycocotools: pip install 'frepro[dense]'") from None
     return mask
-
-
-def _are_mappings(items: Any) -> bool:
-    return isinstance(items, list) and all(isinstance(item, dict) for item in items)

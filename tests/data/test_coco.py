@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from frepro.data.coco import Coco, annotation_file
+from frepro.data.coco import Coco, _uncompressed, annotation_file
 from frepro.data.export import export
 from frepro.data.scenes import CLASSES, Scenes
 from frepro.errors import FreproError
@@ -124,4 +124,17 @@ def test_what_is_wrong_is_named(tmp_path):
     label = message("label", nothing, [{"segmentation": POLYGON, "category_id": 3}])
     assert "annotation 1 has category 3, which is none of its 2 categories" in label
     mask = message("mask", nothing, [{"segmentation": {"size": [9, 20], "counts": [23, 2, 155]}}])
-    assert "annotation 1" in mask
+    assert "the mask of annotation 1 is damaged: it is 20 x 9 pixels large, its image 20 x 10" in mask
+    assert "is not four numbers" in message("box", nothing, [{"segmentation": POLYGON, "bbox": [1, 2, 3]}])
+    assert "one of its annotations, id 1, has no segmentation" in message("entry", nothing, [{}])
+
+
+def test_run_lengths_are_read_as_pycocotools_writes_them():
+    from pycocotools import mask
+
+    rng = np.random.default_rng(0)
+    for share in (0, 0.01, 0.5, 1):
+        picture = rng.random((90, 70)) < share
+        changes = np.flatnonzero(np.diff(picture.flatten("F"), prepend=False))
+        lengths = np.diff(np.r_[0, changes, picture.size]).tolist()
+        assert _uncompressed(mask.encode(np.asfortranarray(picture, np.uint8))["counts"].decode()) == lengths
