@@ -13,6 +13,7 @@ from .insight import (
 )
 from .responses import frequency_responses
 from .scanning import scanning
+from .scenes import scenes
 
 __all__ = [
     "accuracy_against_cost",
@@ -23,6 +24,7 @@ __all__ = [
     "pictures",
     "relative_log_amplitude",
     "scanning",
+    "scenes",
     "shape_bias",
     "similarity",
     "spectrum_maps",
