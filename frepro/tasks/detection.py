@@ -67,7 +67,9 @@ class Anchors(AnchorGenerator):
         super().__init__(sizes, ((0.5, 1.0, 2.0),) * len(strides))
         self.strides = strides
 
-    def generate_anchors(self, scales: Any, aspect_ratios: Any, dtype: Any = torch.float32, device: Any = "cpu") -> Tensor:
+    def generate_anchors(
+        self, scales: Any, aspect_ratios: Any, dtype: Any = torch.float32, device: Any = "cpu"
+    ) -> Tensor:
         scales = torch.as_tensor(scales, dtype=dtype, device=device)
         height_ratios = torch.as_tensor(aspect_ratios, dtype=dtype, device=device).sqrt()[:, None]
         widths, heights = (scales / height_ratios).flatten(), (scales * height_ratios).flatten()

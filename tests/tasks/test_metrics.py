@@ -41,7 +41,9 @@ def test_what_is_found_exactly_scores_100():
     truth = objects([SMALL, MEDIUM, LARGE], [1, 2, 3])
     found = objects([SMALL, MEDIUM, LARGE], [1, 2, 3], [0.9, 0.8, 0.7])
     scores = score((truth, found))
-    assert scores == {f"{kind}_ap{which}": pytest.approx(100) for kind in ("box", "mask") for which in ("", "50", "75", "s", "m", "l")}
+    assert scores == {
+        f"{kind}_ap{which}": pytest.approx(100) for kind in ("box", "mask") for which in ("", "50", "75", "s", "m", "l")
+    }
 
 
 def test_what_is_missed_or_misnamed_scores_nothing():
@@ -160,7 +162,9 @@ def test_no_labels_no_scores():
     assert all(math.isnan(value) for value in scores.values())
 
 
-@pytest.mark.parametrize(("label", "prediction", "said"), [(3, 0, "label 3"), (-1, 0, "label -1"), (0, 5, "prediction 5")])
+@pytest.mark.parametrize(
+    ("label", "prediction", "said"), [(3, 0, "label 3"), (-1, 0, "label -1"), (0, 5, "prediction 5")]
+)
 def test_classes_out_of_range_are_named(label, prediction, said):
     with pytest.raises(FreproError, match=f"{said} is not one of 3 classes: they are 0 to 2"):
         confusion_matrix(torch.tensor([1, prediction]), torch.tensor([0, label]), 3)
