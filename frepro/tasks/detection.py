@@ -37,6 +37,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -75,8 +76,26 @@ class Anchors(AnchorGenerator):
         widths, heights = (scales / height_ratios).flatten(), (scales * height_ratios).flatten()
         return torch.stack([-widths, -heights, widths, heights], dim=1) / 2
 
+    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
+        super().set_cell_anchors(torch.float32, device)  # whatever the maps are under autocast
+
     def grid_anchors(self, grid_sizes: Any, strides: Any) -> list[Tensor]:
         return super().grid_anchors(grid_sizes, [(stride, stride) for stride in self.strides])
+
+
+class ProposalHead(RPNHead):
+    """torchvision's head of the region proposals; under autocast too it gives float32, which boxes need."""
+
+    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        logits, deltas = super().forward(maps)
+        return [each.float() for each in logits], [each.float() for each in deltas]
+
+
+class DetectionHead(RetinaNetHead):
+    """torchvision's head of RetinaNet; under autocast too it gives float32, which boxes need."""
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Tensor]:
+        return {name: each.float() for name, each in super().forward(maps).items()}
 
 
 class P6P7(LastLevelP6P7):
@@ -170,11 +189,11 @@ class CascadeRoIHeads(nn.Module):
 
     def _detections(self, features: Any, proposals: list[Tensor], image_shapes: Any) -> Targets:
         all_logits = []
-        for i, stage in enumerate(self.stages):
-            if i > 0:
-                proposals = _refine(self.stages[i - 1].box_coder, logits, deltas, proposals, image_shapes)
+        for i, stage in enumerate(self.stages, start=1):
             logits, deltas = _classify(stage, features, proposals, image_shapes)
             all_logits.append(logits)
+            if i < len(self.stages):
+                proposals = _refine(stage.box_coder, logits, deltas, proposals, image_shapes)
         mean = torch.stack(all_logits).mean(dim=0)
         boxes, scores, labels = stage.postprocess_detections(mean, deltas, proposals, image_shapes)
         masks = [
@@ -187,13 +206,14 @@ class CascadeRoIHeads(nn.Module):
 
 
 def _classify(stage: RoIHeads, features: Any, boxes: list[Tensor], image_shapes: Any) -> tuple[Tensor, Tensor]:
-    """Class logits (N, 1 + classes) and box deltas (N, 4 * (1 + classes)) of the boxes of all images."""
-    return stage.box_predictor(stage.box_head(stage.box_roi_pool(features, boxes, image_shapes)))
+    """Class logits (N, 1 + classes) and box deltas (N, 4 * (1 + classes)) of the boxes of all images, in float32."""
+    logits, deltas = stage.box_predictor(stage.box_head(stage.box_roi_pool(features, boxes, image_shapes)))
+    return logits.float(), deltas.float()
 
 
 def _segment(stage: RoIHeads, features: Any, boxes: list[Tensor], image_shapes: Any) -> Tensor:
-    """Mask logits (N, 1 + classes, 28, 28) of the boxes of all images."""
-    return stage.mask_predictor(stage.mask_head(stage.mask_roi_pool(features, boxes, image_shapes)))
+    """Mask logits (N, 1 + classes, 28, 28) of the boxes of all images, in float32."""
+    return stage.mask_predictor(stage.mask_head(stage.mask_roi_pool(features, boxes, image_shapes))).float()
 
 
 def _of_class(deltas: Tensor, labels: Tensor) -> Tensor:
@@ -210,7 +230,7 @@ def _refine(
     image_shapes: list[tuple[int, int]],
     labels: Tensor | None = None,
 ) -> list[Tensor]:
-    """The boxes, (N, 4) for each image, moved by the deltas of their class: the true one, where known, or the likeliest."""
+    """The boxes, (N, 4) for each image, moved by the deltas of their true class, where known, or of the likeliest."""
     classes = logits[:, 1:].argmax(dim=1) + 1
     if labels is not None:
         classes = torch.where(labels > 0, labels, classes)
@@ -244,7 +264,7 @@ def _rcnn(backbone: str, roi_heads: nn.Module, transform: nn.Module, **backbone_
     anchors = Anchors(strides=(4, 8, 16, 32, 64), scales=(8,))
     proposals = RegionProposalNetwork(
         anchors,
-        RPNHead(CHANNELS, anchors.num_anchors_per_location()[0]),
+        ProposalHead(CHANNELS, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=256,
@@ -258,10 +278,12 @@ def _rcnn(backbone: str, roi_heads: nn.Module, transform: nn.Module, **backbone_
 
 def retinanet(backbone: str, num_classes: int, transform: nn.Module, **backbone_args: Any) -> RetinaNet:
     """Strides 8 to 128, nine anchors a location, heads of four 3x3 convolutions shared by all maps; no norms."""
+    anchors = Anchors(strides=(8, 16, 32, 64, 128), scales=[4 * 2 ** (i / 3) for i in range(3)])
     network = RetinaNet(
         feature_pyramid(backbone, 3, CHANNELS, P6P7, **backbone_args),
         num_classes,
-        anchor_generator=Anchors(strides=(8, 16, 32, 64, 128), scales=[4 * 2 ** (i / 3) for i in range(3)]),
+        anchor_generator=anchors,
+        head=DetectionHead(CHANNELS, anchors.num_anchors_per_location()[0], num_classes),
         detections_per_img=100,
     )
     network.transform = transform

@@ -43,8 +43,8 @@ Extra = Callable[[int, int], ExtraFPNBlock]
 class Stages(nn.Module):
     """The last maps of a model that timm knows: (B, 3, H, W) to a dictionary of (B, C, h, w).
 
-    The maps are named "0", "1" ... as torchvision's detectors want it, the largest first. A plain backbone, all of whose
-    maps have one stride, gives its last alone.
+    The maps are named "0", "1" ... as torchvision's detectors want it, the largest first. A plain backbone, whose maps
+    all have one stride, gives its last alone.
 
     Args:
         backbone: Name of the model.

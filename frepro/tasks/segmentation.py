@@ -10,8 +10,8 @@ Understanding", Xiao et al., ECCV 2018, section 3.
 Images are normalised, (B, 3, H, W); labels (B, H, W), with 255 where there is none.
 
 Layout and settings are those of the mmsegmentation configurations that DFFormer (Semantic FPN) and SPANetV2 (Semantic
-FPN, UperNet) train with. SPANet published none; its table has the same Semantic FPN by parameters and FLOPs. Batch norms
-are meant to be synchronised between processes (``torch.nn.SyncBatchNorm.convert_sync_batchnorm``).
+FPN, UperNet) train with. SPANet published none; its table has the same Semantic FPN by parameters and FLOPs. Batch
+norms are synchronised between processes there; that is the training's business (``convert_sync_batchnorm``).
 """
 
 from collections.abc import Sequence
@@ -123,7 +123,7 @@ class Segmenter(nn.Module):
         maps = list(self.body(images).values())
         logits = self.head(maps)
         if not self.training:
-            return resize(logits, images.shape[2:])
+            return resize(logits.float(), images.shape[2:])
         losses = {"loss_seg": cross_entropy(logits, labels)}
         if self.auxiliary is not None:
             losses["loss_aux"] = 0.4 * cross_entropy(self.auxiliary(maps[2]), labels)
@@ -131,7 +131,7 @@ class Segmenter(nn.Module):
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean over all pixels, ignored ones counted as 0 (as in mmsegmentation): (B, K, h, w) and (B, H, W) to a number."""
+    """Mean over all pixels, ignored ones as 0 (as in mmsegmentation): (B, K, h, w) and (B, H, W) to a number."""
     logits = resize(logits.float(), labels.shape[1:])
     return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / labels.numel()
 
@@ -145,7 +145,7 @@ def inference(
     stride: int | None = None,
     size: Sequence[int] | None = None,
 ) -> Tensor:
-    """Logits of whole images, or the mean of those of overlapping windows (512 every 341 pixels, in the papers' UperNet).
+    """Logits of whole images, or the mean of those of overlapping windows (SPANetV2's UperNet: 512 every 341 pixels).
 
     The last window of a row or column is moved back into the image.
 
@@ -172,7 +172,7 @@ def inference(
         for top in _starts(images.shape[2], window, stride):
             for left in _starts(images.shape[3], window, stride):
                 rows, columns = slice(top, top + window), slice(left, left + window)
-                part = network(images[:, :, rows, columns])
+                part = network(images[:, :, rows, columns]).float()
                 if isinstance(total, int):
                     total = part.new_zeros(*part.shape[:2], *images.shape[2:])
                     count = part.new_zeros(images.shape[2:])

@@ -31,8 +31,14 @@ def target(*boxes: tuple[int, int, int, int]) -> dict[str, torch.Tensor]:
 
 
 def make(detector: str, backbone: str, num_classes: int = 3) -> torch.nn.Module:
+    """A detector that looks at few boxes, for speed."""
     torch.manual_seed(0)
-    return detection.create(detector, backbone, num_classes, min_size=SIZE, max_size=SIZE, **TINY[backbone])
+    network = detection.create(detector, backbone, num_classes, min_size=SIZE, max_size=SIZE, **TINY[backbone])
+    if detector != "retinanet":
+        network.rpn._post_nms_top_n = {"training": 50, "testing": 20}
+        for stage in network.roi_heads.stages:
+            stage.fg_bg_sampler.batch_size_per_image = 16
+    return network
 
 
 @pytest.mark.parametrize("backbone", ["dfformer_s18", "vimf_tiny_h"])
@@ -70,6 +76,22 @@ def test_images_of_one_colour_give_detectors_nothing_to_fail_at():
         with torch.no_grad():
             (found,) = network([torch.zeros(3, SIZE, SIZE)])
         assert found["boxes"].isfinite().all()
+
+
+@pytest.mark.parametrize("detector", detection.DETECTORS)
+def test_boxes_stay_float32_under_autocast(detector):
+    network = make(detector, "dfformer_s18")
+    targets = [target((4, 4, 40, 36), (30, 30, 60, 62)), target((10, 20, 50, 60))]
+    seen = []
+    if detector != "retinanet":
+        network.rpn.register_forward_hook(lambda module, inputs, output: seen.extend(output[0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = network(images(), targets)
+        with torch.no_grad():
+            for each in network.eval()(images()):
+                seen += [each["boxes"], each["scores"]]
+    assert {each.dtype for each in [*losses.values(), *seen]} == {torch.float32}
+    assert all(loss.isfinite() for loss in losses.values())
 
 
 @pytest.fixture
@@ -136,7 +158,7 @@ def test_losses_of_the_stages_are_weighted():
         torch.testing.assert_close(together[name], expected)
 
 
-def test_retinanet_learns_and_gives_labels_from_one():
+def test_retinanet_takes_and_gives_labels_from_one():
     network = make("retinanet", "dfformer_s18", num_classes=1)
     torch.nn.init.constant_(network.head.classification_head.cls_logits.bias, 3.0)
     with torch.no_grad():
@@ -163,5 +185,5 @@ def test_anchors_lie_at_the_maps_strides():
 
 
 def test_an_unknown_detector_is_named():
-    with pytest.raises(FreproError, match="unknown detector 'mask-rcnn': did you mean .*mask_rcnn"):
+    with pytest.raises(FreproError, match=r"unknown detector 'mask-rcnn': did you mean .*mask_rcnn"):
         detection.create("mask-rcnn", "dfformer_s18")

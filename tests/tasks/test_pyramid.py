@@ -72,5 +72,5 @@ def test_the_backbone_has_no_classifier():
 
 
 def test_an_unknown_backbone_is_named():
-    with pytest.raises(FreproError, match="unknown model 'dformer_s18': did you mean .*dfformer_s18"):
+    with pytest.raises(FreproError, match=r"unknown model 'dformer_s18': did you mean .*dfformer_s18"):
         Stages("dformer_s18")

@@ -48,7 +48,7 @@ def test_a_batch_without_labels_has_no_loss():
         network = make(segmenter, "dfformer_s18")
         losses = network(images(), torch.full((2, 64, 96), 255))
         sum(losses.values()).backward()
-        assert [float(loss) for loss in losses.values()] == [0.0] * len(losses)
+        assert [loss.item() for loss in losses.values()] == [0.0] * len(losses)
         assert all(each.grad.isfinite().all() for each in network.parameters() if each.grad is not None)
 
 
