@@ -10,7 +10,16 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 HOLDS = {
-    "index.html": ["Vision backbones that learn in the frequency domain"],
+    "index.html": ["Vision backbones that learn in the frequency domain", 'class="frepro"', "front.png"],
+    "audit.html": ["Whose spectrum an image gets", "sees a change in images [0, 1]", "SPANetV2"],
+    "data.html": ["Digits", "undecided"],
+    "howto/cluster.html": ["torchrun", "FREPRO_RESULTS"],
+    "howto/add_a_model.html": ["boxformer"],
+    "api.html": ["frepro.models"],
+    "results/api/models.html": ["frepro.models.dfformer.DynamicFilter", "Size of the scan"],
+    "results/api/ops.html": ["frepro.ops.spectral.dynamic_filter", "F^-1"],
+    "glossary.html": ["relative log amplitude"],
+    "bibliography.html": ["Tatsunami", "Guhnoo Yun"],
     "reproduce.html": ["make reproduce PAPER=dfformer TABLE=4", "<dt>"],
     "dfformer/index.html": [
         "dynamic filter",
@@ -30,7 +39,7 @@ HOLDS = {
     "results/dfformer/table_4.html": [
         'class="frepro"',
         "StarReLU, DF → ReLU, AFNO",
-        "digits test top-1",
+        "textured test top-1",
         "<img",
         "Where these numbers come from",
         "dfformer_table_4_findings.csv",

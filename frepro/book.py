@@ -11,14 +11,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from frepro import papers, provenance, report, sizes
+from frepro import apidoc, audit, papers, provenance, report, sizes
 from frepro.bench import report as bench_report
 from frepro.bench import results as bench
+from frepro.experiment import from_csv
 from frepro.reproduce import Artefact, Notebook, artefacts
 
 STATES = {
     "paper": "measured",
     "demo": "demo",
+    "costs": "costs only",
     "": "not run",
 }
 COMPLETE = "complete"
@@ -50,6 +52,37 @@ def lay_out(folder: Path) -> None:
             page(artefact, folder / artefact.paper)
     models(folder / "models")
     performance(folder / "performance")
+    front(folder)
+    (folder / "audit.md").write_text(audit.page(), encoding="utf-8")
+    apidoc.lay_out(folder / "api")
+
+
+# The table and picture that the front page shows.
+FRONT = Artefact("dfformer", "table", 4)
+
+
+def front(folder: Path) -> None:
+    """What the front page includes: one table as published and as measured with its picture, or that it was not run."""
+    profile = state(FRONT)
+    if not profile:
+        command = f"make reproduce PAPER={FRONT.paper} TABLE={FRONT.number}"
+        (folder / "front.md").write_text(f"*not run* yet: `{command}`\n", encoding="utf-8")
+        return
+    source, paper = FRONT.folder(profile), papers.load(FRONT.paper)
+    shutil.copy(source / "comparison.png", folder / "front.png")
+    findings = from_csv((source / "findings.csv").read_text(encoding="utf-8"))
+    view = report.published_beside_measured(findings, paper.tables[FRONT.number], ["params", "flops", "top1"])
+    text = f"""```{{figure}} results/front.png
+:figclass: drawing
+:alt: Three panels with a line for each variant of DFFormer-S18. Accuracy on ImageNet as published, accuracy on\
+ embedded data as measured here with its spread over seeds, and throughput relative to the baseline.
+
+[Table {FRONT.number}](results/{FRONT.paper}/{FRONT.name}) of *{paper.title}*, as published and as measured here.
+```
+
+<div class="frepro-scroll">{view.html()}</div>
+"""
+    (folder / "front.md").write_text(text, encoding="utf-8")
 
 
 def models(folder: Path) -> None:
@@ -179,6 +212,8 @@ def state(artefact: Artefact) -> str:
 def progress(artefact: Artefact) -> str:
     """How far an artefact that has a notebook has come, as the status page says it."""
     profile = state(artefact)
+    if profile and artefact.kind == "table" and papers.load(artefact.paper).tables[artefact.number].is_of_backbones:
+        return STATES["costs"]
     if artefact.kind == "figure" and profile:
         _, found = read(artefact.folder(profile))
         return STATES["demo"] if found["stands_in"] else COMPLETE
@@ -244,26 +279,33 @@ Read off the models, with nothing trained or timed; page made {made["time"]} wit
     versions = sorted({_versions(item["origin"]) for item in measured})
     commits = sorted({str(item["origin"]["commit"])[:12] for item in measured})
     changed = any(item["origin"]["dirty"] for item in measured)
+    return f"""## Where these numbers come from
+
+````{{dropdown}} Machine, versions, commit and every run
+- measured on {"; ".join(machines)}; page made {made["time"]}
+- code of commit {", ".join(commits)}{" with uncommitted changes" if changed else ""}; what this page
+  was made with has {"not changed" if is_current(made) else "changed"} since
+- {"; ".join(versions)}
+- throughput: batches of {timing["benchmark"]["batch_size"]} at {timing["benchmark"]["img_size"]} pixels,
+  {timing["benchmark"]["rounds"]} rounds in which all models take turns, {timing["origin"]["device"]["threads"]} threads
+{_training(found) if found["runs"] else "- nothing was trained"}
+````
+"""
+
+
+def _training(found: dict[str, Any]) -> str:
+    """Data and every training run of a table."""
     rows = "\n".join(
         f"| `{run['model']}` | {run['seed']} | {run['values']['top1']:.2f} | {run['seconds']:.0f} | `{run['key']}` |"
         for run in found["runs"]
     )
     data = found["data"]
-    return f"""## Where these numbers come from
-
-````{{dropdown}} Machine, versions, commit and every run
-- measured on {"; ".join(machines)}; page made {made["time"]}
-- code of commit {", ".join(commits)}{" with uncommitted changes" if changed else ""}; what these runs pass through has
-  {"not changed" if is_current(made) else "changed"} since
-- {"; ".join(versions)}
-- data: {data["name"]}, {data["train"]} training and {data["test"]} test images, fingerprint `{data["fingerprint"]}`
-- throughput: batches of {timing["benchmark"]["batch_size"]} at {timing["benchmark"]["img_size"]} pixels,
-  {timing["benchmark"]["rounds"]} rounds in which all models take turns, {timing["origin"]["device"]["threads"]} threads
+    return f"""- data: {data["name"]}, {data["train"]} training and {data["test"]} test images,
+  fingerprint `{data["fingerprint"]}`
 
 | model | seed | test top-1 (%) | seconds | run |
 | --- | --- | --- | --- | --- |
 {rows}
-````
 """
 
 
@@ -311,9 +353,10 @@ def status() -> str:
         "",
         "Every table and figure of the papers, and how far it has come: **measured** is the published recipe on the",
         "data set that it was published for; **complete** is a figure that needs neither data set nor trained weights;",
-        "**demo** is embedded data, with cost and throughput of the models at full size; **not run** has a notebook",
-        "and no result, **not built** no notebook yet. The last column says whether any code that a result was made",
-        "with has changed since.",
+        "**demo** is embedded data, with cost and throughput of the models at full size; **costs only** has backbones",
+        "counted and timed, and accuracies not run, since there is no task yet for detection and segmentation;",
+        "**not run** has a notebook and no result, **not built** no notebook yet. The last column says whether",
+        "any code that a result was made with has changed since.",
         "",
     ]
     for name in papers.names():

@@ -1,4 +1,4 @@
-"""The command line: reproduce, train, eval, convert, sizes, bench, list, doctor."""
+"""The command line: reproduce, train, eval, convert, data, sizes, bench, list, doctor."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from frepro.errors import FreproError, one_line
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 DATA_HELP = "ImageNet-style folder (train/ and val/ with a folder for each class), or a name that timm reads with its \
-root, as torch/cifar10:/path. Default: the embedded digits."
+root, as torch/cifar10:/path. Embedded: textured (default), digits, cues."
 
 
 class Seeds(click.ParamType):
@@ -61,6 +61,7 @@ def cli() -> None:
     frepro reproduce --table 4             Table 4 of every paper that has one
     frepro reproduce --paper dfformer      everything of one paper
     frepro train --model dfformer_s18      one training run
+    frepro data check PATH                 what a data set holds, and what is missing or damaged
     frepro sizes                           parameters and FLOPs of every model, and drawings of their blocks
     frepro bench                           speed and memory, beside the plain reference and timm's models
     frepro list                            what there is
@@ -261,6 +262,41 @@ def convert_command(model: str, checkpoint: Path, output: Path, ema: bool) -> No
         save_file(network.state_dict(), temporary)
     params = sum(parameter.numel() for parameter in network.parameters())
     click.echo(f"{model}: {params:,} parameters, {network.num_classes} classes -> {reproduce.shown(output)}")
+
+
+@cli.group("data")
+def data_group() -> None:
+    """Check a data set's folder, or write the embedded data as one."""
+
+
+@data_group.command("check")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--headers", is_flag=True, help="Read only the headers of images: quicker, and finds no damage inside.")
+def data_check_command(folder: Path, headers: bool) -> None:
+    """What FOLDER holds, in the layout of ImageNet, COCO 2017 or ADE20K: counts, and what is missing or damaged.
+
+    Ends with status 1 where anything is.
+    """
+    from frepro.data.check import check
+
+    report = check(folder, decode=not headers)
+    click.echo(report.text())
+    if report.faults:
+        raise FreproError(f"{folder} is not sound: mend or fetch again what is named above")
+
+
+@data_group.command("export")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--format", "layout", required=True, help="imagenet (digits), coco or ade20k (scenes).")
+@click.option("--count", type=int, nargs=2, help="Training and test images, as: --count 64 16. Default: all.")
+@click.option("--size", type=click.IntRange(32), default=128, show_default=True, help="Pixels of a scene's side.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the scenes.")
+def data_export_command(folder: Path, layout: str, count: tuple[int, int] | None, size: int, seed: int) -> None:
+    """Write the embedded data to FOLDER as the files of a real data set."""
+    from frepro.data.export import export
+
+    written = export(layout, folder, count, size, seed)
+    click.echo(f"{written['train']:,} training and {written['test']:,} test images -> {reproduce.shown(folder)}")
 
 
 @cli.command("sizes")

@@ -4,7 +4,8 @@ An artefact is up to date when every run that it rests on is in the store, and i
 notebook, parameters, published numbers, recipe, data and code; each of these is kept by name beside the result, so that
 the plan can say why a result is stale. It tells all of that before anything runs, without importing torch; what it
 costs to run is taken from how long the same runs took before. A table rests on an ``Experiment``; a
-figure on what its notebook draws or measures itself, and so on the code that this notebook uses.
+figure on what its notebook draws or measures itself, and so on the code that this notebook uses, and on the networks
+that are ``Trained`` for it.
 """
 
 import ast
@@ -25,6 +26,7 @@ from frepro.errors import FreproError, unknown
 from frepro.experiment import Experiment, from_csv
 from frepro.progress import Stopwatch, minutes
 from frepro.runs import Run
+from frepro.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,13 @@ class Notebook:
     def variants(self) -> list[tuple[str, str, dict[str, Any]]]:
         """The list ``variants`` of the cell tagged ``variants``."""
         return self._assigned("variants")["variants"]
+
+    def trained(self, paper: str, parameters: dict[str, Any]) -> Trained | None:
+        """The networks that a figure looks at, if its notebook has a cell tagged ``variants`` for them."""
+        if not any("variants" in cell["metadata"].get("tags", ()) for cell in self.cells):
+            return None
+        settings = {name: parameters[name] for name in ("profile", "seeds", "checkpoints", "device")}
+        return Trained(paper, **self._assigned("variants"), **settings)
 
     @cached_property
     def code(self) -> ast.Module:
@@ -307,11 +316,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class FigurePlan:
-    """What making a figure takes: its notebook run anew, if anything that the notebook uses has changed."""
+    """What making a figure takes: its notebook run anew, if anything that the notebook uses has changed.
+
+    Attributes:
+        parameters: What the notebook is run with.
+        trained: The networks that it looks at; none for a notebook that rests on no training runs.
+    """
 
     artefact: Artefact
     notebook: Notebook
     parameters: dict[str, Any]
+    trained: Trained | None = None
 
     @property
     def profile(self) -> str:
@@ -331,9 +346,19 @@ class FigurePlan:
         published = papers.load(self.artefact.paper).figures[self.artefact.number]
         own = notebook_ingredients(self.notebook, self.parameters, published, "frepro.illustration")
         states = {model: self._state(file) for model, file in self.checkpoints.items()}
-        return own | {
-            f"checkpoint of {model}": provenance.sha256(results.canonical(state)) for model, state in states.items()
-        }
+        return (
+            own
+            | {f"checkpoint of {model}": provenance.sha256(results.canonical(state)) for model, state in states.items()}
+            | self._benchmarks()
+            | (self.trained.made_from if self.trained else {})
+        )
+
+    def _benchmarks(self) -> dict[str, str]:
+        """The stored results of the benchmark by name, of a notebook that draws them."""
+        if not any(name.startswith("frepro.bench") for name in self.notebook.modules):
+            return {}
+        files = sorted(paths.results().glob("bench/*/resolution.csv"))
+        return {f"benchmark on {path.parent.name}": provenance.sha256(path.read_bytes()) for path in files}
 
     @property
     def checkpoints(self) -> dict[str, str]:
@@ -350,34 +375,54 @@ class FigurePlan:
         return found.st_size, found.st_mtime_ns
 
     @property
-    def record(self) -> dict[str, Any]:
-        return {"code": self.code, "modules": self.notebook.modules}
+    def runs(self) -> list[Run]:
+        """The training runs that it rests on."""
+        return self.trained.runs if self.trained else []
+
+    @cached_property
+    def missing(self) -> list[Run]:
+        """Those that are not in the store."""
+        return self.trained.to_train() if self.trained else []
 
     @property
-    def missing(self) -> list[Run]:
-        """It rests on no training runs."""
-        return []
+    def record(self) -> dict[str, Any]:
+        runs = [{"run": run.title, "key": run.measurement.key, "code": run.measurement.code} for run in self.runs]
+        return {"code": self.code, "modules": self.notebook.modules, "runs": runs}
 
-    pace = None
+    @property
+    def pace(self) -> tuple[float, str] | None:
+        """As ``pace`` has it of its training runs."""
+        return pace(self.runs, [])
+
     is_timed = True
 
     @cached_property
     def reasons(self) -> list[str]:
         """Why it has to be made anew; none where it is up to date."""
-        return changes(self.made_from, self.folder)
+        reasons = changes(self.made_from, self.folder)
+        return reasons or (["training runs that it rests on are not in the store"] if self.missing else [])
 
     @property
     def is_current(self) -> bool:
         return not self.reasons
 
     def describe(self, jobs: int | None) -> str:
-        title = f"{self.artefact.title}: profile {self.profile}\n  {because(self.reasons)}"
+        title = f"{self.artefact.title}: profile {self.profile}"
+        if self.runs:
+            title += f", data {self.trained.source}"
+        title += f"\n  {because(self.reasons)}"
         if self.is_current:
             return title
-        return f"{title}\n  to do: one notebook, no training runs\n  result: {shown(self.folder)}"
+        runs = "no training runs"
+        if self.runs:
+            jobs = jobs or self.trained.default_jobs()
+            runs = f"{len(self.missing)} of {len(self.runs)} training runs, {jobs} at a time"
+        return f"{title}\n  to do: one notebook, {runs}\n  result: {shown(self.folder)}"
 
-    def run(self, *_: Any) -> None:
-        """All that there is to do is in the notebook."""
+    def run(self, *how: Any) -> None:
+        """Train what is missing; ``how`` is that of ``Trained.run``."""
+        if self.trained:
+            self.trained.run(*how)
 
     def text(self) -> str:
         """The numbers behind the figure for a terminal; of a drawing, its title in the paper."""
@@ -486,7 +531,7 @@ def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan | FigurePlan:
             merged["checkpoints"] = {model: str(Path(file).absolute()) for model, file in checkpoints.items()}
         if merged["profile"] not in recipes.PROFILES:
             raise unknown("profile", merged["profile"], recipes.PROFILES)
-        return FigurePlan(artefact, notebook, merged)
+        return FigurePlan(artefact, notebook, merged, notebook.trained(artefact.paper, merged))
     settings = {name: value for name, value in merged.items() if name != "output"}
     experiment = Experiment(artefact.paper, artefact.number, notebook.variants(), **settings)
     return Plan(artefact, notebook, experiment, merged)

@@ -114,11 +114,11 @@ def written(path: Path) -> Iterator[None]:
         reasons = {
             errno.ENOSPC: "the disk is full: free some space and run the same command again",
             errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
-            errno.EROFS: "it is on a read-only file system: set FREPRO_RESULTS to a folder that can be written",
-            errno.EACCES: "permission denied: set FREPRO_RESULTS to a folder that you can write",
-            errno.EPERM: "permission denied: set FREPRO_RESULTS to a folder that you can write",
-            errno.ENOTDIR: "a part of this path is a file, not a folder: set FREPRO_RESULTS to another folder",
-            errno.EEXIST: "a part of this path is a file, not a folder: set FREPRO_RESULTS to another folder",
+            errno.EROFS: "it is on a read-only file system: choose another folder (for results, FREPRO_RESULTS)",
+            errno.EACCES: "permission denied: choose a folder that you can write (for results, FREPRO_RESULTS)",
+            errno.EPERM: "permission denied: choose a folder that you can write (for results, FREPRO_RESULTS)",
+            errno.ENOTDIR: "a part of this path is a file: choose another folder (for results, FREPRO_RESULTS)",
+            errno.EEXIST: "a part of this path is a file: choose another folder (for results, FREPRO_RESULTS)",
         }
         said = re.search(r"os error (\d+)", str(error))  # safetensors tells the number in its text alone
         reason = reasons.get(int(said[1]) if said else getattr(error, "errno", None))

@@ -92,7 +92,7 @@ def test_without_sizes_the_pages_say_how_to_count(store, tmp_path):
     assert "frepro sizes" in (tmp_path / "pages" / "models" / "spanet.md").read_text()
 
 
-def test_the_committed_demo_learns_the_digits():
+def test_the_committed_demo_learns():
     found = json.loads((paths.ROOT / "results" / "demo" / "dfformer" / "table_4" / "origin.json").read_text())
     scores = {}
     for run in found["runs"]:
@@ -132,3 +132,21 @@ def test_every_picture_of_a_notebook_is_described(monkeypatch, tmp_path):
     said = cell["metadata"]["mystnb"]["image"]["alt"]
     assert said.startswith("DFFormer, Figure 8: relative log amplitudes in stage 3")
     assert papers.load("dfformer").figures[8].shows in said
+
+
+def test_a_table_of_detection_has_costs_only(store):
+    """Made by the front door in smoke, its page laid out as if it were the demo."""
+    artefact = reproduce.Artefact("spanetv2", "table", 3)
+    assert book.progress(artefact) == "not run"
+    job = reproduce.plan(artefact, {"profile": "smoke", "models": ["spanetv2_s18_pure"], "device": "cpu"})
+    folder = artefact.folder("demo")
+    folder.mkdir(parents=True)
+    job.run(1, None, None, lambda line: None)
+    job.experiment.write(str(folder))
+    (folder / "provenance.json").write_text(json.dumps(provenance.record()))
+    assert book.progress(artefact) == "costs only"
+    assert "| costs only |" in book.status()
+    said = book.origin(folder)
+    assert "nothing was trained" in said
+    assert "batches of 1 at 224 pixels" in said
+    assert "test top-1" not in said

@@ -19,7 +19,6 @@ from frepro import papers, paths
 # Numbers with a unit that no run here measured; why not.
 ALLOWED = {
     "95 %": "the level of every interval, experiment.CONFIDENCE",
-    "0.2 points": "one of 500 test digits",
     "1.3 points": "between two printed accuracies: Vim-F's Table 2",
     "0.8 points": "between two printed accuracies: Vim-F's Tables 2 and 3",
     "6 GB": "what the environment needs on a disk; no result",

@@ -5,6 +5,7 @@ from .comparison import comparison
 from .insight import (
     context_maps,
     filter_gallery,
+    pictures,
     relative_log_amplitude,
     shape_bias,
     similarity,
@@ -12,6 +13,7 @@ from .insight import (
 )
 from .responses import frequency_responses
 from .scanning import scanning
+from .scenes import scenes
 
 __all__ = [
     "accuracy_against_cost",
@@ -19,8 +21,10 @@ __all__ = [
     "context_maps",
     "filter_gallery",
     "frequency_responses",
+    "pictures",
     "relative_log_amplitude",
     "scanning",
+    "scenes",
     "shape_bias",
     "similarity",
     "spectrum_maps",

@@ -1,0 +1,104 @@
+"""ADE20K as the scene parsing challenge distributes it (Zhou et al., CVPR 2017): folder ADEChallengeData2016.
+
+    images/training/ADE_train_00000001.jpg        annotations/training/ADE_train_00000001.png
+    images/validation/ADE_val_00000001.jpg        annotations/validation/ADE_val_00000001.png
+    objectInfo150.txt                             the names of the classes, one a line
+
+An annotation is a grey picture: 0 is ignored, 1 to 150 are the classes.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+
+from frepro.data.annotated import AnnotatedImage, read_image
+from frepro.data.sources import IMAGES
+from frepro.errors import FreproError
+
+FOLDERS = {"train": "training", "test": "validation"}
+CLASSES = 150
+
+
+class Ade20k(Dataset):
+    """Images of a split with semantic maps, in the order of their names; there are no objects.
+
+    In the maps, 1 to 150 of the files have become 0 to 149, and 0 has become 255.
+
+    Raises:
+        FreproError: A file is missing or damaged, has another size than its image, or labels out of range.
+    """
+
+    def __init__(self, root: str | Path, split: str) -> None:
+        self.images = images(root, split)
+        self.annotations = Path(root) / "annotations" / FOLDERS[split]
+        self.semantic_classes = self.classes = class_names(root)
+        if not self.images:
+            raise FreproError(f"{Path(root) / 'images' / FOLDERS[split]} holds no images ({', '.join(IMAGES)})")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> AnnotatedImage:
+        file = self.images[index]
+        image = read_image(file, "RGB")
+        width, height = image.size
+        annotation = self.annotations / f"{file.stem}.png"
+        raw = grey_levels(read_image(annotation))
+        fault = map_fault(raw, (height, width), len(self.classes))
+        if fault:
+            raise FreproError(f"{annotation} {fault[1]}: replace the file")
+        return AnnotatedImage(
+            image=image,
+            boxes=torch.zeros(0, 4),
+            labels=torch.zeros(0, dtype=torch.int64),
+            masks=torch.zeros(0, height, width, dtype=torch.bool),
+            areas=torch.zeros(0),
+            crowd=torch.zeros(0, dtype=torch.bool),
+            semantic=torch.from_numpy(raw - np.uint8(1)),  # 0 turns over to 255
+            image_id=index,
+        )
+
+
+def images(root: str | Path, split: str) -> list[Path]:
+    """The image files of a split, by name."""
+    folder = Path(root) / "images" / FOLDERS[split]
+    if not folder.is_dir():
+        raise FreproError(f"{folder} is missing: give the folder ADEChallengeData2016 itself")
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGES)
+
+
+def class_names(root: str | Path) -> list[str]:
+    """Names from the data set's table objectInfo150.txt, or the numbers 1 to 150 where it is missing."""
+    table = next(iter(sorted(Path(root).glob("objectInfo*.txt"))), None)
+    if table is None:
+        return [str(number) for number in range(1, CLASSES + 1)]
+    lines = table.read_text(encoding="utf-8").splitlines()[1:]  # after the names of the columns, of which Name is last
+    return [line.split("\t")[-1].strip() for line in lines if line.strip()]
+
+
+def grey_levels(annotation: Image.Image) -> np.ndarray | None:
+    """A semantic map as stored, (H, W) uint8, or none where it has colours or more than 256 levels."""
+    return np.array(annotation) if annotation.mode in ("L", "P") else None
+
+
+def map_fault(raw: np.ndarray | None, size: tuple[int, int], classes: int) -> tuple[str, str] | None:
+    """What is wrong with a semantic map, as a kind of fault and in words, or none.
+
+    Args:
+        raw: As ``grey_levels`` gives it.
+        size: Height and width of the image.
+        classes: How many there are.
+    """
+    if raw is None:
+        return "annotations that are no grey pictures", "is no grey picture of 8 bits"
+    if raw.shape != size:
+        return (
+            "masks that do not fit",
+            f"has {raw.shape[1]} x {raw.shape[0]} pixels and its image {size[1]} x {size[0]}",
+        )
+    if (most := int(raw.max())) > classes:
+        return "labels out of range", f"has label {most} where {classes} is the last"
+    return None

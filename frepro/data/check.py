@@ -1,0 +1,323 @@
+"""What a folder of data holds: its layout, counts, and everything that is missing or damaged, a line for each kind.
+
+Every image is decoded, in threads, since Pillow does that outside of Python's lock.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from frepro.data import ade20k, coco
+from frepro.data.annotated import DAMAGE, read_image
+from frepro.data.sources import IMAGENET, IMAGES, TEST_FOLDERS
+from frepro.errors import FreproError
+
+T, R = TypeVar("T"), TypeVar("R")
+Fault = tuple[str, str]  # its kind, and an example
+
+SPLITS = ("train", "test")
+TITLES = {"imagenet": "a folder for each class, like ImageNet", "coco": "COCO 2017", "ade20k": "ADE20K"}
+# Images of the whole data sets, which are known by their classes; ImageNet-1K's are in data.sources.
+WHOLE_COCO = {"train2017": 118_287, "val2017": 5_000}
+WHOLE_ADE20K = {"training": 20_210, "validation": 2_000}
+COCO_CLASSES = 80
+SLACK = 2.0  # pixels by which boxes and masks may reach over: the real files round here and there
+
+
+@dataclass
+class Report:
+    """What was found.
+
+    Attributes:
+        root: The data set's folder.
+        layout: "imagenet", "coco" or "ade20k".
+        found: A line for each split.
+        faults: Kind of fault -> how many there are, and the first.
+    """
+
+    root: Path
+    layout: str
+    found: list[str] = field(default_factory=list)
+    faults: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def add(self, faults: Iterable[Fault]) -> None:
+        for kind, example in faults:
+            count, first = self.faults.get(kind, (0, example))
+            self.faults[kind] = (count + 1, first)
+
+    def name(self, path: Path) -> str:
+        """A path as the report shows it."""
+        return path.relative_to(self.root).as_posix()
+
+    def text(self) -> str:
+        lines = [f"{self.root}: {TITLES[self.layout]}", *(f"  {line}" for line in self.found)]
+        lines += [f"  wrong: {kind}: {count:,}, first {first}" for kind, (count, first) in self.faults.items()]
+        return "\n".join(lines if self.faults else [*lines, "  nothing is missing or damaged"])
+
+
+def check(root: str | Path, decode: bool = True) -> Report:
+    """Read a data set from end to end.
+
+    Args:
+        decode: Decode every image and map; else only headers are read, and damage behind them is not found.
+
+    Raises:
+        FreproError: There is no such folder, or it has none of the layouts.
+    """
+    root = Path(root)
+    report = Report(root, layout(root))
+    {"imagenet": _imagenet, "coco": _coco, "ade20k": _ade20k}[report.layout](report, decode)
+    return report
+
+
+def layout(root: Path) -> str:
+    """Which layout a folder has, "imagenet", "coco" or "ade20k", even when parts of it are missing.
+
+    Raises:
+        FreproError: There is no such folder, or it has none of them.
+    """
+    if not root.is_dir():
+        raise FreproError(f"{root} is {'a file' if root.exists() else 'not there'}: give the folder of a data set")
+    marks = {
+        "coco": [*coco.FOLDERS.values(), *(f"annotations/instances_{name}.json" for name in coco.FOLDERS.values())],
+        "ade20k": [f"{kind}/{name}" for kind in ("images", "annotations") for name in ade20k.FOLDERS.values()],
+        "imagenet": ["train", *TEST_FOLDERS],
+    }
+    for name, paths in marks.items():
+        if any((root / path).exists() for path in paths):
+            return name
+    raise FreproError(
+        f"{root} looks like no data set that is read here: ImageNet has train/ and val/, COCO train2017/, val2017/ and "
+        "annotations/, ADE20K images/training/ and annotations/training/"
+    )
+
+
+def _imagenet(report: Report, decode: bool) -> None:
+    test = next((name for name in TEST_FOLDERS if (report.root / name).is_dir()), "val")
+    classes, counts = {}, {}
+    for split in ("train", test):
+        folder = report.root / split
+        if not folder.is_dir():
+            report.add([("missing folders", f"{split}/")])
+            continue
+        content = sorted(folder.iterdir())
+        report.add(("images outside of class folders", report.name(path)) for path in content if _is_image(path))
+        images = {path.name: _images(path) for path in content if path.is_dir()}
+        report.add(("class folders without images", f"{split}/{name}/") for name, files in images.items() if not files)
+        files = [file for files in images.values() for file in files]
+        for _, faults in _mapped(lambda file: _size(report, file, decode), files):
+            report.add(faults)
+        classes[split], counts[split] = {name for name, files in images.items() if files}, len(files)
+        report.found.append(f"{split}/: {len(files):,} images of {len(classes[split]):,} classes")
+    if len(classes) == 2:
+        for split, other in (("train", test), (test, "train")):
+            lone = sorted(classes[split] - classes[other])
+            report.add(("classes in one split alone", f"{split}/{name}/") for name in lone)
+    names = set().union(*classes.values())
+    if len(names) == IMAGENET[3] and all(re.fullmatch(r"n\d{8}", name) for name in names):
+        _compare_with_whole(report, IMAGENET[0], counts, {"train": IMAGENET[1], test: IMAGENET[2]})
+
+
+def _coco(report: Report, decode: bool) -> None:
+    tools = coco.mask_tools()
+    categories, counts = [], {}
+    for split in SPLITS:
+        file, folder = coco.annotation_file(report.root, split), report.root / coco.FOLDERS[split]
+        if not folder.is_dir():
+            report.add([("missing folders", f"{folder.name}/")])
+        if not file.is_file():
+            report.add([("missing annotation files", report.name(file))])
+            continue
+        try:
+            content = coco.read_annotations(file)
+            images = {image["id"]: (image["file_name"], image["width"], image["height"]) for image in content["images"]}
+            names = {category["id"]: category["name"] for category in content["categories"]}
+        except FreproError as error:
+            report.add([("damaged annotation files", str(error))])
+            continue
+        for kind in ("image", "annotation"):
+            ids = Counter(item["id"] for item in content[f"{kind}s"])
+            twice = [number for number, count in ids.items() if count > 1]
+            report.add((f"ids of {kind}s that come twice", f"{file.name}: {number}") for number in twice)
+        for item in content["annotations"]:
+            where = f"{file.name}: annotation {item['id']} of image {item['image_id']}"
+            report.add((kind, f"{where}: {said}") for kind, said in _annotation_faults(item, images, names, tools))
+        if folder.is_dir():
+            for faults in _mapped(lambda image: _coco_image_faults(report, folder, *image, decode), images.values()):  # noqa: B023
+                report.add(faults)
+        empty = len(images.keys() - {item["image_id"] for item in content["annotations"]})
+        report.found.append(
+            f"{folder.name}/: {len(images):,} images, {empty:,} of them without a box, "
+            f"{len(content['annotations']):,} boxes of {len(names):,} classes"
+        )
+        categories.append(names)
+        counts[folder.name] = len(images)
+    if len(categories) == 2:
+        lone = categories[0].items() ^ categories[1].items()
+        report.add(
+            ("classes in one split alone", f"{name!r}, number {number}") for number, name in sorted(lone, key=str)
+        )
+    if any(len(names) == COCO_CLASSES for names in categories):
+        _compare_with_whole(report, "COCO 2017", counts, WHOLE_COCO)
+
+
+def _coco_image_faults(report: Report, folder: Path, name: str, width: int, height: int, decode: bool) -> list[Fault]:
+    size, faults = _size(report, folder / name, decode)
+    if size is not None and size != (width, height):
+        said = f"{folder.name}/{name} has {size[0]} x {size[1]} pixels, listed with {width} x {height}"
+        return [("images of another size than listed", said)]
+    return faults
+
+
+def _annotation_faults(
+    item: dict[str, Any], images: dict[int, tuple[str, int, int]], names: dict[int, str], tools: ModuleType
+) -> Iterator[Fault]:
+    """What is wrong with an annotation of COCO."""
+    if item["image_id"] not in images:
+        yield "annotations of images that are not listed", "its image is not among those of the file"
+        return
+    if item["category_id"] not in names:
+        yield "labels out of range", f"category {item['category_id']} is none of the {len(names)}"
+    _, width, height = images[item["image_id"]]
+    box = _numbers(item["bbox"])
+    if box is None or len(box) != 4:
+        yield "boxes that are not four numbers", str(item["bbox"])
+        return
+    x1, y1, x2, y2 = *box[:2], *(box[:2] + box[2:])
+    if x1 >= x2 or y1 >= y2:
+        yield "boxes of zero size", f"{box[2]:g} x {box[3]:g} pixels"
+    if min(x1, y1) < -SLACK or x2 > width + SLACK or y2 > height + SLACK:
+        yield "boxes outside of their image", f"{x1:g}, {y1:g} to {x2:g}, {y2:g} in {width} x {height} pixels"
+    try:
+        reach = _reach(item["segmentation"], width, height, tools)
+    except ValueError as error:
+        yield "masks that do not fit", str(error)
+        return
+    if reach is None:
+        yield "masks without a pixel", "nothing is in it"
+    elif min(reach[0] - x1, reach[1] - y1, x2 - reach[2], y2 - reach[3]) < -SLACK:
+        told = "{:g}, {:g} to {:g}, {:g}"
+        yield "masks that do not fit", f"it reaches from {told.format(*reach)}, its box {told.format(x1, y1, x2, y2)}"
+
+
+def _reach(segmentation: Any, width: int, height: int, tools: ModuleType) -> np.ndarray | None:
+    """The smallest box that holds a segmentation of COCO, x1, y1, x2, y2; none where it is empty.
+
+    Raises:
+        ValueError: It is no segmentation, or one of an image of another size; the text says why.
+    """
+    if isinstance(segmentation, list):
+        polygons = [_numbers(polygon) for polygon in segmentation]
+        for polygon, numbers in zip(segmentation, polygons, strict=True):
+            if numbers is None or len(numbers) < 6 or len(numbers) % 2:
+                raise ValueError(f"a polygon is not three or more pairs of numbers: {str(polygon)[:60]}")
+        if not polygons:
+            return None
+        points = np.concatenate(polygons).reshape(-1, 2)
+        return np.concatenate([points.min(0), points.max(0)])
+    try:
+        lengths = coco.run_lengths(segmentation, height, width, tools)
+    except TypeError as error:  # numbers that are none
+        raise ValueError(f"its run lengths cannot be read: {error}") from error
+    x, y, w, h = tools.toBbox(lengths)
+    return np.array([x, y, x + w, y + h]) if w and h else None
+
+
+def _ade20k(report: Report, decode: bool) -> None:
+    classes, counts = len(ade20k.class_names(report.root)), {}
+    for split in SPLITS:
+        part = ade20k.FOLDERS[split]
+        folders = [report.root / kind / part for kind in ("images", "annotations")]
+        missing = [folder for folder in folders if not folder.is_dir()]
+        report.add(("missing folders", f"{report.name(folder)}/") for folder in missing)
+        if missing:
+            continue
+        images, maps = ({file.stem: file for file in _images(folder)} for folder in folders)
+        report.add(("images without an annotation", report.name(images[name])) for name in sorted(images.keys() - maps))
+        report.add(("annotations without an image", report.name(maps[name])) for name in sorted(maps.keys() - images))
+        seen, empty = np.zeros(256, dtype=bool), 0
+        pairs = [(images[name], maps.get(name)) for name in images]
+        for faults, labels in _mapped(lambda pair: _pair(report, *pair, classes, decode), pairs):
+            report.add(faults)
+            if labels is not None:
+                seen[labels] = True
+                empty += not labels.any()
+        line = f"{part}/: {len(images):,} images"
+        if decode:
+            line += f", {empty:,} of them without a label, {seen[1:].sum()} of {classes} classes seen"
+        report.found.append(line)
+        counts[part] = len(images)
+    if classes == ade20k.CLASSES:
+        _compare_with_whole(report, "ADE20K", counts, WHOLE_ADE20K)
+
+
+def _pair(
+    report: Report, image: Path, annotation: Path | None, classes: int, decode: bool
+) -> tuple[list[Fault], np.ndarray | None]:
+    """Faults of an image and its annotation, and the labels of the latter as the file has them."""
+    size, faults = _size(report, image, decode)
+    if annotation is None:
+        return faults, None
+    other, more = _size(report, annotation, decode)
+    faults += more
+    if size is None or other is None:
+        return faults, None
+    if not decode:
+        return faults, None
+    raw = ade20k.grey_levels(read_image(annotation))
+    if fault := ade20k.map_fault(raw, size[::-1], classes):
+        return [*faults, (fault[0], f"{report.name(annotation)} {fault[1]}")], None
+    return faults, np.unique(raw)
+
+
+def _size(report: Report, file: Path, decode: bool) -> tuple[tuple[int, int] | None, list[Fault]]:
+    """Width and height of an image, and what is wrong with the file."""
+    try:
+        with Image.open(file) as image:
+            if decode:
+                image.load()
+            return image.size, []
+    except FileNotFoundError:
+        return None, [("missing images", report.name(file))]
+    except DAMAGE as error:
+        return None, [("undecodable images", f"{report.name(file)}: {error}")]
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if _is_image(path))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGES
+
+
+def _numbers(value: Any) -> np.ndarray | None:
+    """A list of finite numbers as an array, or none where it is no such list."""
+    try:
+        numbers = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        return None
+    return numbers if numbers.ndim == 1 and np.isfinite(numbers).all() else None
+
+
+def _compare_with_whole(report: Report, name: str, counts: dict[str, int], whole: dict[str, int]) -> None:
+    """Say which split has not as many images as the data set that its classes are those of."""
+    for split, count in counts.items():
+        if count != whole[split]:
+            report.add([(f"splits that differ from {name}", f"{split}/: {count:,} images of {whole[split]:,}")])
+
+
+def _mapped(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Results in the order of the items, worked out in threads, some thousand at a time."""
+    items = list(items)
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(items), 4096):
+            yield from pool.map(function, items[start : start + 4096])

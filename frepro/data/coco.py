@@ -1,0 +1,172 @@
+"""COCO 2017 as it is distributed (Lin et al., ECCV 2014): train2017/, val2017/ and annotations/instances_*.json."""
+
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from frepro.data.annotated import AnnotatedImage, read_image
+from frepro.errors import FreproError
+
+FOLDERS = {"train": "train2017", "test": "val2017"}
+# What we read of each image, annotation and category.
+ENTRIES = {
+    "images": ("id", "file_name", "width", "height"),
+    "annotations": ("id", "image_id", "category_id", "bbox", "area", "segmentation"),
+    "categories": ("id", "name"),
+}
+
+
+class Coco(Dataset):
+    """Annotated images of a split, in the order of their ids; there is no semantic map.
+
+    Boxes are cut at the image's border. An object whose box has no width or no height is left out: nothing can be
+    learnt from it, and ``frepro data check`` counts them.
+
+    Attributes:
+        classes: Names of the classes.
+        category_ids: The file's number of each class: 1 to 90 with gaps for COCO's 80.
+
+    Raises:
+        FreproError: A file is missing or damaged, or speaks of a category that it does not define.
+    """
+
+    semantic_classes = None
+
+    def __init__(self, root: str | Path, split: str) -> None:
+        self.folder = Path(root) / FOLDERS[split]
+        self.file = annotation_file(root, split)
+        self.mask_tools = mask_tools()
+        content = read_annotations(self.file)
+        categories = sorted(content["categories"], key=lambda category: category["id"])
+        self.classes = [category["name"] for category in categories]
+        self.category_ids = [category["id"] for category in categories]
+        self.images = sorted(content["images"], key=lambda image: image["id"])
+        self.objects: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in self.images}
+        self.label = {category: label for label, category in enumerate(self.category_ids)}
+        for item in content["annotations"]:
+            if item["category_id"] not in self.label:
+                known = f"{len(self.label)} categories"
+                raise FreproError(
+                    f"{self.file}: annotation {item['id']} has category {item['category_id']}, which is none of its "
+                    f"{known}: run `frepro data check {root}`"
+                )
+            if item["image_id"] in self.objects:
+                self.objects[item["image_id"]].append(item)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> AnnotatedImage:
+        entry = self.images[index]
+        image = read_image(self.folder / entry["file_name"], "RGB")
+        width, height = image.size
+        if (width, height) != (entry["width"], entry["height"]):
+            raise FreproError(
+                f"{self.folder / entry['file_name']} has {width} x {height} pixels and its masks have "
+                f"{entry['width']} x {entry['height']}: replace the file"
+            )
+        objects = self.objects[entry["id"]]
+        try:
+            boxes = np.array([item["bbox"] for item in objects], dtype=np.float32).reshape(len(objects), 4)
+        except (TypeError, ValueError) as error:
+            raise FreproError(f"{self.file}: a box of image {entry['id']} is not four numbers: {error}") from error
+        boxes[:, 2:] += boxes[:, :2]  # from x, y, width, height
+        boxes = boxes.clip(0, [width, height, width, height])
+        kept = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1))
+        objects = [objects[i] for i in kept]
+        masks = np.zeros((len(objects), height, width), dtype=bool)
+        for mask, item in zip(masks, objects, strict=True):
+            mask[:] = self.decode(item, height, width)
+        return AnnotatedImage(
+            image=image,
+            boxes=torch.from_numpy(boxes[kept].astype(np.float32)),
+            labels=torch.tensor([self.label[item["category_id"]] for item in objects], dtype=torch.int64),
+            masks=torch.from_numpy(masks),
+            areas=torch.tensor([item["area"] for item in objects], dtype=torch.float32),
+            crowd=torch.tensor([bool(item.get("iscrowd", 0)) for item in objects], dtype=torch.bool),
+            semantic=None,
+            image_id=entry["id"],
+        )
+
+    def decode(self, item: dict[str, Any], height: int, width: int) -> np.ndarray:
+        """The mask of an annotation, (height, width) bool."""
+        try:
+            mask = self.mask_tools.decode(run_lengths(item["segmentation"], height, width, self.mask_tools))
+        except (ValueError, TypeError, IndexError) as error:
+            raise FreproError(f"{self.file}: the mask of annotation {item['id']} is damaged: {error}") from error
+        return mask.astype(bool)
+
+
+def annotation_file(root: str | Path, split: str) -> Path:
+    return Path(root) / "annotations" / f"instances_{FOLDERS[split]}.json"
+
+
+def read_annotations(file: Path) -> dict[str, Any]:
+    """The lists "images", "annotations" and "categories" of an annotation file, each with the entries of ``ENTRIES``.
+
+    Raises:
+        FreproError: The file is missing or damaged.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FreproError(f"{file} cannot be read: {error.strerror}: COCO's annotations belong there") from error
+    except ValueError as error:
+        raise FreproError(f"{file} is damaged: {error}: fetch it again") from error
+    for name, entries in ENTRIES.items():
+        items = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
+            raise FreproError(f"{file} has no list of {name}: it holds no annotations of COCO's kind")
+        for item in items:
+            if lacking := [entry for entry in entries if entry not in item]:
+                raise FreproError(f"{file}: one of its {name}, id {item.get('id')}, has no {' and no '.join(lacking)}")
+    return content
+
+
+def run_lengths(segmentation: Any, height: int, width: int, tools: ModuleType) -> dict[str, Any]:
+    """A segmentation as pycocotools' compressed run lengths: of polygons, of plain or of compressed run lengths.
+
+    Raises:
+        ValueError: It is none of them, or belongs to an image of another size. pycocotools would not notice all of it.
+    """
+    if isinstance(segmentation, list):
+        return tools.merge(tools.frPyObjects(segmentation, height, width))
+    if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
+        raise ValueError("it is neither polygons nor run lengths")
+    size, counts = segmentation["size"], segmentation["counts"]
+    if size != [height, width]:
+        raise ValueError(f"it is {' x '.join(map(str, reversed(size)))} pixels large, its image {width} x {height}")
+    pixels = sum(counts if isinstance(counts, list) else _uncompressed(counts))
+    if pixels != height * width:
+        raise ValueError(f"its run lengths cover {pixels:,} pixels of {height * width:,}")
+    return tools.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
+
+
+def _uncompressed(text: str) -> list[int]:
+    """Run lengths out of COCO's text: signed, five bits a character, from the fourth on minus the last but one."""
+    lengths: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:  # the last of its number
+            if bits & 16:
+                value -= 1 << shift
+            lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
+            value = shift = 0
+    return lengths
+
+
+def mask_tools() -> ModuleType:
+    """``pycocotools.mask``, which alone knows COCO's way to fill polygons."""
+    try:
+        from pycocotools import mask
+    except ImportError:
+        raise FreproError("COCO's masks need pycocotools: pip install 'frepro[dense]'") from None
+    return mask

@@ -1,0 +1,162 @@
+"""From annotated images to what detectors and segmenters train on: resized, cropped, flipped, with all annotations.
+
+What an augmented sample looks like depends on seed, epoch and index alone, as in ``data.loading``. The steps are those
+of mmdetection's and mmsegmentation's recipes, made of torchvision's transforms.
+"""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from frepro.data.ade20k import Ade20k
+from frepro.data.annotated import IGNORED, AnnotatedImage
+from frepro.data.check import layout
+from frepro.data.coco import Coco
+from frepro.data.loading import SAMPLE, Samples, seed_all
+from frepro.data.scenes import SIZE, Scenes
+from frepro.errors import FreproError
+
+
+def open_annotated(data: str | None, split: str, size: int = SIZE) -> Dataset:
+    """The annotated images of "train" or "test".
+
+    Args:
+        data: A folder in the layout of COCO 2017 or ADE20K; none, or "scenes", for the embedded scenes.
+        size: Of the scenes.
+
+    Raises:
+        FreproError: The folder is not there, or its images have classes and nothing else.
+    """
+    if not data or data == "scenes":
+        return Scenes(split, size)
+    kind = layout(Path(data))
+    if kind == "imagenet":
+        raise FreproError(
+            f"{data} holds images with classes: detection needs COCO 2017's layout, segmentation ADE20K's"
+        )
+    return {"coco": Coco, "ade20k": Ade20k}[kind](data, split)
+
+
+class DenseSamples(Samples):
+    """Transformed annotated images, asked for by (epoch, index); ``transform`` is one of the two below."""
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Any]:
+        epoch, index = key
+        image = self.images[self.chosen[index % len(self)]]
+        seed_all(SAMPLE, self.seed, epoch, index)
+        return self.transform(image)
+
+
+def collate(samples: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
+    """Images of any size as a list, beside the list of their targets."""
+    images, targets = zip(*samples, strict=True)
+    return list(images), list(targets)
+
+
+class Detection:
+    """An annotated image as torchvision's detectors take it, which resize and normalise it themselves.
+
+    Gives an image (3, H, W) with values in [0, 1], and a mapping of boxes (N, 4), labels (N,) from 1 on (0 is the
+    ground), masks (N, H, W) uint8, area (N,), iscrowd (N,) and image_id. In training, crowds are left out and every
+    second image is mirrored.
+
+    Args:
+        crop: In training, every second image is resized to a short side of 400, 500 or 600 and cut to a piece with
+            sides of 384 to 600 pixels, as DETR does before it resizes (mmdetection's multi-scale recipe of SPANetV2).
+    """
+
+    def __init__(self, train: bool, crop: bool = False) -> None:
+        self.train, self.crop = train, crop
+        self.resize = v2.RandomShortestSize([400, 500, 600], max_size=4200)
+        self.mirror = v2.RandomHorizontalFlip()
+        self.sanitize = v2.SanitizeBoundingBoxes(
+            # Beside boxes and masks, which it knows by their types.
+            labels_getter=lambda inputs: [inputs[1][key] for key in ("labels", "area", "iscrowd")]
+        )
+
+    def __call__(self, annotated: AnnotatedImage) -> tuple[Tensor, dict[str, Tensor]]:
+        kept = ~annotated.crowd if self.train else torch.ones_like(annotated.crowd)
+        image = F.to_dtype(F.to_image(annotated.image), torch.float32, scale=True)
+        target = {
+            "boxes": tv_tensors.BoundingBoxes(annotated.boxes[kept], format="XYXY", canvas_size=image.shape[-2:]),
+            "labels": annotated.labels[kept] + 1,
+            "masks": tv_tensors.Mask(annotated.masks[kept].to(torch.uint8)),
+            "area": annotated.areas[kept],
+            "iscrowd": annotated.crowd[kept],
+        }
+        if self.train:
+            if self.crop and random.random() < 0.5:
+                image, target = self.resize(image, target)
+                height, width = (random.randint(min(384, side), min(600, side)) for side in image.shape[-2:])
+                image, target = self.sanitize(v2.RandomCrop((height, width))(image, target))
+            image, target = self.mirror(image, target)
+        plain = {key: value.as_subclass(Tensor) for key, value in target.items()}
+        return image.as_subclass(Tensor), {**plain, "image_id": torch.tensor(annotated.image_id)}
+
+
+class Segmentation:
+    """An annotated image and its semantic map as mmsegmentation's recipes for ADE20K have them.
+
+    In training the image is resized by a random ratio, cut to a square in which no class has more than three quarters
+    of the labelled pixels (ten trials), mirrored every second time, changed in colour, and filled up to the square with
+    mean colour and 255. In tests it is resized alone, and its map keeps the size of the file, in which it is scored.
+    Gives an image (3, H, W), normalised, and a map (H, W) int64.
+
+    Args:
+        side: The short side that images are resized to, and the side of the square.
+        long: Most of the long side, before the random ratio.
+    """
+
+    RATIOS = (0.5, 2.0)
+    MOST = 0.75
+    TRIALS = 10
+
+    def __init__(self, train: bool, side: int, mean: tuple, std: tuple, long: int = 2048) -> None:
+        self.train, self.side, self.long, self.mean, self.std = train, side, long, list(mean), list(std)
+        self.mirror = v2.RandomHorizontalFlip()
+        # mmsegmentation adds up to 32 of 255 to the brightness, where torchvision multiplies; hue is in turns.
+        self.colours = v2.RandomPhotometricDistort(brightness=(0.875, 1.125), hue=(-0.1, 0.1))
+
+    def __call__(self, annotated: AnnotatedImage) -> tuple[Tensor, Tensor]:
+        if annotated.semantic is None:
+            raise FreproError("these images have no semantic maps: name data in the layout of ADE20K, or the scenes")
+        image = F.to_dtype(F.to_image(annotated.image), torch.float32, scale=True)
+        semantic = tv_tensors.Mask(annotated.semantic[None].long())
+        if self.train:
+            ratio = random.uniform(*self.RATIOS)
+            image, semantic = self.resized(image, ratio), self.resized(semantic, ratio)
+            image, semantic = self.cut(image, semantic)
+            image, semantic = self.mirror(image, semantic)
+            image = self.colours(image)
+        else:
+            image = self.resized(image, 1)
+        image = F.normalize(image, self.mean, self.std)
+        if self.train:
+            height, width = image.shape[-2:]
+            border = [0, 0, self.side - width, self.side - height]
+            image, semantic = F.pad(image, border, fill=0), F.pad(semantic, border, fill=IGNORED)
+        return image.as_subclass(Tensor), semantic.as_subclass(Tensor)[0]
+
+    def resized(self, picture: Tensor, ratio: float) -> Tensor:
+        """An image, or a map by its nearest pixels, with its sides in the same proportion."""
+        height, width = picture.shape[-2:]
+        ratio *= min(self.side / min(height, width), self.long / max(height, width))
+        return F.resize(picture, [max(1, round(height * ratio)), max(1, round(width * ratio))])
+
+    def cut(self, image: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor]:
+        """A square of both, or all of a side that is shorter."""
+        height, width = (min(self.side, side) for side in image.shape[-2:])
+        for _ in range(self.TRIALS):
+            top, left = (random.randint(0, most) for most in (image.shape[-2] - height, image.shape[-1] - width))
+            piece = F.crop(semantic, top, left, height, width)
+            counts = torch.bincount(piece[piece != IGNORED])
+            if counts.sum() > 0 and counts.max() <= self.MOST * counts.sum():
+                break
+        return F.crop(image, top, left, height, width), piece
