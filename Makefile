@@ -1,6 +1,7 @@
 # frepro's front door. On a machine with python3 and make alone, each target first makes the environment it needs.
 #
-#   make reproduce TABLE=4                                   Table 4 of every paper that has one, on embedded data
+#   make reproduce                                           every table and figure, on embedded data
+#   make reproduce TABLE=4                                   Table 4 of every paper that has one
 #   make reproduce PAPER=dfformer PROFILE=paper TABLE=4 DATA=/data/imagenet
 
 .DEFAULT_GOAL := help
@@ -32,7 +33,7 @@ endif
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
-reproduce: $(READY)  ## tables and figures anew: TABLE= FIGURE= PAPER= PROFILE= DATA= SEEDS= DEVICE= JOBS= PER_DEVICE=
+reproduce: $(READY)  ## all tables and figures anew, or: TABLE= FIGURE= PAPER= PROFILE= DATA= SEEDS= DEVICE= JOBS= PER_DEVICE=
 	@$(PYTHON) -m frepro reproduce $(if $(TABLE),--table '$(TABLE)') $(if $(FIGURE),--figure '$(FIGURE)') \
 		$(if $(PAPER),--paper '$(PAPER)') $(if $(PROFILE),--profile '$(PROFILE)') $(if $(DATA),--data '$(DATA)') \
 		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(JOBS),--jobs '$(JOBS)') \
@@ -42,8 +43,9 @@ bench: $(READY)  ## speed and memory beside timm's models; minutes, on a machine
 	@$(PYTHON) -m frepro bench $(if $(ONLY),--only '$(ONLY)') $(if $(ROUNDS),--rounds '$(ROUNDS)') \
 		$(if $(BESIDE),--beside '$(BESIDE)') $(if $(DEVICE),--device '$(DEVICE)')
 
+# A process a core, each with one thread; a file, be it of tests or a notebook, stays in one process.
 test: $(READY)  ## the tests, and the notebooks in profile smoke
-	$(PYTHON) -m pytest --nbval-lax tests notebooks
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n logical --maxprocesses 8 --dist loadfile --nbval-lax tests notebooks
 
 book: $(READY)  ## the report, from committed results: _build/html/index.html
 	$(dir $(PYTHON))jupyter-book build -W -n --keep-going book

@@ -5,19 +5,23 @@ The book is built from results alone and runs nothing. Sphinx reads pages below 
 """
 
 import json
+import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from frepro import papers, provenance, report, sizes
+from frepro import apidoc, audit, papers, provenance, report, sizes
 from frepro.bench import report as bench_report
 from frepro.bench import results as bench
-from frepro.reproduce import Artefact, artefacts
+from frepro.experiment import from_csv
+from frepro.reproduce import Artefact, Notebook, artefacts, plan
 from frepro.runs import model_code
 
 STATES = {
     "paper": "measured",
     "demo": "demo",
+    "costs": "costs only",
     "": "not run",
 }
 COMPLETE = "complete"
@@ -28,8 +32,15 @@ def setup(app: Any) -> dict[str, Any]:
     """Called by Sphinx before it looks for pages. Warnings are errors from here on."""
     app.warningiserror = True
     app.add_css_file("frepro.css")
+    app.connect("html-page-context", without_thebe)
     lay_out(Path(app.srcdir) / "results")
     return {"version": provenance.version("frepro") or "", "parallel_read_safe": True}
+
+
+def without_thebe(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Called by Sphinx for each page: leave out what Jupyter Book adds to run cells on a server elsewhere."""
+    scripts = context["script_files"]
+    context["script_files"] = [s for s in scripts if "thebe" not in f"{s.filename} {s.attributes.get('body')}".lower()]
 
 
 def lay_out(folder: Path) -> None:
@@ -42,6 +53,37 @@ def lay_out(folder: Path) -> None:
             page(artefact, folder / artefact.paper)
     models(folder / "models")
     performance(folder / "performance")
+    front(folder)
+    (folder / "audit.md").write_text(audit.page(), encoding="utf-8")
+    apidoc.lay_out(folder / "api")
+
+
+# The table and picture that the front page shows.
+FRONT = Artefact("dfformer", "table", 4)
+
+
+def front(folder: Path) -> None:
+    """What the front page includes: one table as published and as measured with its picture, or that it was not run."""
+    profile = state(FRONT)
+    if not profile:
+        command = f"make reproduce PAPER={FRONT.paper} TABLE={FRONT.number}"
+        (folder / "front.md").write_text(f"*not run* yet: `{command}`\n", encoding="utf-8")
+        return
+    source, paper = FRONT.folder(profile), papers.load(FRONT.paper)
+    shutil.copy(source / "comparison.png", folder / "front.png")
+    findings = from_csv((source / "findings.csv").read_text(encoding="utf-8"))
+    view = report.published_beside_measured(findings, paper.tables[FRONT.number], ["params", "flops", "top1"])
+    text = f"""```{{figure}} results/front.png
+:figclass: drawing
+:alt: Three panels with a line for each variant of DFFormer-S18. Accuracy on ImageNet as published, accuracy on\
+ embedded data as measured here with its spread over seeds, and throughput relative to the baseline.
+
+[Table {FRONT.number}](results/{FRONT.paper}/{FRONT.name}) of *{paper.title}*, as published and as measured here.
+```
+
+<div class="frepro-scroll">{view.html()}</div>
+"""
+    (folder / "front.md").write_text(text, encoding="utf-8")
 
 
 def models(folder: Path) -> None:
@@ -63,8 +105,18 @@ def models(folder: Path) -> None:
     }
     tables["vim_flops"] = report.vim_flops(sizes.read_vim_flops())
     for name, table in tables.items():
-        text = f'<div class="frepro-scroll">{table.html()}</div>\n\n<p class="frepro-origin">{where}</p>\n'
-        (folder / f"{name}.md").write_text(text, encoding="utf-8")
+        counted = "vim_flops.csv" if name == "vim_flops" else "sizes.csv"
+        text = f'<div class="frepro-scroll">{table.html()}</div>\n\n<p class="frepro-origin">{where}</p>\n\n'
+        (folder / f"{name}.md").write_text(text + downloads([source / counted], folder), encoding="utf-8")
+
+
+def downloads(files: Iterable[Path], folder: Path, prefix: str = "") -> str:
+    """A line of links to CSV files, which are laid into a folder of the book under names that tell them apart."""
+    links = []
+    for file in files:
+        shutil.copyfile(file, folder / f"{prefix}{file.name}")
+        links.append(f"{{download}}`{prefix}{file.name} </results/{folder.name}/{prefix}{file.name}>`")
+    return f"Download: {', '.join(links)}\n\n" if links else ""
 
 
 # What the benchmark gives to the page on performance.
@@ -75,6 +127,15 @@ BENCHMARK = {
     "resolution": "Throughput and memory against resolution",
     "slower": "Where ours loses",
     "origin": "Where these numbers come from",
+}
+# The file that each part is made from.
+BENCHMARK_DATA = {
+    "models": "models.csv",
+    "operations": "operations.csv",
+    "roofline": "operations.csv",
+    "resolution": "resolution.csv",
+    "slower": "ratios.csv",
+    "origin": "rounds.csv",
 }
 
 
@@ -115,13 +176,17 @@ def _benchmark(found: bench.Found, folder: Path, device: str) -> dict[str, str]:
     if len(variants) > 1:
         models = [f"#### {variant}\n\n{text}" for variant, text in zip(variants, models, strict=True)]
     slower = bench_report.slower(found)
-    return {
+    parts = {
         "models": "".join(models),
         "operations": part("operations", BENCHMARK["operations"], bench_report.operations(found)),
         "roofline": part("roofline", BENCHMARK["roofline"], bench_report.roofline(found)),
         "resolution": part("resolution", BENCHMARK["resolution"], bench_report.resolution(found)),
         "slower": part("slower", BENCHMARK["slower"], slower) if slower.rows else "Nowhere in this run.\n\n",
         "origin": _benchmark_origin(found.provenance),
+    }
+    source = bench.folder(device)
+    return {
+        name: text + downloads(source.glob(BENCHMARK_DATA[name]), folder, f"{device}_") for name, text in parts.items()
     }
 
 
@@ -148,8 +213,10 @@ def state(artefact: Artefact) -> str:
 def progress(artefact: Artefact) -> str:
     """How far an artefact that has a notebook has come, as the status page says it."""
     profile = state(artefact)
+    if profile and artefact.kind == "table" and papers.load(artefact.paper).tables[artefact.number].is_of_backbones:
+        return STATES["costs"]
     if artefact.kind == "figure" and profile:
-        found = json.loads((artefact.folder(profile) / "origin.json").read_text(encoding="utf-8"))
+        _, found = read(artefact.folder(profile))
         return STATES["demo"] if found["stands_in"] else COMPLETE
     return STATES[profile]
 
@@ -157,24 +224,56 @@ def progress(artefact: Artefact) -> str:
 def page(artefact: Artefact, folder: Path) -> None:
     """The executed notebook with where its numbers come from beneath; a line where there is none yet."""
     folder.mkdir(exist_ok=True)
-    profile = state(artefact)
+    profile, item = state(artefact), dict(papers.load(artefact.paper).artefacts())[artefact.name]
     if not profile:
-        text = f"# {artefact.title}\n\nNot run yet: `make reproduce PAPER={artefact.paper} "
-        text += f"{artefact.kind.upper()}={artefact.number}`\n"
+        text = f"# {Notebook(artefact.notebook).title}\n\n> {' '.join(item.caption.split())}\n\nNot run yet: `make "
+        text += f"reproduce PAPER={artefact.paper} {artefact.kind.upper()}={artefact.number}`\n"
         (folder / f"{artefact.name}.md").write_text(text, encoding="utf-8")
         return
     source = artefact.folder(profile)
     notebook = json.loads((source / f"{artefact.name}.ipynb").read_text(encoding="utf-8"))
+    describe_pictures(notebook, f" In the paper: {item.shows}" if artefact.kind == "figure" else "")
+    data = downloads(sorted(source.glob("*.csv")), folder, f"{artefact.paper}_{artefact.name}_")
     notebook["cells"].append(
-        {"cell_type": "markdown", "id": "origin", "metadata": {}, "source": origin(source)},
+        {"cell_type": "markdown", "id": "origin", "metadata": {}, "source": f"{origin(source)}\n{data}"},
     )
     (folder / f"{artefact.name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
 
 
+def describe_pictures(notebook: dict[str, Any], more: str) -> None:
+    """Give every picture that a cell puts out an alternative text: the headings that it stands under, and more."""
+    headings: list[str] = []
+    for cell in notebook["cells"]:
+        for line in "".join(cell["source"]).splitlines() if cell["cell_type"] == "markdown" else ():
+            if found := re.match(r"(#+) (.+)", line):
+                headings[len(found[1]) - 1 :] = [found[2].strip()]
+        if any(kind.startswith("image/") for output in cell.get("outputs", ()) for kind in output.get("data", ())):
+            cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})["alt"] = f"{'; '.join(headings)}.{more}"
+
+
+def is_current(made: dict[str, Any], found: dict[str, Any]) -> bool:
+    """Whether the code that a result passed through is still the same: that of a figure, or of a table's runs.
+
+    A table without runs is the same if all that decides about it is.
+    """
+    if "figure" in found:
+        return made["code"] == provenance.code_fingerprint("frepro.illustration", *made["modules"])
+    if not found["runs"]:
+        artefact = Artefact(found["paper"], "table", found["table"])
+        return plan(artefact, {**made["parameters"], "data": None}).is_current
+    return all(run["origin"]["code"] == model_code("frepro.train", run["model"]) for run in found["runs"])
+
+
+def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What made a result, and what it rests on."""
+    names = ("provenance.json", "origin.json")
+    made, found = (json.loads((folder / name).read_text(encoding="utf-8")) for name in names)
+    return made, found
+
+
 def origin(folder: Path) -> str:
     """Where the numbers of a result come from, folded away."""
-    made = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    found = json.loads((folder / "origin.json").read_text(encoding="utf-8"))
+    made, found = read(folder)
     if "figure" in found:
         return _figure_origin(made, found)
     timing, measured = found["timing"], [*found["runs"], *filter(None, [found["timing"]])]
@@ -188,39 +287,44 @@ Read off the models, with nothing trained or timed; page made {made["time"]} wit
     versions = sorted({_versions(item["origin"]) for item in measured})
     commits = sorted({str(item["origin"]["commit"])[:12] for item in measured})
     changed = any(item["origin"]["dirty"] for item in measured)
-    is_current = all(item["origin"]["code"] == model_code("frepro.train", item["model"]) for item in found["runs"])
+    return f"""## Where these numbers come from
+
+````{{dropdown}} Machine, versions, commit and every run
+- measured on {"; ".join(machines)}; page made {made["time"]}
+- code of commit {", ".join(commits)}{" with uncommitted changes" if changed else ""}
+- {"; ".join(versions)}
+- throughput: batches of {timing["benchmark"]["batch_size"]} at {timing["benchmark"]["img_size"]} pixels,
+  {timing["benchmark"]["rounds"]} rounds in which all models take turns, {timing["origin"]["device"]["threads"]} threads
+{_training(made, found) if found["runs"] else "- nothing was trained"}
+````
+"""
+
+
+def _training(made: dict[str, Any], found: dict[str, Any]) -> str:
+    """Data and every training run of a table."""
     rows = "\n".join(
         f"| `{run['model']}` | {run['seed']} | {run['values']['top1']:.2f} | {run['seconds']:.0f} | `{run['key']}` |"
         for run in found["runs"]
     )
     data = found["data"]
-    return f"""## Where these numbers come from
-
-````{{dropdown}} Machine, versions, commit and every run
-- measured on {"; ".join(machines)}; page made {made["time"]}
-- code of commit {", ".join(commits)}{" with uncommitted changes" if changed else ""}; what these runs pass through has
-  {"not changed" if is_current else "changed"} since
-- {"; ".join(versions)}
-- data: {data["name"]}, {data["train"]} training and {data["test"]} test images, fingerprint `{data["fingerprint"]}`
-- throughput: batches of {timing["benchmark"]["batch_size"]} at {timing["benchmark"]["img_size"]} pixels,
-  {timing["benchmark"]["rounds"]} rounds in which all models take turns, {timing["origin"]["device"]["threads"]} threads
+    return f"""- data: {data["name"]}, {data["train"]} training and {data["test"]} test images,
+  fingerprint `{data["fingerprint"]}`
+- the code that these training runs pass through has {"not changed" if is_current(made, found) else "changed"} since
 
 | model | seed | test top-1 (%) | seconds | run |
 | --- | --- | --- | --- | --- |
 {rows}
-````
 """
 
 
 def _figure_origin(made: dict[str, Any], found: dict[str, Any]) -> str:
-    is_current = made["code"] == provenance.code_fingerprint("frepro.illustration", *made["modules"])
     stands_in = [f"- {found['stands_in']}"] if found["stands_in"] else []
     sources = [f"- {', '.join(f'{key}: {value}' for key, value in source.items())}" for source in found["sources"]]
     facts = "\n".join(
         [
             f"- made {made['time']} on {_computer(made)}",
             f"- code of commit {str(made['commit'])[:12]}{' with uncommitted changes' if made['dirty'] else ''}; what",
-            f"  this notebook uses has {'not changed' if is_current else 'changed'} since: "
+            f"  this notebook uses has {'not changed' if is_current(made, found) else 'changed'} since: "
             + ", ".join(f"`{name}`" for name in made["modules"]),
             f"- {_versions(made)}",
             *stands_in,
@@ -251,25 +355,36 @@ def _versions(origin: dict[str, Any]) -> str:
 
 
 def status() -> str:
-    """A page with every table and figure of every paper and how far it has come."""
+    """A page with every table and figure of every paper, how far it has come, and what its result was made with."""
     lines = [
         "# Status",
         "",
         "Every table and figure of the papers, and how far it has come: **measured** is the published recipe on the",
         "data set that it was published for; **complete** is a figure that needs neither data set nor trained weights;",
-        "**demo** is embedded data, with cost and throughput of the models at full size; **not run** has a notebook",
-        "and no result, **not built** no notebook yet.",
+        "**demo** is embedded data, with cost and throughput of the models at full size; **costs only** has backbones",
+        "counted and timed, and accuracies not run, since there is no task yet for detection and segmentation;",
+        "**not run** has a notebook and no result, **not built** no notebook yet.",
         "",
     ]
     for name in papers.names():
         paper = papers.load(name)
         captions = {key: papers.title(item) for key, item in paper.artefacts()}
-        lines += [f"## {paper.title} ({paper.venue} {paper.year})", "", "| | caption | state |", "| --- | --- | --- |"]
+        lines += [f"## {paper.title} ({paper.venue} {paper.year})", "", ":::{container} frepro-status"]
+        lines += ["| | caption | state | made | commit | code since |", "| --- | --- | --- | --- | --- | --- |"]
         for artefact in artefacts(name):
-            title = artefact.name.replace("_", " ").capitalize()
+            title = f"{artefact.kind.capitalize()} {artefact.number}"
             if artefact.is_built:
                 title = f"[{title}]({artefact.paper}/{artefact.name})"
-            has_come = progress(artefact) if artefact.is_built else NOT_BUILT
-            lines.append(f"| {title} | {captions[artefact.name]} | {has_come} |")
-        lines.append("")
+            come = [progress(artefact), *_made(artefact)] if artefact.is_built else [NOT_BUILT, "", "", ""]
+            lines.append(f"| {title} | {captions[artefact.name]} | {' | '.join(come)} |")
+        lines += [":::", ""]
     return "\n".join(lines)
+
+
+def _made(artefact: Artefact) -> list[str]:
+    """When a result was made, with which commit, and whether its code has changed since; empty where there is none."""
+    if not (profile := state(artefact)):
+        return ["", "", ""]
+    made, found = read(artefact.folder(profile))
+    commit = f"`{str(made['commit'])[:10]}`{' and changes' if made['dirty'] else ''}"
+    return [made["time"][:10], commit, "the same" if is_current(made, found) else "changed"]

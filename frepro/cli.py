@@ -3,7 +3,6 @@
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -13,11 +12,11 @@ import click
 import frepro
 from frepro import papers, paths, provenance, recipes, reproduce
 from frepro.data import Source, locate
-from frepro.errors import FreproError
+from frepro.errors import FreproError, one_line
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 DATA_HELP = "ImageNet-style folder (train/ and val/ with a folder for each class), or a name that timm reads with its \
-root, as torch/cifar10:/path. Default: the embedded digits."
+root, as torch/cifar10:/path. Embedded: textured (default), digits, cues."
 
 
 class Seeds(click.ParamType):
@@ -58,7 +57,8 @@ def cli() -> None:
     """Frequency-domain vision backbones, and the tables and figures of their papers measured anew.
 
     \b
-    frepro reproduce --table 4             Table 4 of every paper that has one, on embedded data
+    frepro reproduce                       every table and figure, on embedded data
+    frepro reproduce --table 4             Table 4 of every paper that has one
     frepro reproduce --paper dfformer      everything of one paper
     frepro train --model dfformer_s18      one training run
     frepro data check PATH                 what a data set holds, and what is missing or damaged
@@ -73,11 +73,19 @@ def cli() -> None:
 @click.option("--table", type=int, help="Number of a table.")
 @click.option("--figure", type=int, help="Number of a figure.")
 @click.option("--paper", callback=blank_as_none, help="One paper. Default: all.")
-@click.option("--profile", default="demo", show_default=True, help="smoke (seconds), demo (minutes) or paper (weeks).")
+@click.option(
+    "--profile",
+    default="demo",
+    show_default=True,
+    help="smoke (all in minutes), demo (in an hour and more) \
+or paper (weeks).",
+)
 @click.option("--data", callback=blank_as_none, help=DATA_HELP)
 @click.option("--seeds", type=Seeds(), help="How many, or which, as 0,7,11. Default: 3, and 1 with profile paper.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option("--jobs", type=click.IntRange(1), help="Training runs at a time. Default: one a core, or one on a GPU.")
+@click.option(
+    "--jobs", type=click.IntRange(1), help="Runs and notebooks at a time. Default: one a core, or one on a GPU."
+)
 @click.option("--per-device", type=click.IntRange(1), help="Most samples in a forward pass; the rest is accumulated.")
 @click.option("--workers", type=click.IntRange(0), help="Data-loading processes of a run. Default: as many as help.")
 @click.option(
@@ -105,31 +113,42 @@ def reproduce_command(
     extra: tuple[tuple[str, Any], ...],
     dry_run: bool,
 ) -> None:
-    """Make tables and figures anew: published beside measured.
+    """Make tables and figures anew, published beside measured: all of them, or those that the options name.
 
-    Prints the plan first, runs only what is missing, and ends with the table. Runs are stored, so that a second call
-    answers at once, and a call that was stopped goes on where it was.
+    Prints the plan first, and why what is stale is so; runs only what is missing; ends with the table, or of many
+    artefacts with an overview. What fails takes along only what rests on it, and is named at the end. Runs are stored,
+    so that a second call answers at once, and a call that was stopped goes on where it was.
     """
-    chosen, missing = reproduce.find(paper, table, figure)
+    from frepro.batch import FEW, Batch, summary
+
+    chosen, unbuilt = reproduce.find(paper, table, figure)
     seeds = seeds or ([0] if profile == "paper" else [0, 1, 2])
     given = {"profile": profile, "data": data, "seeds": seeds, "device": device}
     plans = [reproduce.plan(artefact, {**given, **dict(extra)}) for artefact in chosen]
     if data is None and any(isinstance(plan, reproduce.Plan) for plan in plans):
-        click.echo(f"No DATA given: profile {profile} on the embedded digits. Numbers from them are not ImageNet's.")
-    for plan in plans:
-        click.echo(plan.describe(jobs))
-    if missing:
-        click.echo(f"Not built yet: {reproduce.listed(missing)}.")
+        click.echo(
+            f"No DATA given: profile {profile} on embedded data ({locate(None).name}). "
+            "Numbers from them are not ImageNet's."
+        )
+    batch = Batch(plans, device, jobs)
+    click.echo(batch.describe())
+    if unbuilt:
+        click.echo(f"Not built yet: {reproduce.listed(unbuilt)}.")
     if dry_run:
         return
-    for plan in plans:
-        if not plan.is_current:
-            started = time.perf_counter()
-            reproduce.make(plan, jobs, per_device, workers, click.echo)
-            click.echo(f"{plan.artefact.title} made in {reproduce.minutes(time.perf_counter() - started)}")
-        click.echo(f"\n{plan.artefact.title}, profile {plan.profile}\n{plan.text()}\n")
-        for file in sorted(plan.folder.iterdir()):
-            click.echo(f"  {reproduce.shown(file)}")
+    made = batch.make(per_device, workers, click.echo)
+    if len(plans) > FEW:
+        click.echo(f"\n{summary(made).text()}")
+    else:
+        for plan in (one.plan for one in made if not one.failure):
+            click.echo(f"\n{plan.artefact.title}, profile {plan.profile}\n{plan.text()}\n")
+            for file in sorted(plan.folder.iterdir()):
+                click.echo(f"  {reproduce.shown(file)}")
+    failed = [one for one in made if one.failure]
+    for one in failed:
+        click.echo(f"frepro: error: {one.cause()}", err=True)
+    if failed:
+        sys.exit(1)
 
 
 def training_options(command: Any) -> Any:
@@ -388,8 +407,7 @@ def main() -> None:
     try:
         cli(standalone_mode=False)
     except FreproError as error:
-        # A data-loading process wraps the error of its own in a traceback; the last line is the error.
-        fail(str(error).strip().splitlines()[-1].removeprefix("frepro.errors.FreproError: "))
+        fail(one_line(error))
     except click.Abort:
         click.echo("\nstopped; what was done is kept, and the same command goes on from there", err=True)
         os._exit(130)

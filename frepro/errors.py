@@ -19,3 +19,12 @@ def unknown(kind: str, name: object, known: Iterable[object]) -> FreproError:
     else:
         hint = "`frepro list` shows what there is"
     return FreproError(f"unknown {kind} {name!r}: {hint}")
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, in one line; of an error that a user cannot mend, with its type."""
+    lines = str(error).strip().splitlines() or ["no message"]
+    if isinstance(error, FreproError):
+        # A data-loading process wraps the error of its own in a traceback; the last line is the error.
+        return lines[-1].removeprefix("frepro.errors.FreproError: ")
+    return f"{type(error).__name__}: {lines[0]}"

@@ -3,11 +3,34 @@
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from frepro import train
 from frepro.data.loading import TestBatches, count_classes, loader, samples
 from frepro.data.sources import Source
+from frepro.errors import FreproError
 from frepro.models.official import load_strictly, read, unwrap
 from frepro.recipes import Recipe
+from frepro.runs import Run
+
+
+def network(run: Run) -> nn.Module:
+    """The network that a run has left, in evaluation mode on the CPU; its configuration names the size it learnt at.
+
+    Raises:
+        FreproError: The run has not been made, or its weights are gone.
+    """
+    if run.measurement.record() is None:
+        raise FreproError(f"{run.title} has not been trained yet: train it first")
+    weights = run.measurement.folder / "model.safetensors"
+    if not weights.exists():
+        raise FreproError(f"the weights of run {run.measurement.key} are gone: delete its folder, and it is made again")
+    mean, std = train.normalisation(run.model)
+    classes = run.source.classes or count_classes(samples(run.source, "test", run.recipe, mean, std, seed=0))
+    found = train.create_model(run.model, run.all_model_args, classes, run.recipe.img_size, drop_path=0.0)
+    load_strictly(found, read(weights), str(weights))
+    found.pretrained_cfg["input_size"] = (3, run.recipe.img_size, run.recipe.img_size)
+    return found.eval()
 
 
 def evaluate_checkpoint(

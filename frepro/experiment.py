@@ -17,7 +17,8 @@ from typing import Any
 from frepro import papers, provenance, recipes, results
 from frepro.data import Source, locate
 from frepro.errors import FreproError, unknown
-from frepro.runs import Run, Throughput, model_code
+from frepro.progress import Progress
+from frepro.runs import Run, Throughput, code_of, ingredients
 
 Variant = tuple[str, str, dict[str, Any]]
 
@@ -57,7 +58,7 @@ class Outcome:
     Attributes:
         published: Difference of the two printed values; none where one is not printed.
         measured: Mean over the pairs of (better - worse), a pair being runs of one seed or timings of
-            one round.
+            one round; none where there is no task yet that measures it.
         low, high: Student's t interval of the mean; none for a single pair.
         n: Pairs.
         setting: As in ``Finding``.
@@ -66,20 +67,16 @@ class Outcome:
     claim: papers.Claim
     unit: str
     published: float | None
-    measured: float
-    low: float | None
-    high: float | None
-    n: int
-    setting: str
+    measured: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    setting: str = ""
 
     @property
     def verdict(self) -> str:
-        """ "holds" or "does not hold" where the whole interval is on one side of zero, else "undecided"."""
-        if self.low is not None and self.low > 0:
-            return "holds"
-        if self.high is not None and self.high < 0:
-            return "does not hold"
-        return "undecided"
+        """ "not run" where nothing was measured, else as ``verdict`` has it."""
+        return "not run" if self.measured is None else verdict(self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -93,9 +90,13 @@ class Experiment:
         profile: "smoke", "demo" or "paper".
         seeds: One training run of each variant for each of them.
         models: Keep only the variants of these models; none for all.
-        data: What to train on, as ``data.locate`` takes it; none for the embedded digits.
+        data: What to train on, as ``data.locate`` takes it; none for the embedded data.
         device: "auto", "cpu" or "cuda".
-        trained: Train and time only the variants of these models, and count the others; none for all.
+        trained: Train and time only the variants of these models, and count the others; none for all. Of a table of
+            detectors or segmentation models nothing is trained, since there is no task for them yet: its backbones are
+            counted without a head, and all are timed as classifiers.
+        sizes: Height and width of the images that such backbones are counted at.
+        made_for: Pixels a side that filters, masks and position embeddings of ours are made for; none for ``sizes``.
     """
 
     paper: str
@@ -107,6 +108,8 @@ class Experiment:
     data: str | None = None
     device: str = "auto"
     trained: Sequence[str] | None = None
+    sizes: Sequence[Sequence[int]] = ()
+    made_for: int | None = None
     recipe: recipes.Recipe = field(init=False)
     source: Source = field(init=False)
 
@@ -116,17 +119,22 @@ class Experiment:
         source = locate(self.data) if isinstance(self.data, str | None) else None
         if source is None:
             raise FreproError(f"data is the name of a folder or nothing, not {self.data!r}")
-        if self.profile == "paper" and source.embedded and self.trained != []:
+        if self.published.is_of_backbones and self.trained:
+            raise FreproError(
+                f"Table {self.table} of {self.paper} is about {self.published.dataset}, for which there is no task "
+                "to train yet: leave trained empty"
+            )
+        trains = self.trained != [] and not self.published.is_of_backbones
+        if self.profile == "paper" and source.embedded and trains:
             raise FreproError(
                 "profile paper needs the real data set: add DATA=/path/to/imagenet (a folder with train/ and val/), "
-                "or use profile demo, which trains on embedded digits"
+                "or use profile demo, which trains on embedded data"
             )
-        seeds = self.seeds if isinstance(self.seeds, list | tuple) else []
-        if not seeds or len(set(seeds)) != len(seeds) or not all(type(s) is int and s >= 0 for s in seeds):
-            raise FreproError(f"seeds are a list of different whole numbers, 0 or more, not {self.seeds!r}")
+        check_seeds(self.seeds)
         for name in ("models", "trained"):
             if not isinstance(getattr(self, name), list | tuple | None):
                 raise FreproError(f"{name} are a list of names, or nothing for all, not {getattr(self, name)!r}")
+        check_sizes(self.sizes, self.made_for)
         if self.device not in DEVICES:
             raise unknown("device", self.device, DEVICES)
         for kind, keys in (
@@ -152,8 +160,13 @@ class Experiment:
 
     @cached_property
     def measured(self) -> tuple[Variant, ...]:
-        """The variants that are trained and timed."""
+        """The variants that are timed."""
         return tuple(variant for variant in self.variants if self.trained is None or variant[1] in self.trained)
+
+    @cached_property
+    def learners(self) -> tuple[Variant, ...]:
+        """The variants that are trained: those that are timed, but for detectors and segmentation models."""
+        return () if self.published.is_of_backbones else self.measured
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -161,7 +174,7 @@ class Experiment:
         return [
             Run(model, self.recipe, self.profile, self.source, seed, args)
             for seed in self.seeds
-            for _, model, args in self.measured
+            for _, model, args in self.learners
         ]
 
     def to_train(self) -> list[Run]:
@@ -190,12 +203,16 @@ class Experiment:
         return {label: rate for (label, *_), rate in zip(self.measured, rates, strict=True)}
 
     @property
-    def made_from(self) -> list[str]:
-        """Fingerprints of all that the findings rest on: runs, timing, and the models that are only counted."""
-        measurements = [run.measurement for run in self.runs]
-        measurements += [self.timing.measurement] if self.measured else []
-        parts = [part for measurement in measurements for part in (measurement.key, measurement.code)]
-        return parts + [model_code("frepro.analysis.cost", model) for _, model, _ in self.variants]
+    def made_from(self) -> dict[str, str]:
+        """All that the findings rest on, by name, each with a fingerprint."""
+        models = [model for _, model, _ in self.variants]
+        parts = code_of(["frepro.experiment", "frepro.analysis.cost"], models)
+        if self.runs:
+            parts |= ingredients(self.runs, self.paper)
+        if self.measured:
+            parts[f"benchmark of recipe {self.paper}"] = provenance.sha256(results.canonical(self.recipe.benchmark))
+            parts["device"] = provenance.sha256(self.timing.name)
+        return parts
 
     def run(
         self,
@@ -213,23 +230,19 @@ class Experiment:
             workers: Processes that load data for each run; none for as many as help.
             log: Called with a line for each run that ends.
         """
-        from frepro import parallel
-
-        missing = self.to_train()
-        if missing:
-            jobs = jobs or self.default_jobs()
-            if workers is None:  # embedded images are too small for the way between processes to pay
-                workers = 0 if self.source.embedded else max(1, provenance.machine()["cores"] // jobs - 1)
-            parallel.train(missing, self.device, jobs, per_device, workers, log)
+        train_missing(self.to_train(), self.device, jobs or self.default_jobs(), per_device, workers, log)
         if not self.is_timed():
-            from frepro.analysis import cost
-
-            cost.throughput(self.timing)
+            self.time()
             log(f"timed {len(self.measured)} models on {self.timing.name}")
 
+    def time(self) -> None:
+        """Time the variants in turn, and store what comes of it."""
+        from frepro.analysis import cost
+
+        cost.throughput(self.timing)
+
     def default_jobs(self) -> int:
-        """One run a core on a CPU; one at a time on a GPU, and in smoke, whose runs end before a process is up."""
-        return provenance.machine()["cores"] if self._device[0] == "cpu" and self.profile != "smoke" else 1
+        return default_jobs(self._device[0], self.profile)
 
     @cached_property
     def findings(self) -> list[Finding]:
@@ -240,21 +253,54 @@ class Experiment:
         """
         if self.to_train() or not self.is_timed():
             raise FreproError("not everything has been measured: call run() first")
-        from frepro.analysis import cost
-
         rates, scores = self.rates, self.scores()
         found = []
-        for label, model, args in self.variants:
-            counted = cost.count(model, **args)
-            values: dict[str, dict[str, Any]] = {
-                "params": {"measured": counted["params"] / 1e6},
-                "flops": {"measured": counted["macs"] / 1e9},
-            }
-            if label in scores:
-                values["throughput"] = {**spread_of(rates[label], median), "setting": self.timing.name}
-                values[self.own_metric] = {**spread_of(scores[label], mean), "setting": self.source.name}
-            metrics = dict.fromkeys([*MEASURED, *values])
-            found += [self._finding(label, model, args, key, values.get(key, {})) for key in metrics]
+        for variant in self.variants:
+            label, *_ = variant
+            if self.published.is_of_backbones:
+                found += self._of_backbone(*variant, rates.get(label))
+            else:
+                found += self._of_classifier(*variant, rates.get(label), scores.get(label))
+        return found
+
+    def _of_classifier(
+        self, label: str, model: str, args: dict[str, Any], rates: list[float] | None, scores: list[float] | None
+    ) -> list[Finding]:
+        from frepro.analysis import cost
+
+        counted = cost.count(model, **args)
+        values: dict[str, dict[str, Any]] = {
+            "params": {"measured": counted["params"] / 1e6},
+            "flops": {"measured": counted["macs"] / 1e9},
+        }
+        if rates and scores:
+            values["throughput"] = {**spread_of(rates, median), "setting": self.timing.name}
+            values[self.own_metric] = {**spread_of(scores, mean), "setting": self.source.name}
+        metrics = dict.fromkeys([*MEASURED, *values])
+        return [self._finding(label, model, args, key, values.get(key, {})) for key in metrics]
+
+    def _of_backbone(self, label: str, model: str, args: dict[str, Any], rates: list[float] | None) -> list[Finding]:
+        """What is printed of the wholes that a backbone is part of, of which nothing is measured; and its own cost."""
+        from frepro.analysis import cost
+
+        table = self.published
+        found = [
+            Finding(table.group(row), label, model, column.key, column.unit, table.value(row, column.key))
+            for row in table.rows
+            if row.model == model and not args
+            for column in table.columns
+            if column.decimals is not None
+        ]
+        for size in self.sizes:
+            counted = cost.count_backbone(model, tuple(size), self.made_for, **args)
+            for metric, unit, value in (
+                ("backbone_params", "M", counted["params"] / 1e6),
+                ("backbone_flops", "G", counted["macs"] / 1e9),
+            ):
+                found.append(Finding("", label, model, metric, unit, None, value, setting=pixels(size)))
+        if rates:
+            spread = {**spread_of(rates, median), "setting": self.timing.name}
+            found.append(Finding("", label, model, "throughput", UNITS["throughput"], None, **spread))
         return found
 
     @property
@@ -279,7 +325,7 @@ class Experiment:
                 for run in self.runs
                 if (run.model, run.model_args) == (model, args)
             ]
-            for label, model, args in self.measured
+            for label, model, args in self.learners
         }
 
     def outcomes(self) -> list[Outcome]:
@@ -291,12 +337,17 @@ class Experiment:
         for claim in self.published.claims:
             if claim.better not in labels or claim.worse not in labels:
                 continue
+            unit = UNITS["throughput"] if claim.metric == "throughput" else "points"
+            published = self._published_difference(claim)
+            if claim.metric not in values:  # no task measures it yet
+                found.append(Outcome(claim, unit, published))
+                continue
             pair = [values[claim.metric][labels[model]] for model in (claim.better, claim.worse)]
             found.append(
                 Outcome(
                     claim,
-                    "points" if claim.metric == "top1" else UNITS[claim.metric],
-                    self._published_difference(claim),
+                    unit,
+                    published,
                     *paired(*pair),
                     n=len(pair[0]),
                     setting=settings[claim.metric],
@@ -307,7 +358,7 @@ class Experiment:
     def _published_difference(self, claim: papers.Claim) -> float | None:
         if self.published.column(claim.metric) is None:
             return None
-        rows = [self.published.row(model) for model in (claim.better, claim.worse)]
+        rows = [self.published.row(model, claim.group) for model in (claim.better, claim.worse)]
         better, worse = (self.published.value(row, claim.metric) for row in rows)
         return None if better is None or worse is None else better - worse
 
@@ -372,6 +423,37 @@ class Experiment:
             figure.savefig(folder / f"{name}.png")
 
 
+def train_missing(
+    runs: Sequence[Run],
+    device: str,
+    jobs: int,
+    per_device: int | None,
+    workers: int | None,
+    log: Callable[[str], None],
+) -> None:
+    """Train runs that are not in the store, as ``Experiment.run`` says; the first that fails ends it."""
+    if not runs:
+        return
+    from frepro import parallel
+
+    with Progress({("run", run.measurement.key): run.seconds for run in runs}, {"run": jobs}, log) as progress:
+        for run, found in parallel.train(runs, device, jobs, per_device, workers):
+            if isinstance(found, parallel.Failure):
+                raise found.error()
+            progress.done(("run", run.measurement.key), found["seconds"], parallel.told(run, found))
+
+
+def default_jobs(device: str, profile: str) -> int:
+    """One run a core on a CPU; one at a time on a GPU, and in smoke, whose runs end before a process is up."""
+    return provenance.machine()["cores"] if device == "cpu" and profile != "smoke" else 1
+
+
+def check_seeds(seeds: Any) -> None:
+    found = seeds if isinstance(seeds, list | tuple) else []
+    if not found or len(set(found)) != len(found) or not all(type(s) is int and s >= 0 for s in found):
+        raise FreproError(f"seeds are a list of different whole numbers, 0 or more, not {seeds!r}")
+
+
 def device_name(asked: str) -> tuple[str, str]:
     """The device to compute on, "cpu" or "cuda", and its name, for one of ``DEVICES``."""
     if asked not in DEVICES:
@@ -409,6 +491,15 @@ def paired(better: Sequence[float], worse: Sequence[float]) -> tuple[float, floa
     return centre, centre - reach, centre + reach
 
 
+def verdict(low: float | None, high: float | None) -> str:
+    """ "holds" or "does not hold" where the whole interval is on one side of zero, else "undecided"."""
+    if low is not None and low > 0:
+        return "holds"
+    if high is not None and high < 0:
+        return "does not hold"
+    return "undecided"
+
+
 def to_csv(findings: Sequence[Finding]) -> str:
     """Tidy CSV: a line for each value of each variant, unrounded; empty where nothing was published or measured."""
     text = io.StringIO()
@@ -434,6 +525,25 @@ def from_csv(text: str) -> list[Finding]:
         )
         for row in csv.DictReader(io.StringIO(text))
     ]
+
+
+def pixels(size: Sequence[int]) -> str:
+    """Height and width of images, as a setting that something was counted in."""
+    height, width = size
+    return f"{height} × {width} pixels"
+
+
+def check_sizes(sizes: Any, made_for: Any) -> None:
+    """Raise for what is no list of heights and widths, or no number of pixels."""
+
+    def is_length(value: Any) -> bool:
+        return type(value) is int and value > 0
+
+    pairs = sizes if isinstance(sizes, list | tuple) else [()]
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 and all(map(is_length, pair)) for pair in pairs):
+        raise FreproError(f"sizes are a list of heights and widths in pixels, as [[512, 512]], not {sizes!r}")
+    if made_for is not None and not is_length(made_for):
+        raise FreproError(f"made_for is a number of pixels, or nothing for those of the images, not {made_for!r}")
 
 
 def check_model(name: str) -> None:

@@ -1,4 +1,4 @@
-"""An illustration: a figure that rests on no training runs of a table, but is drawn or measured by its notebook.
+"""An illustration: a figure, drawn or measured by its notebook, be it on networks that were trained for it or not.
 
 The notebook makes one from what it measured, and writes it; ``frepro reproduce`` adds commit, machine and the
 fingerprint of the code that the notebook uses. Making one imports no torch.

@@ -1,47 +1,109 @@
-"""Several training runs: side by side on the cores of a CPU, one after the other on a GPU."""
+"""Several things side by side on the cores of a CPU: training runs, notebooks. On a GPU one after the other."""
 
-import sys
-from collections.abc import Callable, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
-import torch
 from joblib import Parallel, delayed, parallel_config
-from tqdm import tqdm
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from frepro import provenance
+from frepro.errors import FreproError, one_line
 from frepro.runs import Run
-from frepro.train import Execution
-from frepro.train import run as train_run
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What came of an item in place of a result: the cause in one line, and the traceback of what is not the user's."""
+
+    cause: str
+    details: str = ""
+
+    def error(self) -> FreproError:
+        """To be raised where a failure ends everything."""
+        error = FreproError(self.cause)
+        if self.details:
+            error.add_note(self.details)
+        return error
+
+
+def attempt(function: Callable[[Item], Any], item: Item) -> Any:
+    """What the function gives, or a ``Failure``."""
+    try:
+        return function(item)
+    except Exception as error:
+        return Failure(one_line(error), "" if isinstance(error, FreproError) else traceback.format_exc())
+
+
+def each(function: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> Iterator[tuple[Item, Any]]:
+    """Every item with what the function gives for it, or with a ``Failure``, in the order in which they end.
+
+    Args:
+        jobs: Items at a time, each in a process with its share of the cores; one for this process alone.
+    """
+    if not items:
+        return
+    jobs = min(jobs, len(items))
+    threads = share(jobs) if jobs > 1 else None
+    waiting = dict(enumerate(items))
+    with parallel_config("loky" if jobs > 1 else "sequential", inner_max_num_threads=threads):
+        results = Parallel(n_jobs=jobs, return_as="generator_unordered")(
+            delayed(_numbered)(number, function, item) for number, item in enumerate(items)
+        )
+        try:
+            for number, result in results:
+                yield waiting.pop(number), result
+        except TerminatedWorkerError:  # it takes all that wait with it
+            cause = "a process was killed, as happens when memory runs out: run the same again with JOBS=1"
+            for item in waiting.values():
+                yield item, Failure(cause)
+
+
+def _numbered(number: int, function: Callable[[Item], Any], item: Item) -> tuple[int, Any]:
+    return number, attempt(function, item)
+
+
+def share(jobs: int) -> int:
+    """Cores for each of so many processes."""
+    return max(1, provenance.machine()["cores"] // jobs)
 
 
 def train(
-    runs: Sequence[Run],
-    device: str,
-    jobs: int,
-    per_device: int | None,
-    workers: int,
-    log: Callable[[str], None],
-) -> None:
-    """Make the runs, ``jobs`` at a time, each with its share of the cores. What is done stays done if one fails.
+    runs: Sequence[Run], device: str, jobs: int, per_device: int | None, workers: int | None
+) -> Iterator[tuple[Run, Any]]:
+    """Make training runs; each comes with its record, or with a ``Failure``, as it ends.
 
     Args:
-        log: Called with a line for each run that ends, where standard error is no terminal; on one, there is a bar.
+        workers: Processes that load data for each run; none for as many as help.
     """
+    if not runs:
+        return
     jobs = min(jobs, len(runs))
-    threads = max(1, provenance.machine()["cores"] // jobs)
+    if workers is None:  # embedded images are too small for the way between processes to pay
+        is_embedded = all(run.source.embedded for run in runs)
+        workers = 0 if is_embedded else max(1, share(jobs) - 1)
+    from frepro.train import Execution
+
     execution = Execution(device, per_device, workers)
-    bar = tqdm(total=len(runs), desc="training runs", unit="run", disable=not sys.stderr.isatty())
-    with parallel_config("loky" if jobs > 1 else "sequential", inner_max_num_threads=threads if jobs > 1 else None):
-        done = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            delayed(_train)(run, execution, threads) for run in runs
-        )
-        for finished, (title, top1, seconds) in enumerate(done, start=1):
-            bar.update()
-            if bar.disable:
-                log(f"[{finished}/{len(runs)}] {title}: test top-1 {top1:.1f} % in {seconds:.0f} s")
-    bar.close()
+    yield from each(partial(_train, execution=execution, threads=share(jobs) if jobs > 1 else None), runs, jobs)
 
 
-def _train(run: Run, execution: Execution, threads: int) -> tuple[str, float, float]:
-    torch.set_num_threads(threads)
-    record = train_run(run, execution)
-    return run.title, record["values"]["top1"], record["seconds"]
+def _train(run: Run, execution: Any, threads: int | None) -> dict[str, Any]:
+    import torch
+
+    from frepro.train import run as train_run
+
+    if threads is not None:  # a process of its own; alone, torch takes as many as suit it
+        torch.set_num_threads(threads)
+    return train_run(run, execution)
+
+
+def told(run: Run, found: Any) -> str:
+    """A line about a run that has ended."""
+    if isinstance(found, Failure):
+        return f"{run.title} failed: {found.cause}"
+    return f"{run.title}: test top-1 {found['values']['top1']:.1f} % in {found['seconds']:.0f} s"

@@ -89,8 +89,8 @@ def sha256(*parts: bytes | str) -> str:
     return digest.hexdigest()[:16]
 
 
-def code_fingerprint(*modules: str) -> str:
-    """A hash of the frepro modules named and of all frepro modules that they import.
+def code(*modules: str) -> dict[str, str]:
+    """Name -> hash of each of the frepro modules named and of all frepro modules that they import.
 
     It is taken over the syntax trees without docstrings, so that comments, docstrings and formatting do not count.
     """
@@ -103,13 +103,19 @@ def code_fingerprint(*modules: str) -> str:
             continue
         found[name], imported = _parsed(path, path.stat().st_mtime_ns)
         waiting += [module for module in imported if module not in NOT_FOLLOWED]
-    return sha256(*(part for name in sorted(found) for part in (name, found[name])))
+    return dict(sorted(found.items()))
 
 
-# What registers models, reads the recipe (which is part of a run's key) or keeps records decides about no number:
-# importing it makes no code part of a run.
+def code_fingerprint(*modules: str) -> str:
+    """One hash of all that ``code`` finds."""
+    return sha256(*(part for item in code(*modules).items() for part in item))
+
+
+# What registers models, reads the recipe (which is part of a run's key), keeps records or shows how far things have
+# come decides about no number: importing it makes no code part of a run.
 NOT_FOLLOWED = {"frepro"} | {
-    f"frepro.{name}" for name in ("errors", "models", "papers", "paths", "provenance", "recipes", "results", "schema")
+    f"frepro.{name}"
+    for name in ("errors", "models", "papers", "paths", "progress", "provenance", "recipes", "results", "schema")
 }
 
 
@@ -124,13 +130,20 @@ def _parsed(path: Path, modified: int) -> tuple[str, tuple[str, ...]]:
             first = body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 del body[0]  # a docstring
-    return ast.dump(tree), imported
+    return sha256(ast.dump(tree)), imported
 
 
 def imports(tree: ast.AST, package: str = "") -> tuple[str, ...]:
-    """Names that code imports from frepro, modules and others; ``package`` is that of relative imports."""
+    """Names that code imports from frepro, modules and others; ``package`` is that of relative imports.
+
+    What is imported for annotations alone, below ``if TYPE_CHECKING``, runs nothing and does not count.
+    """
+    guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    skipped = {node for guard in guards for node in guard.body}
     imported = set()
     for node in ast.walk(tree):
+        if node in skipped:
+            continue
         if isinstance(node, ast.Import):
             imported |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

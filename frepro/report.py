@@ -1,14 +1,17 @@
 """From findings to what people read: tables as text and HTML, and pictures. All rounding and all units are here."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
 from textwrap import fill
+from typing import TYPE_CHECKING
 
 from frepro import papers
-from frepro.experiment import MEASURED, UNITS, Finding, Outcome
-from frepro.sizes import Size, VimFlops
+from frepro.experiment import MEASURED, UNITS, Finding, Outcome, pixels
+
+if TYPE_CHECKING:  # counting sizes and drawing pictures of every family is no part of a table
+    from frepro.sizes import Size, VimFlops
 
 NOT_RUN = "not run"
 NO_MODEL = "no model"
@@ -85,6 +88,7 @@ def published_beside_measured(
 
     A measured number has one decimal more than the print, so that one sees how well it agrees. Text, and numbers of a
     kind that is not measured, stand as printed. Where costs are shown, the notes of rows stand beneath.
+    Of detectors and segmentation models every number could be measured.
 
     Args:
         metrics: Keys of the columns to show, in the order of the table.
@@ -94,12 +98,12 @@ def published_beside_measured(
     headings = [("", "Variant")]
     for column in columns:
         name = f"{column.name} ({column.unit})" if column.unit else column.name
-        if column.key in MEASURED:
+        if _is_measured(column, table):
             is_timed = column.key == "throughput" and any(f.setting for f in findings if f.metric == column.key)
             headings += [(name, "paper"), (name, "ours, here" if is_timed else "ours")]
         else:
             headings.append(("", name) if column.decimals is None else (name, "paper"))
-    with_notes = any(column.key in ("params", "flops") for column in columns)
+    with_notes = table.is_of_backbones or any(column.key in ("params", "flops") for column in columns)
     rows, notes = [], []
     for label, row, by_metric in _lines(findings, table, whole):
         cells = [label]
@@ -111,7 +115,7 @@ def published_beside_measured(
             finding = by_metric.get(column.key)
             value = finding.published if finding else table.value(row, column.key) if row else None
             cells.append(_cell(value, column.decimals))
-            if column.key in MEASURED and finding is None:
+            if _is_measured(column, table) and finding is None:
                 cells.append(NO_MODEL)
             elif finding is not None:
                 cells.append(NOT_RUN if finding.measured is None else number(finding, column.decimals + 1))
@@ -119,17 +123,26 @@ def published_beside_measured(
     return View(headings, rows, notes)
 
 
+def _is_measured(column: papers.Column, table: papers.Table) -> bool:
+    return column.key in MEASURED or (table.is_of_backbones and column.decimals is not None)
+
+
 def _lines(
     findings: Sequence[Finding], table: papers.Table, whole: bool
 ) -> Iterator[tuple[str, papers.Row | None, dict[str, Finding]]]:
-    """Label, row of the table if it is one, and findings by metric of each line; a whole table in its own order."""
-    found = _by_label(findings)
+    """Label, row of the table if it is one, and findings of its columns by metric of each line.
+
+    A whole table is in its own order. Lines are told apart by section and label.
+    """
+    found: dict[tuple[str, str], dict[str, Finding]] = {}
+    for finding in findings:
+        if not table.is_of_backbones or table.column(finding.metric):
+            found.setdefault((finding.group, finding.label), {})[finding.metric] = finding
     rows = table.rows if table.column("label") else []
-    by_label = {str(table.value(row, "label")): row for row in rows}
-    without = [label for label, row in by_label.items() if whole and row.model is None]
-    order = [label for label in by_label if label in without or (whole and label in found)]
-    for label in dict.fromkeys([*order, *found]):
-        yield label, by_label.get(label), found.get(label, {})
+    by_line = {(table.group(row), str(table.value(row, "label"))): row for row in rows}
+    order = [line for line, row in by_line.items() if whole and (row.model is None or line in found)]
+    for line in dict.fromkeys([*order, *found]):
+        yield line[1], by_line.get(line), found.get(line, {})
 
 
 def _by_label(findings: Sequence[Finding]) -> dict[str, dict[str, Finding]]:
@@ -159,17 +172,83 @@ def costs(findings: Sequence[Finding], metrics: Sequence[str] = tuple(COSTS)) ->
     return View(headings, rows, [])
 
 
+# Name, unit and decimals of what is counted of a backbone.
+BACKBONE = {"backbone_params": ("parameters", "M", 2), "backbone_flops": ("FLOPs", "G", 1)}
+
+
+def backbones(findings: Sequence[Finding]) -> View:
+    """What backbones cost by themselves: without a head at each size of image, and as classifiers in time."""
+    counted = {(f.label, f.metric, f.setting): f for f in findings if f.metric in BACKBONE}
+    timed = {f.label: f for f in findings if f.metric == "throughput"}
+    sizes = list(dict.fromkeys(size for _, _, size in counted))
+    headings = [("", "Backbone")]
+    headings += [(size, f"{name} ({unit})") for size in sizes for name, unit, _ in BACKBONE.values()]
+    headings += [("classifier, here", f"throughput ({UNITS['throughput']})")] if timed else []
+    rows = []
+    for label in dict.fromkeys(f.label for f in findings):
+        cells = [
+            number(counted[label, metric, size], decimals)
+            for size in sizes
+            for metric, (_, _, decimals) in BACKBONE.items()
+        ]
+        if timed:
+            cells.append(number(timed[label], 1) if label in timed else NOT_RUN)
+        rows.append([label, *cells])
+    return View(headings, rows, [])
+
+
+def remainder(
+    findings: Sequence[Finding],
+    table: papers.Table,
+    size: Sequence[int],
+    metrics: Sequence[str] = ("params", "flops"),
+    group: str | None = None,
+    without: Mapping[str, float] | None = None,
+) -> View:
+    """What a printed cost of a whole leaves for neck and head when our count of its backbone is taken off.
+
+    Args:
+        size: Height and width that the backbone was counted at.
+        metrics: Keys of printed parameters or FLOPs, those that the table has.
+        group: Section of the table.
+        without: Model -> G of our multiply-accumulates that are left out.
+    """
+    counted = {(f.model, f.metric): f.measured for f in findings if f.setting == pixels(size)}
+    columns = [column for column in table.columns if column.key in metrics]
+    section = table.column("group") if group is None else None
+    headings = [("", "Backbone"), *([("", section.name)] if section else [])]
+    for column in columns:
+        name = f"{column.name} ({column.unit})"
+        headings += [(name, "whole, paper"), (name, "backbone, ours"), (name, "difference")]
+    rows = []
+    for row in table.rows:
+        if (row.model, "backbone_params") not in counted or group not in (None, table.group(row)):
+            continue
+        cells = [str(table.value(row, "label")), *([table.group(row)] if section else [])]
+        for column in columns:
+            whole = table.value(row, column.key)
+            if column.key.endswith("params"):
+                ours = counted[row.model, "backbone_params"]
+            else:
+                ours = counted[row.model, "backbone_flops"] - (without or {}).get(row.model, 0)
+            cells += [_cell(value, column.decimals + i) for i, value in enumerate((whole, ours))]
+            cells.append(_cell(whole - ours, column.decimals + 1))
+        rows.append(cells)
+    return View(headings, rows, [])
+
+
 def claims(outcomes: Sequence[Outcome], table: papers.Table) -> View:
     """The claims of a table and what the measurements here say about each."""
     headings = [("", "Claim"), ("", "rows"), ("difference", "paper"), ("difference", "here")]
     headings += [("difference", "95 % interval"), ("difference", "n"), ("", "here it")]
     rows = []
     for outcome in outcomes:
-        names = [str(table.value(table.row(m), "label")) for m in (outcome.claim.better, outcome.claim.worse)]
+        claim = outcome.claim
+        names = [str(table.value(table.row(m, claim.group), "label")) for m in (claim.better, claim.worse)]
         interval = "" if outcome.low is None else f"{outcome.low:+.2f} to {outcome.high:+.2f} {outcome.unit}"
         published = "" if outcome.published is None else f"{outcome.published:+.1f} {outcome.unit}"
-        here = f"{outcome.measured:+.2f} {outcome.unit}"
-        rows.append([outcome.claim.text, " > ".join(names), published, here, interval, str(outcome.n), outcome.verdict])
+        here = "" if outcome.measured is None else f"{outcome.measured:+.2f} {outcome.unit}"
+        rows.append([claim.text, " > ".join(names), published, here, interval, str(outcome.n), outcome.verdict])
     return View(headings, rows, [])
 
 
@@ -202,8 +281,11 @@ def scores(findings: Sequence[Finding], metric: str, name: str, unit: str = "%")
 def summary(findings: Sequence[Finding], table: papers.Table, metric: str, name: str) -> View:
     """What is published, what was measured and the scores of those that were trained side by side, for a terminal.
 
-    Of a table that prints nothing of what is measured, what its models cost.
+    Of a table that prints nothing of what is measured, what its models cost; of detectors and segmentation models, what
+    their backbones do.
     """
+    if table.is_of_backbones:
+        return backbones(findings)
     if not any(column.key in MEASURED for column in table.columns):
         return costs(findings, ["params", "flops"])
     left, right = published_beside_measured(findings, table), scores(findings, metric, name)
@@ -226,7 +308,7 @@ WITH_SPECTRA = (
 )
 
 
-def sizes(models: Sequence[Size]) -> View:
+def sizes(models: Sequence["Size"]) -> View:
     """Parameters and multiply-accumulates of models, with what the papers print where one prints them."""
     printed = {size.model: _printed(size.model) for size in models}
     is_printed = any(printed.values())
@@ -260,7 +342,7 @@ def _printed(model: str) -> tuple[str, str, str | None] | None:
     return min(found, key=lambda item: item[0])[1] if found else None
 
 
-def vim_flops(counts: Sequence[VimFlops]) -> View:
+def vim_flops(counts: Sequence["VimFlops"]) -> View:
     """Vision Mamba's multiply-accumulates by several ways of counting, with what is printed."""
     models = list(dict.fromkeys(count.model for count in counts))
     by_way = {(count.model, count.counting): count.macs for count in counts}

@@ -1,9 +1,11 @@
 """Which tables and figures there are, which of them are stale, and how they are made anew.
 
-An artefact is up to date when every run that it rests on is in the store, and its result was made by the same notebook,
-parameters, published numbers and reporting code. The plan tells all of that before anything runs, without importing
-torch; what it costs to run is taken from how long the same runs took before. A table rests on an ``Experiment``; a
-figure on what its notebook draws or measures itself, and so on the code that this notebook uses.
+An artefact is up to date when every run that it rests on is in the store, and its result was made from the same
+notebook, parameters, published numbers, recipe, data and code; each of these is kept by name beside the result, so that
+the plan can say why a result is stale. It tells all of that before anything runs, without importing torch; what it
+costs to run is taken from how long the same runs took before. A table rests on an ``Experiment``; a
+figure on what its notebook draws or measures itself, and so on the code that this notebook uses, and on the networks
+that are ``Trained`` for it.
 """
 
 import ast
@@ -15,12 +17,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from frepro import papers, paths, provenance, recipes, report, results
 from frepro.data.sources import absolute
 from frepro.errors import FreproError, unknown
 from frepro.experiment import Experiment, from_csv
+from frepro.progress import Stopwatch, minutes
+from frepro.runs import Run
+from frepro.trained import Trained
 
 
 @dataclass(frozen=True)
@@ -120,6 +126,11 @@ class Notebook:
     def fingerprint(self) -> str:
         return provenance.sha256(*("".join(cell["source"]) for cell in self.cells))
 
+    @property
+    def title(self) -> str:
+        """Its first line, as "SPANet, Table 5: ablation of SPANet-S"."""
+        return "".join(self.cells[0]["source"]).splitlines()[0].removeprefix("# ")
+
     def parameters(self) -> dict[str, Any]:
         """Name -> default of everything that the cell tagged ``parameters`` sets."""
         return self._assigned("parameters")
@@ -127,6 +138,13 @@ class Notebook:
     def variants(self) -> list[tuple[str, str, dict[str, Any]]]:
         """The list ``variants`` of the cell tagged ``variants``."""
         return self._assigned("variants")["variants"]
+
+    def trained(self, paper: str, parameters: dict[str, Any]) -> Trained | None:
+        """The networks that a figure looks at, if its notebook has a cell tagged ``variants`` for them."""
+        if not any("variants" in cell["metadata"].get("tags", ()) for cell in self.cells):
+            return None
+        settings = {name: parameters[name] for name in ("profile", "seeds", "checkpoints", "device")}
+        return Trained(paper, **self._assigned("variants"), **settings)
 
     @cached_property
     def code(self) -> ast.Module:
@@ -137,8 +155,26 @@ class Notebook:
         """The frepro modules that its code imports, and those of the models that it names."""
         models = provenance.own_models()
         named = [node.value for node in ast.walk(self.code) if isinstance(node, ast.Constant)]
+        named += [row.model for table in self.tables.values() for row in table.rows]
         used = {*provenance.imports(self.code), *(models[name] for name in named if name in models)}
         return sorted(used - provenance.NOT_FOLLOWED)
+
+    @cached_property
+    def tables(self) -> dict[str, papers.Table]:
+        """The published tables that its code reads, by names as "Table 2 of spanet": those that it names as
+        ``papers.load("spanet").tables[2]``; all of its paper where it reads them in another way."""
+        if "frepro.papers" not in provenance.imports(self.code):
+            return {}
+        found = {}
+        for node in ast.walk(self.code):
+            match node:
+                case ast.Subscript(
+                    value=ast.Attribute(value=ast.Call(args=[ast.Constant(value=paper)]), attr="tables"),
+                    slice=ast.Constant(value=number),
+                ):
+                    found[f"Table {number} of {paper}"] = papers.load(paper).tables[number]
+        paper = self.path.parent.name
+        return found or {f"Table {number} of {paper}": table for number, table in papers.load(paper).tables.items()}
 
     def check(self, parameters: dict[str, Any]) -> None:
         """Refuse parameters that the notebook does not have; papermill would only warn."""
@@ -189,44 +225,53 @@ class Plan:
         return self.artefact.folder(f"{experiment.profile}-{source.name}-{source.fingerprint[:8]}")
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Of everything that the result was made from."""
-        experiment = self.experiment
-        code = provenance.code_fingerprint("frepro.experiment", "frepro.report", *self.notebook.modules)
-        return provenance.sha256(
-            self.notebook.fingerprint,
-            results.canonical(self.parameters),
-            results.canonical(experiment.published),
-            code,
-            *experiment.made_from,
-        )
+    def made_from(self) -> dict[str, str]:
+        """Everything that the result is made from by name, each with a fingerprint."""
+        own = notebook_ingredients(self.notebook, self.parameters, self.experiment.published, "frepro.report")
+        return own | self.experiment.made_from
 
     @cached_property
-    def to_train(self) -> int:
-        return len(self.experiment.to_train())
+    def missing(self) -> list[Run]:
+        """The training runs that are not in the store."""
+        return self.experiment.to_train()
 
     @cached_property
+    def reasons(self) -> list[str]:
+        """Why it has to be made anew; none where it is up to date."""
+        reasons = changes(self.made_from, self.folder)
+        if not reasons and self.missing:
+            reasons.append("training runs that it rests on are not in the store")
+        if not reasons and not self.is_timed:
+            reasons.append("its models have not been timed on this device")
+        return reasons
+
+    @property
     def is_current(self) -> bool:
-        if self.to_train or not self.experiment.is_timed():
-            return False
-        return was_made_by(self.fingerprint, self.folder)
+        return not self.reasons
 
-    def seconds(self, jobs: int) -> tuple[float, str] | None:
-        """About how long the missing runs take, and on what machine that was measured; none where nothing tells."""
-        experiment = self.experiment
-        known: list[tuple[float, str]] = []
-        for run in experiment.runs:
-            if stored := run.measurement.stored():
-                known.append((stored["seconds"], stored["provenance"]["machine"]["cpu"]))
-        if not known:
-            try:
-                origin = json.loads((self.folder / "origin.json").read_text(encoding="utf-8"))
-                known = [(run["seconds"], run["origin"]["machine"]["cpu"]) for run in origin["runs"]]
-            except (OSError, ValueError, KeyError):
-                return None
-        if not known:
-            return None
-        return sum(seconds for seconds, _ in known) / len(known) * self.to_train / jobs, known[0][1]
+    @property
+    def is_timed(self) -> bool:
+        return self.experiment.is_timed()
+
+    def time(self) -> None:
+        """Time its models."""
+        self.experiment.time()
+
+    @cached_property
+    def _origin(self) -> dict[str, Any]:
+        """What its last result says of the runs and the timing; empty where there is none."""
+        return _read(self.folder / "origin.json")
+
+    @cached_property
+    def pace(self) -> tuple[float, str] | None:
+        """As ``pace`` has it of its training runs."""
+        return pace(self.experiment.runs, self._origin.get("runs", []))
+
+    @property
+    def timing_seconds(self) -> float | None:
+        """How long its timing took when it was last made."""
+        found = self.experiment.timing.measurement.stored() or self._origin.get("timing")
+        return found and found["seconds"]
 
     @property
     def record(self) -> dict[str, Any]:
@@ -250,17 +295,20 @@ class Plan:
             f"{self.artefact.title}: profile {experiment.profile}, data {experiment.source}, "
             f"{len(experiment.seeds)} seed{'s' * (len(experiment.seeds) > 1)}"
         ]
+        lines.append(f"  {because(self.reasons)}")
         if self.is_current:
-            return f"{lines[0]}\n  up to date: nothing has changed since it was made"
-        done = len(experiment.runs) - self.to_train
-        stale = sum(r.measurement.stored() is not None for r in experiment.to_train())
-        because = f" ({stale} of them again, since the code that they pass through has changed)" if stale else ""
-        lines.append(f"  training runs: {done} cached, {self.to_train} to do{because}, {jobs} at a time")
+            return "\n".join(lines)
+        done = len(experiment.runs) - len(self.missing)
+        stale = sum(run.measurement.stored() is not None for run in self.missing)
+        again = f" ({stale} of them again, since the code that they pass through has changed)" if stale else ""
+        lines.append(f"  training runs: {done} cached, {len(self.missing)} to do{again}, {jobs} at a time")
         timing = "cached" if experiment.is_timed() else "to do"
         lines.append(f"  throughput of {len(experiment.measured)} models at full size: {timing}")
-        if self.to_train:
-            estimate = self.seconds(jobs)
-            about = "not known yet" if estimate is None else f"about {minutes(estimate[0])} (as on {estimate[1]})"
+        if self.missing:
+            about = "not known yet"
+            if self.pace:
+                seconds, cpu = self.pace
+                about = f"about {minutes(seconds * len(self.missing) / jobs)} (as on {cpu})"
             lines.append(f"  training time: {about}")
         lines.append(f"  result: {shown(self.folder)}")
         return "\n".join(lines)
@@ -268,11 +316,17 @@ class Plan:
 
 @dataclass(frozen=True)
 class FigurePlan:
-    """What making a figure takes: its notebook run anew, if anything that the notebook uses has changed."""
+    """What making a figure takes: its notebook run anew, if anything that the notebook uses has changed.
+
+    Attributes:
+        parameters: What the notebook is run with.
+        trained: The networks that it looks at; none for a notebook that rests on no training runs.
+    """
 
     artefact: Artefact
     notebook: Notebook
     parameters: dict[str, Any]
+    trained: Trained | None = None
 
     @property
     def profile(self) -> str:
@@ -282,23 +336,29 @@ class FigurePlan:
     def folder(self) -> Path:
         return self.artefact.folder(self.profile)
 
-    @cached_property
+    @property
     def code(self) -> str:
         return provenance.code_fingerprint("frepro.illustration", *self.notebook.modules)
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Of everything that the result was made from."""
-        paper = papers.load(self.artefact.paper)
-        is_about_numbers = "frepro.papers" in provenance.imports(self.notebook.code)
-        published = paper if is_about_numbers else paper.figures[self.artefact.number]
-        return provenance.sha256(
-            self.notebook.fingerprint,
-            results.canonical(self.parameters),
-            results.canonical(published),
-            self.code,
-            *(results.canonical(self._state(file)) for file in self.checkpoints.values()),
+    def made_from(self) -> dict[str, str]:
+        """Everything that the result is made from by name, each with a fingerprint."""
+        published = papers.load(self.artefact.paper).figures[self.artefact.number]
+        own = notebook_ingredients(self.notebook, self.parameters, published, "frepro.illustration")
+        states = {model: self._state(file) for model, file in self.checkpoints.items()}
+        return (
+            own
+            | {f"checkpoint of {model}": provenance.sha256(results.canonical(state)) for model, state in states.items()}
+            | self._benchmarks()
+            | (self.trained.made_from if self.trained else {})
         )
+
+    def _benchmarks(self) -> dict[str, str]:
+        """The stored results of the benchmark by name, of a notebook that draws them."""
+        if not any(name.startswith("frepro.bench") for name in self.notebook.modules):
+            return {}
+        files = sorted(paths.results().glob("bench/*/resolution.csv"))
+        return {f"benchmark on {path.parent.name}": provenance.sha256(path.read_bytes()) for path in files}
 
     @property
     def checkpoints(self) -> dict[str, str]:
@@ -315,21 +375,54 @@ class FigurePlan:
         return found.st_size, found.st_mtime_ns
 
     @property
-    def record(self) -> dict[str, Any]:
-        return {"code": self.code, "modules": self.notebook.modules}
+    def runs(self) -> list[Run]:
+        """The training runs that it rests on."""
+        return self.trained.runs if self.trained else []
 
     @cached_property
+    def missing(self) -> list[Run]:
+        """Those that are not in the store."""
+        return self.trained.to_train() if self.trained else []
+
+    @property
+    def record(self) -> dict[str, Any]:
+        runs = [{"run": run.title, "key": run.measurement.key, "code": run.measurement.code} for run in self.runs]
+        return {"code": self.code, "modules": self.notebook.modules, "runs": runs}
+
+    @property
+    def pace(self) -> tuple[float, str] | None:
+        """As ``pace`` has it of its training runs."""
+        return pace(self.runs, [])
+
+    is_timed = True
+
+    @cached_property
+    def reasons(self) -> list[str]:
+        """Why it has to be made anew; none where it is up to date."""
+        reasons = changes(self.made_from, self.folder)
+        return reasons or (["training runs that it rests on are not in the store"] if self.missing else [])
+
+    @property
     def is_current(self) -> bool:
-        return was_made_by(self.fingerprint, self.folder)
+        return not self.reasons
 
     def describe(self, jobs: int | None) -> str:
         title = f"{self.artefact.title}: profile {self.profile}"
+        if self.runs:
+            title += f", data {self.trained.source}"
+        title += f"\n  {because(self.reasons)}"
         if self.is_current:
-            return f"{title}\n  up to date: nothing has changed since it was made"
-        return f"{title}\n  to do: one notebook, no training runs\n  result: {shown(self.folder)}"
+            return title
+        runs = "no training runs"
+        if self.runs:
+            jobs = jobs or self.trained.default_jobs()
+            runs = f"{len(self.missing)} of {len(self.runs)} training runs, {jobs} at a time"
+        return f"{title}\n  to do: one notebook, {runs}\n  result: {shown(self.folder)}"
 
-    def run(self, *_: Any) -> None:
-        """All that there is to do is in the notebook."""
+    def run(self, *how: Any) -> None:
+        """Train what is missing; ``how`` is that of ``Trained.run``."""
+        if self.trained:
+            self.trained.run(*how)
 
     def text(self) -> str:
         """The numbers behind the figure for a terminal; of a drawing, its title in the paper."""
@@ -341,20 +434,74 @@ class FigurePlan:
         return pd.read_csv(path).to_string(index=False, float_format="%.4g")
 
 
-def was_made_by(fingerprint: str, folder: Path) -> bool:
-    """Whether the result in a folder is whole and was made from what has this fingerprint."""
+def notebook_ingredients(
+    notebook: Notebook, parameters: dict[str, Any], published: papers.Table | papers.Figure, *modules: str
+) -> dict[str, str]:
+    """What the result of a notebook is made from, whatever it does, by name, each with a fingerprint.
+
+    Args:
+        published: What the paper prints of the artefact.
+        modules: Code beside that which the notebook uses itself.
+    """
+    printed = [results.canonical(item) for item in (published, notebook.tables)]
+    return {
+        "notebook": notebook.fingerprint,
+        "parameters": provenance.sha256(results.canonical(parameters)),
+        "published values": provenance.sha256(*printed),
+        **provenance.code(*modules, *notebook.modules),
+    }
+
+
+NOT_MADE = "not made yet"
+
+
+def changes(made_from: dict[str, str], folder: Path) -> list[str]:
+    """Why the result in a folder is not what would be made from these parts; empty where it is whole and is."""
+    made = _read(folder / "provenance.json")
+    if not made:
+        return [NOT_MADE]
+    if gone := [name for name in made.get("files", []) if not (folder / name).exists()]:
+        return [f"{name} is missing" for name in gone]
+    before = made.get("made_from")
+    if before is None:
+        return ["made by an earlier frepro, which did not note from what"]
+    changed = [name for name in {**made_from, **before} if made_from.get(name) != before.get(name)]
+    return [f"{'code of ' if name.startswith('frepro.') else ''}{name} changed" for name in changed]
+
+
+def because(reasons: Sequence[str]) -> str:
+    """The reasons in one line; of many the first."""
+    if not reasons:
+        return "up to date: nothing has changed since it was made"
+    if list(reasons) == [NOT_MADE]:
+        return NOT_MADE
+    more = f" and {len(reasons) - 4} more" if len(reasons) > 5 else ""
+    return f"stale: {', '.join(reasons[:4] if more else reasons)}{more}"
+
+
+def pace(runs: Sequence[Run], before: Sequence[dict[str, Any]]) -> tuple[float, str] | None:
+    """Mean seconds of training runs when they were last made, and on what machine; none where nothing tells.
+
+    Args:
+        before: The runs of the last result, for where the store has none.
+    """
+    stored = [found for run in runs if (found := run.measurement.stored())]
+    known = [(found["seconds"], found["provenance"]["machine"]["cpu"]) for found in stored]
+    known = known or [(run["seconds"], run["origin"]["machine"]["cpu"]) for run in before]
+    return (mean(seconds for seconds, _ in known), known[0][1]) if known else None
+
+
+def rendered_in(folder: Path) -> float | None:
+    """Seconds that the notebook of a result took; none where there is none, or an earlier frepro made it."""
+    return _read(folder / "provenance.json").get("seconds")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What a JSON file holds; nothing where there is none that can be read."""
     try:
-        made = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False
-    is_whole = all((folder / name).exists() for name in made.get("files", [""]))
-    return is_whole and made.get("fingerprint") == fingerprint
-
-
-def minutes(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return {}
 
 
 def shown(path: Path) -> str:
@@ -384,7 +531,7 @@ def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan | FigurePlan:
             merged["checkpoints"] = {model: str(Path(file).absolute()) for model, file in checkpoints.items()}
         if merged["profile"] not in recipes.PROFILES:
             raise unknown("profile", merged["profile"], recipes.PROFILES)
-        return FigurePlan(artefact, notebook, merged)
+        return FigurePlan(artefact, notebook, merged, notebook.trained(artefact.paper, merged))
     settings = {name: value for name, value in merged.items() if name != "output"}
     experiment = Experiment(artefact.paper, artefact.number, notebook.variants(), **settings)
     return Plan(artefact, notebook, experiment, merged)
@@ -396,6 +543,16 @@ def make(
     """Run what is missing, then the notebook, and put its result in place of the old one."""
     job.run(jobs, per_device, workers, log)
     log(f"running {shown(job.notebook.path)}")
+    render(job)
+
+
+def render(job: Plan | FigurePlan) -> float:
+    """Execute the notebook of a plan of which nothing is missing, and put its result in place of the old one.
+
+    Returns:
+        The seconds that it took.
+    """
+    watch = Stopwatch()
     with results.replaced(job.folder) as fresh:
         execute(job.notebook, {**job.parameters, "output": "."}, fresh / job.notebook.path.name, kept=job.folder)
         shown_parameters = dict(job.parameters)
@@ -404,13 +561,17 @@ def make(
         elif job.checkpoints:
             shown_parameters["checkpoints"] = {model: Path(file).name for model, file in job.checkpoints.items()}
         made = {
-            "fingerprint": job.fingerprint,
+            "made_from": job.made_from,
             "parameters": shown_parameters,
             "files": sorted(path.name for path in fresh.iterdir()),
+            "seconds": round(watch.seconds, 1),
             **job.record,
             **provenance.record(),
         }
         results.write_text(fresh / "provenance.json", json.dumps(made, indent=1, ensure_ascii=False) + "\n")
+    for kind in ("ipynb", "txt"):  # of an earlier try
+        job.folder.with_name(f"{job.folder.name}.failed.{kind}").unlink(missing_ok=True)
+    return watch.seconds
 
 
 def execute(notebook: Notebook, parameters: dict[str, Any], output: Path, kept: Path) -> None:

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,12 @@ from frepro.errors import FreproError
 
 
 def canonical(value: Any) -> str:
-    """JSON in one form for equal values: keys sorted, no spaces, dataclasses as mappings."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=asdict)
+    """JSON in one form for equal values: keys sorted, no spaces, dataclasses as mappings of what they compare by."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_compared)
+
+
+def _compared(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value) if field.compare}
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What is to be measured: a training run, or throughput. Plain descriptions; nothing here imports torch."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from frepro import provenance
 from frepro.data.sources import Source
 from frepro.recipes import Benchmark, Recipe
-from frepro.results import Measurement
+from frepro.results import Measurement, canonical
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ class Run:
     def title(self) -> str:
         arguments = "".join(f", {key}={value}" for key, value in self.model_args.items())
         return f"{self.model}{arguments}, seed {self.seed}"
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took when it was last made; none if it was not."""
+        stored = self.measurement.stored()
+        return stored and stored["seconds"]
 
     @cached_property
     def measurement(self) -> Measurement:
@@ -81,3 +88,22 @@ def model_code(module: str, model: str) -> str:
     if own is None:
         return provenance.sha256(provenance.code_fingerprint(module), f"timm {provenance.version('timm')}")
     return provenance.code_fingerprint(module, own)
+
+
+def code_of(modules: Sequence[str], models: Sequence[str]) -> dict[str, str]:
+    """The code of modules and of models by module, each with its fingerprint; for models of timm's its version."""
+    own = provenance.own_models()
+    code = provenance.code(*modules, *(own[model] for model in models if model in own))
+    if all(model in own for model in models):
+        return code
+    return {**code, "timm": str(provenance.version("timm"))}
+
+
+def ingredients(runs: Sequence[Run], paper: str) -> dict[str, str]:
+    """What training runs rest on, by name, each with a fingerprint: code, a paper's recipe and data."""
+    recipes = {canonical([run.model, run.all_model_args, run.measurement.spec["recipe"]]) for run in runs}
+    return {
+        **code_of(["frepro.train"], [run.model for run in runs]),
+        f"recipe {paper}": provenance.sha256(*sorted(recipes)),
+        "data": provenance.sha256(*sorted({canonical(run.source.spec()) for run in runs})),
+    }

@@ -1,6 +1,7 @@
 """Every test writes into a folder of its own and reaches no network but the loopback."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -34,3 +35,17 @@ def frepro_command():
         return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300, **options)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def built_book(tmp_path_factory) -> Path:
+    """The whole book as HTML, from the committed results, built as `make book` builds it but in a folder of its own."""
+    folder = tmp_path_factory.mktemp("book")
+    shutil.copy(ROOT / "_config.yml", folder)
+    shutil.copytree(ROOT / "book", folder / "book", ignore=shutil.ignore_patterns("results", "_build"))
+    command = [Path(sys.executable).with_name("jupyter-book"), "build", "-W", "-n", "--keep-going", "book"]
+    environment = {name: value for name, value in os.environ.items() if name != "FREPRO_RESULTS"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(OFFLINE), str(ROOT)])
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder / "_build" / "html"

@@ -14,7 +14,19 @@ def test_status_has_every_artefact(store):
     assert text.count("| not built |") == len(built) - sum(built)
     assert all(papers.load(name).title in text for name in papers.names())
     assert "[Table 4](dfformer/table_4)" in text
-    assert "| Figure 5 | Throughput vs. resolution |" in text
+    assert "| Throughput vs. resolution |" in text
+
+
+def test_status_tells_what_a_result_was_made_with(monkeypatch):
+    monkeypatch.delenv("FREPRO_RESULTS")
+    artefact = reproduce.Artefact("spanet", "figure", 5)
+    made, _ = book.read(artefact.folder("demo"))
+    monkeypatch.setattr(book.provenance, "code_fingerprint", lambda *_: made["code"])
+    (line,) = [line for line in book.status().splitlines() if line.startswith("| [Figure 5](spanet/")]
+    assert line.endswith(f"| {made['time'][:10]} | `{made['commit'][:10]}` | the same |")
+    monkeypatch.setattr(book.provenance, "code_fingerprint", lambda *_: "another")
+    (line,) = [line for line in book.status().splitlines() if line.startswith("| [Figure 5](spanet/")]
+    assert line.endswith("| changed |")
 
 
 def test_pages_from_committed_results(monkeypatch, tmp_path):
@@ -74,7 +86,7 @@ def test_without_sizes_the_pages_say_how_to_count(store, tmp_path):
     assert "frepro sizes" in (tmp_path / "pages" / "models" / "spanet.md").read_text()
 
 
-def test_the_committed_demo_learns_the_digits():
+def test_the_committed_demo_learns():
     found = json.loads((paths.ROOT / "results" / "demo" / "dfformer" / "table_4" / "origin.json").read_text())
     scores = {}
     for run in found["runs"]:
@@ -87,4 +99,48 @@ def test_the_committed_demo_learns_the_digits():
 
 def test_a_result_that_is_missing_says_how_to_make_it(store, tmp_path):
     book.lay_out(tmp_path / "pages")
-    assert "make reproduce PAPER=dfformer TABLE=4" in (tmp_path / "pages" / "dfformer" / "table_4.md").read_text()
+    text = (tmp_path / "pages" / "dfformer" / "table_4.md").read_text()
+    assert "make reproduce PAPER=dfformer TABLE=4" in text
+    assert text.startswith("# DFFormer, Table 4: ablation of DFFormer-S18\n")
+    assert " ".join(papers.load("dfformer").tables[4].caption.split()) in text
+
+
+def test_every_table_of_numbers_can_be_downloaded(monkeypatch, tmp_path):
+    monkeypatch.delenv("FREPRO_RESULTS")
+    book.lay_out(tmp_path / "pages")
+    for artefact in reproduce.artefacts():
+        for file in artefact.folder("demo").glob("*.csv"):
+            name = f"{artefact.paper}_{artefact.name}_{file.name}"
+            assert (tmp_path / "pages" / artefact.paper / name).read_bytes() == file.read_bytes()
+            page = json.loads((tmp_path / "pages" / artefact.paper / f"{artefact.name}.ipynb").read_text())
+            assert f"</results/{artefact.paper}/{name}>" in page["cells"][-1]["source"]
+    assert "</results/models/sizes.csv>" in (tmp_path / "pages" / "models" / "spanet.md").read_text()
+    assert "</results/models/vim_flops.csv>" in (tmp_path / "pages" / "models" / "vim_flops.md").read_text()
+
+
+def test_every_picture_of_a_notebook_is_described(monkeypatch, tmp_path):
+    monkeypatch.delenv("FREPRO_RESULTS")
+    book.lay_out(tmp_path / "pages")
+    page = json.loads((tmp_path / "pages" / "dfformer" / "figure_8.ipynb").read_text())
+    (cell,) = [c for c in page["cells"] if any("image/png" in o.get("data", ()) for o in c.get("outputs", ()))]
+    said = cell["metadata"]["mystnb"]["image"]["alt"]
+    assert said.startswith("DFFormer, Figure 8: relative log amplitudes in stage 3")
+    assert papers.load("dfformer").figures[8].shows in said
+
+
+def test_a_table_of_detection_has_costs_only(store):
+    """Made by the front door in smoke, its page laid out as if it were the demo."""
+    artefact = reproduce.Artefact("spanetv2", "table", 3)
+    assert book.progress(artefact) == "not run"
+    job = reproduce.plan(artefact, {"profile": "smoke", "models": ["spanetv2_s18_pure"], "device": "cpu"})
+    folder = artefact.folder("demo")
+    folder.mkdir(parents=True)
+    job.run(1, None, None, lambda line: None)
+    job.experiment.write(str(folder))
+    (folder / "provenance.json").write_text(json.dumps(provenance.record()))
+    assert book.progress(artefact) == "costs only"
+    assert "| costs only |" in book.status()
+    said = book.origin(folder)
+    assert "nothing was trained" in said
+    assert "batches of 1 at 224 pixels" in said
+    assert "test top-1" not in said

@@ -2,6 +2,7 @@
 
 import csv
 import io
+from pathlib import Path
 
 import pytest
 
@@ -17,11 +18,20 @@ VARIANTS = [
 ]
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """A store with the runs of ``experiment``, made once for all tests that only read them."""
+    folder = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FREPRO_RESULTS", str(folder))
+        Experiment("dfformer", 4, VARIANTS, "smoke", seeds=[0, 1], device="cpu").run(log=lambda line: None)
+    return folder
+
+
 @pytest.fixture
-def experiment(store) -> Experiment:
-    made = Experiment("dfformer", 4, VARIANTS, "smoke", seeds=[0, 1], device="cpu")
-    made.run(log=lambda line: None)
-    return made
+def experiment(runs, store, monkeypatch) -> Experiment:
+    monkeypatch.setenv("FREPRO_RESULTS", str(runs))
+    return Experiment("dfformer", 4, VARIANTS, "smoke", seeds=[0, 1], device="cpu")
 
 
 def test_findings_tables_and_picture(experiment, tmp_path):
@@ -34,10 +44,10 @@ def test_findings_tables_and_picture(experiment, tmp_path):
     assert own.measured > found["DFFormer-S18", "params"].measured
     top1 = found["DFFormer-S18", "top1"]
     assert (top1.published, top1.measured) == (83.2, None)  # a demo accuracy never stands for ImageNet
-    digits = found["DFFormer-S18", "digits_top1"]
+    textured = found["DFFormer-S18", "textured_top1"]
     scores = experiment.scores()["DFFormer-S18"]
-    assert (digits.published, digits.n, digits.setting) == (None, 2, "digits")
-    assert digits.measured == pytest.approx(sum(scores) / 2)
+    assert (textured.published, textured.n, textured.setting) == (None, 2, "textured")
+    assert textured.measured == pytest.approx(sum(scores) / 2)
 
     view = report.published_beside_measured(experiment.findings, experiment.published)
     text = view.text()
@@ -62,7 +72,7 @@ def test_a_claim_is_tested_seed_by_seed(experiment):
     scores = experiment.scores()
     differences = [a - b for a, b in zip(scores["DFFormer-S18"], scores["DF → AFNO"], strict=True)]
     assert (better.measured, better.n) == (pytest.approx(sum(differences) / 2), 2)
-    assert (better.published, better.setting, better.unit) == (pytest.approx(0.6), "digits", "points")
+    assert (better.published, better.setting, better.unit) == (pytest.approx(0.6), "textured", "points")
     # Of two pairs the interval reaches 12.706 times half their distance.
     assert better.high - better.measured == pytest.approx(12.7062 * abs(differences[0] - differences[1]) / 2)
     assert (faster.published, faster.n) == (535 - 389, 1)  # smoke times one round
@@ -105,7 +115,7 @@ def test_untrained_variants_are_counted(store):
     assert found["DFFormer-S18", "throughput"].measured > 0
     assert found["ConvNeXt-T", "throughput"].measured is None
     assert found["ConvNeXt-T", "flops"].measured == pytest.approx(4.5, abs=0.05)
-    assert ("ConvNeXt-T", "digits_top1") not in found
+    assert ("ConvNeXt-T", "textured_top1") not in found
     whole = report.published_beside_measured(made.findings, made.published, ["type", "params", "top1"], whole=True)
     cells = {row[0]: row[1:] for row in whole.rows}
     assert list(cells)[:3] == ["ConvNeXt-T", "CSWin-T", "DiNAT-T"]  # in print order, with models nobody here has
@@ -121,8 +131,70 @@ def test_an_experiment_that_trains_nothing(store):
     assert (made.runs, made.is_timed(), made.outcomes()) == ([], True, [])
     assert {f.metric: f.measured for f in made.findings}["params"] == pytest.approx(28.66, abs=0.01)
     assert made.provenance()["timing"] is None
-    assert made.made_from  # the counted model's code
+    assert "frepro.models.spanet" in made.made_from  # the counted model's code
+    assert not {"recipe spanet", "data", "device"} & set(made.made_from)
     assert list(store.glob("*")) == []
+
+
+BACKBONES = [("SPANetV2-S18-pure", "spanetv2_s18_pure", {}), ("SPANetV2-S18-hybrid", "spanetv2_s18_hybrid", {})]
+
+
+def test_a_table_of_segmentation_trains_nothing_and_times_its_backbones(store):
+    made = Experiment("spanetv2", 4, BACKBONES, "smoke", device="cpu", sizes=[[512, 512], [64, 128]], made_for=224)
+    assert made.runs == made.to_train() == []
+    made.run(log=lambda line: None)
+    found = {(f.group, f.label, f.metric, f.setting): f for f in made.findings}
+    for group, params in (("Semantic FPN", 33), ("UperNet", 60)):  # the same backbone stands in both
+        whole = found[group, "SPANetV2-S18-pure", "params", ""]
+        assert (whole.published, whole.measured) == (params, None)  # a backbone's parameters never stand for a whole's
+    alone = found["", "SPANetV2-S18-pure", "backbone_params", "512 × 512 pixels"]
+    assert (alone.published, alone.measured) == (None, pytest.approx(29.16 - 3.10, abs=0.05))  # without its classifier
+    small = found["", "SPANetV2-S18-pure", "backbone_flops", "64 × 128 pixels"]
+    assert small.measured == pytest.approx(4.19 * 64 * 128 / 224**2, rel=0.01)
+    assert module.from_csv(module.to_csv(made.findings)) == list(made.findings)
+    assert made.provenance()["runs"] == []
+
+    whole = report.published_beside_measured(
+        made.findings, made.published, ["group", "params", "flops", "miou"], whole=True
+    )
+    assert [row[:2] for row in whole.rows] == [
+        ["SPANetV2-S18-pure", "Semantic FPN"],
+        ["SPANetV2-S18-hybrid", "Semantic FPN"],
+        ["SPANetV2-S18-pure", "UperNet"],
+        ["SPANetV2-S18-hybrid", "UperNet"],
+    ]
+    assert whole.rows[0][2:] == ["33", "not run", "43", "not run", "46.7", "not run"]
+    alone = report.backbones(made.findings)
+    assert [upper for upper, _ in alone.headings] == [
+        "",
+        *["512 × 512 pixels"] * 2,
+        *["64 × 128 pixels"] * 2,
+        "classifier, here",
+    ]
+    assert all(all(row) for row in alone.rows)
+    assert report.summary(made.findings, made.published, made.own_metric, made.own_title) == alone
+    rest = report.remainder(made.findings, made.published, [512, 512], group="Semantic FPN")
+    printed, ours, difference = map(float, rest.rows[0][1:4])
+    assert (printed, difference) == (33, pytest.approx(printed - ours))
+    assert len(rest.rows) == 2
+
+
+def test_claims_of_tasks_that_do_not_exist_are_not_run(store):
+    made = Experiment("spanetv2", 4, BACKBONES, "smoke", device="cpu")
+    outcomes = made.outcomes()
+    assert [(o.claim.group, round(o.published, 1)) for o in outcomes] == [("Semantic FPN", 1.1), ("UperNet", 0.4)]
+    assert {(o.measured, o.n, o.verdict) for o in outcomes} == {(None, 0, "not run")}
+    assert [row[3:] for row in report.claims(outcomes, made.published).rows] == [["", "", "0", "not run"]] * 2
+
+
+def test_models_that_nobody_has_stand_in_a_table_of_detection(store):
+    made = Experiment("spanet", 3, [("SPANet-S", "spanet_small", {})], "paper", trained=[])
+    made.run(log=lambda line: None)  # profile paper needs no data where nothing is trained
+    view = report.published_beside_measured(made.findings, made.published, ["retinanet_params", "box_ap"], whole=True)
+    cells = {label.rstrip("*"): row for label, *row in view.rows}
+    assert cells["SPANet-S"] == ["38", "not run", "44.7", "not run"]
+    assert cells["PVT-Small"] == ["34", "no model", "40.4", "no model"]
+    assert "cannot be read" in view.notes[0]
 
 
 def test_a_single_run_has_no_spread():
@@ -156,6 +228,10 @@ def test_findings_before_the_runs_are_an_error():
         ({"trained": "dfformer_s18"}, "trained are a list of names"),
         ({"variants": [("x", "dfformer_s81", {})]}, "did you mean dfformer_s18"),
         ({"data": "/nowhere"}, "no data at /nowhere"),
+        ({"paper": "spanetv2", "table": 4, "variants": BACKBONES, "trained": ["spanetv2_s18_pure"]}, "about ADE20K"),
+        ({"sizes": [512, 512]}, r"sizes are a list of heights and widths in pixels, as \[\[512, 512\]\]"),
+        ({"sizes": [[512, 0]]}, "sizes are a list of heights and widths"),
+        ({"made_for": "224"}, "made_for is a number of pixels"),
     ],
 )
 def test_bad_parameters(changes, message):

@@ -45,8 +45,11 @@ def test_a_figure_rests_on_the_modules_of_its_notebook_alone():
 def test_a_figure_is_made_then_current_then_stale(monkeypatch, store):
     plan = reproduce.plan(GRAPH, {"profile": "smoke", "seeds": [0], "draws": 2, "kernel_sizes": [3], "size": 6})
     assert "to do: one notebook" in plan.describe(None)
+    failed = plan.folder.with_name("figure_1.failed.ipynb")
+    reproduce.results.write_text(failed, "of an earlier try")
     said = []
     reproduce.make(plan, None, None, None, said.append)
+    assert not failed.exists()
     assert "self-attention" in plan.text()
     again = reproduce.plan(GRAPH, plan.parameters)
     assert again.is_current
@@ -56,18 +59,20 @@ def test_a_figure_is_made_then_current_then_stale(monkeypatch, store):
     assert "`frepro.analysis.graph`" in page
     assert "draws of each mixer: 2" in page
     assert "has not changed since" in " ".join(page.split())
-    monkeypatch.setattr(reproduce.provenance, "code_fingerprint", lambda *modules: "another")
-    assert not reproduce.plan(GRAPH, plan.parameters).is_current
+    code = reproduce.provenance.code
+    changed = {"frepro.analysis.graph": "another"}
+    monkeypatch.setattr(reproduce.provenance, "code", lambda *modules: {**code(*modules), **changed})
+    assert reproduce.plan(GRAPH, plan.parameters).reasons == ["code of frepro.analysis.graph changed"]
     assert "has changed since" in " ".join(book.origin(plan.folder).split())
 
 
-def test_a_figure_about_published_numbers_rests_on_all_of_them(monkeypatch):
-    plan = reproduce.plan(GRAPH, {"profile": "smoke"})
-    before = plan.fingerprint
+def test_a_figure_rests_on_its_caption(monkeypatch):
+    before = reproduce.plan(GRAPH, {"profile": "smoke"}).made_from
     paper = papers.load("spanetv2")
     changed = {**paper.figures, 1: papers.Figure("another caption", "the same")}
     monkeypatch.setattr(reproduce.papers, "load", lambda name: papers.Paper(**{**vars(paper), "figures": changed}))
-    assert reproduce.plan(GRAPH, {"profile": "smoke"}).fingerprint != before
+    after = reproduce.plan(GRAPH, {"profile": "smoke"}).made_from
+    assert [name for name in before if after[name] != before[name]] == ["published values"]
 
 
 def test_a_wrong_parameter_is_named():

@@ -30,10 +30,15 @@ def test_notebook(path):
     if kind == "figure":
         assert int(number) in paper.figures
         assert any(".write(output" in "".join(cell["source"]) for cell in code)
-        assert any(name.startswith(("frepro.analysis.", "frepro.drawings")) for name in notebook.modules)
+        assert any(
+            name.startswith(("frepro.analysis.", "frepro.bench.", "frepro.drawings")) for name in notebook.modules
+        )
+        trained = notebook.trained(path.parent.name, notebook.parameters())
+        assert trained is None or trained.runs
         return
-    assert set(notebook.parameters()) - {"trained"} == {"profile", "seeds", "models", "data", "device", "output"}
     table = paper.tables[int(number)]
+    own = {"sizes", "made_for"} if table.is_of_backbones else {"trained"}
+    assert set(notebook.parameters()) - own == {"profile", "seeds", "models", "data", "device", "output"}
     rows = [(table.value(row, "label"), row.model) for row in table.rows if row.model]
-    if rows:  # some tables of configurations name none
-        assert [(label, model) for label, model, _ in notebook.variants()] == rows
+    if rows:  # some tables of configurations name none; a backbone in several detectors is one variant
+        assert [(label, model) for label, model, _ in notebook.variants()] == list(dict.fromkeys(rows))

@@ -83,9 +83,10 @@ def test_claims_are_what_the_table_prints(name, number):
     """Of two of its rows that have a model, in the direction of the printed numbers."""
     table = papers.load(name).tables[number]
     for claim in table.claims:
-        better, worse = (table.value(table.row(model), claim.metric) for model in (claim.better, claim.worse))
+        rows = (table.row(model, claim.group) for model in (claim.better, claim.worse))
+        better, worse = (table.value(row, claim.metric) for row in rows)
         assert better > worse, claim
-    assert len({(claim.better, claim.worse, claim.metric) for claim in table.claims}) == len(table.claims)
+    assert len({(claim.better, claim.worse, claim.metric, claim.group) for claim in table.claims}) == len(table.claims)
     assert len({claim.text for claim in table.claims}) == len(table.claims)
 
 

@@ -31,6 +31,13 @@ def test_code_fingerprint(package):
     assert change(package / "b.py", "def g(x):\n    return x + 2\n") != before
     assert change(package / "b.py", "def g(x):\n    return x + 1\n") == before
     assert change(package / "c.py", "print('nobody imports me')\n") == before
+    assert list(provenance.code("frepro.a")) == ["frepro.a", "frepro.b"]
+
+
+def test_what_is_imported_for_annotations_alone_does_not_count(package):
+    guarded = "from typing import TYPE_CHECKING\n\nif TYPE_CHECKING:\n    from frepro import b\n"
+    (package / "a.py").write_text(guarded)
+    assert list(provenance.code("frepro.a")) == ["frepro.a"]
 
 
 def test_own_models_are_those_that_timm_knows():

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from frepro import results
+from frepro import papers, results
 from frepro.errors import FreproError
 from frepro.results import Measurement
 
@@ -20,6 +20,12 @@ def test_key_depends_on_content_alone():
     assert a.key == b.key
     assert a.key != Measurement("train", {**a.spec, "seed": 1}).key
     assert a.key != Measurement("eval", a.spec).key
+
+
+def test_what_does_not_compare_is_no_part_of_the_canonical_form():
+    row = papers.Row([1, "a"], line=3)
+    assert results.canonical(row) == results.canonical(papers.Row([1, "a"], line=4))
+    assert results.canonical(row) != results.canonical(papers.Row([2, "a"], line=3))
 
 
 def test_record_round_trip_and_staleness(store):

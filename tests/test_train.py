@@ -117,8 +117,8 @@ def test_two_processes_are_one_run(monkeypatch, tmp_path):
     train.run(one, CPU)
     before = history(one)
     monkeypatch.setenv("FREPRO_RESULTS", str(tmp_path / "two"))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "frepro"]
-    command += ["train", "--model", "dfformer_s18", "--profile", "smoke", "--device", "cpu"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "frepro", "train", "--model", "dfformer_s18", "--profile", "smoke", "--device", "cpu"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.count("test top-1") == 1  # one process speaks

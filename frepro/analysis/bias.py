@@ -11,7 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2.functional import pil_to_tensor, resize
+
+from frepro.data import compositions
+from frepro.errors import FreproError
 
 # The classes of ImageNet-1K in each of Geirhos et al.'s 16 categories (helper/human_categories.py of their repository).
 IMAGENET_CATEGORIES = {
@@ -40,6 +45,10 @@ IMAGENET_CATEGORIES = {
 }  # fmt: skip
 
 
+# The classes of the embedded data "cues".
+DIGIT_CATEGORIES = {f"digit {digit}": [digit] for digit in range(10)}
+
+
 def cues(path: Path | str) -> tuple[str, str]:
     """Shape and texture category of a cue-conflict image, by its file name: "cat7-elephant1.png" to (cat, elephant).
 
@@ -52,6 +61,32 @@ def cues(path: Path | str) -> tuple[str, str]:
     return match[1], match[2]
 
 
+def read_conflicts(folder: Path | str, size: int = 224) -> tuple[Tensor, list[str], list[str]]:
+    """Cue-conflict images below a folder, such as Geirhos et al.'s.
+
+    Returns:
+        Images (N, 3, size, size) with values in [0, 1], and the categories of their shapes and of their textures.
+
+    Raises:
+        FreproError: There is no such image.
+    """
+    files = sorted(Path(folder).rglob("*.png"))
+    if not files:
+        raise FreproError(f"no cue-conflict images (<shape><n>-<texture><m>.png) below {folder}")
+    images = [pil_to_tensor(Image.open(file).convert("RGB")) / 255 for file in files]
+    images = torch.stack([resize(image, [size, size], antialias=True) for image in images])
+    shapes, textures = zip(*(cues(file) for file in files), strict=True)
+    return images.clamp(0, 1), list(shapes), list(textures)
+
+
+def digit_conflicts(count: int) -> tuple[Tensor, list[str], list[str]]:
+    """The embedded pictures whose cues conflict (``data.compositions.conflicts``), as ``read_conflicts`` has them."""
+    pictures, shapes, textures = compositions.conflicts(count)
+    names = list(DIGIT_CATEGORIES)
+    images = torch.from_numpy(pictures).float()[:, None].repeat(1, 3, 1, 1)
+    return images, [names[shape] for shape in shapes], [names[texture] for texture in textures]
+
+
 def decide(logits: Tensor, categories: Mapping[str, Sequence[int]] = IMAGENET_CATEGORIES) -> list[str]:
     """Which category a model sees: that of the highest mean probability over its classes, as Geirhos et al. do.
 
@@ -61,7 +96,16 @@ def decide(logits: Tensor, categories: Mapping[str, Sequence[int]] = IMAGENET_CA
 
     Returns:
         N categories.
+
+    Raises:
+        FreproError: The model does not have all of these classes.
     """
+    needed = 1 + max(max(classes) for classes in categories.values())
+    if logits.shape[1] < needed:
+        raise FreproError(
+            f"categories of {needed} classes cannot be told by a model of {logits.shape[1]}: give a checkpoint for "
+            "every model, or use profile paper"
+        )
     probabilities = logits.softmax(dim=1)
     scores = torch.stack([probabilities[:, list(classes)].mean(dim=1) for classes in categories.values()], dim=1)
     names = list(categories)

@@ -10,17 +10,22 @@ sees, by these formulas, in operations on real numbers; two are taken as one mul
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import timm
 import torch
-from timm.layers import set_fused_attn, use_fused_attn
+from timm.layers import set_fused_attn, to_2tuple, use_fused_attn
+from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.hooks import RemovableHandle
 
 import frepro.models  # noqa: F401 - registers them with timm
+from frepro import provenance
+from frepro.analysis.memory import sized
 from frepro.analysis.operations import replaced
 from frepro.analysis.timing import in_turn
 from frepro.errors import FreproError, unknown
@@ -34,40 +39,79 @@ WRITTEN_OUT = {
 }
 
 
-def count(model: str, img_size: int = 224, **model_args: Any) -> dict[str, int]:
+def count(model: str, img_size: int | tuple[int, int] = 224, /, **model_args: Any) -> dict[str, int]:
     """Parameters, and multiply-accumulates of one image.
 
     By the papers' convention these are the products of convolutions, linear maps and attention (written out), a complex
     product as one, and 5 for each element that a norm of torch gives, as fvcore has it. The model is made on the meta
     device and its ``frepro.ops`` are not run, so that nothing is computed.
 
+    Args:
+        img_size: Height and width of the image, or one number for both.
+
     Returns:
-        ``params``; ``macs`` by the papers' convention; what that leaves out, ``spectral`` (FFTs, products with filters,
-        moduli) and ``scan``.
+        ``params``; ``macs`` by the papers' convention, and ``batched``, the part of it in products of batches of
+        matrices, as attention's are; what that leaves out, ``spectral`` (FFTs, products with filters, moduli) and
+        ``scan``.
     """
     if not timm.is_model(model):
         raise unknown("model", model, timm.list_models())
-    tally = _Tally()
+    with attention_written_out():
+        with torch.device("meta"):
+            network = timm.create_model(model, **model_args).eval()
+            image = torch.empty(1, 3, *to_2tuple(img_size))
+        named = network.model if isinstance(network, FeatureGetterNet) else network  # as its family names its parts
+        return count_network(named, partial(network, image))
+
+
+@contextmanager
+def attention_written_out() -> Iterator[None]:
+    """timm's models made inside have no fused attention, which would hide its products from the counter."""
     fused = use_fused_attn()
-    set_fused_attn(False)  # a fused attention hides its products from the counter
+    set_fused_attn(False)
     try:
-        with replaced(FORMULAS, tally.stand_in):
-            with torch.device("meta"):
-                network = timm.create_model(model, **model_args).eval()
-                image = torch.empty(1, 3, img_size, img_size)
-            tally.watch_norms(network)
-            with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=FFT_FORMULAS) as counter:
-                network(image)
+        yield
     finally:
         set_fused_attn(fused)
+
+
+def count_network(network: nn.Module, run: Callable[[], Any]) -> dict[str, int]:
+    """``count`` for any network on the meta device, in evaluation mode; ``run`` calls it, or parts of it."""
+    tally = _Tally()
+    hooks = tally.watch_norms(network)
+    with (
+        replaced(FORMULAS, tally.stand_in, network),
+        torch.no_grad(),
+        FlopCounterMode(display=False, custom_mapping=FFT_FORMULAS) as counter,
+    ):
+        run()
+    for hook in hooks:
+        hook.remove()
     by_operator = counter.get_flop_counts()["Global"]
     ffts = sum(by_operator.get(operator, 0) for operator in FFT_FORMULAS)
     return {
         "params": sum(parameter.numel() for parameter in network.parameters()),
         "macs": (counter.get_total_flops() - ffts) // 2 + tally.macs,
+        "batched": by_operator.get(torch.ops.aten.bmm, 0) // 2,
         "spectral": round((tally.spectral + ffts) / 2),
         "scan": round(tally.scan / 2),
     }
+
+
+def count_backbone(
+    model: str, img_size: tuple[int, int], made_for: int | None = None, /, **model_args: Any
+) -> dict[str, int]:
+    """``count`` of a model without its head, as it stands in a detector or a segmentation model.
+
+    Args:
+        img_size: Height and width of the image.
+        made_for: Pixels a side that filters, masks and position embeddings of a model of ours are made for; none for
+            those of the image. They count as parameters, and are resized for the image. A model of timm's is made for
+            the image.
+    """
+    is_ours = model in provenance.own_models()
+    own_size = made_for if made_for and is_ours else img_size
+    return count(model, img_size, features_only=True, **sized(model, own_size), **model_args)
 
 
 def real_fft(elements: int, points: int) -> float:
@@ -120,15 +164,22 @@ class _Tally:
     def selective_scan(self, u: Tensor, delta: Tensor, A: Tensor, *args: Any, **kwargs: Any) -> None:
         self.scan += u.numel() * (9 * A.shape[1] + 2)
 
-    def watch_norms(self, network: nn.Module) -> None:
-        written_out = WRITTEN_OUT.get(type(network).__module__.rpartition(".")[2], ())
+    def watch_norms(self, network: nn.Module) -> list[RemovableHandle]:
+        """Count what norms give, in ``network`` and whatever backbone stands in it, as its own code writes them."""
 
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             self.macs += 5 * output.numel()
 
-        for name, module in network.named_modules():
-            if isinstance(module, nn.LayerNorm | nn.GroupNorm) and not name.startswith(written_out):
-                module.register_forward_hook(hook)
+        written_out = tuple(
+            f"{path}.{name}".lstrip(".")
+            for path, module in network.named_modules()
+            for name in WRITTEN_OUT.get(type(module).__module__.rpartition(".")[2], ())
+        )
+        return [
+            module.register_forward_hook(hook)
+            for name, module in network.named_modules()
+            if isinstance(module, nn.LayerNorm | nn.GroupNorm) and not name.startswith(written_out)
+        ]
 
 
 FORMULAS = {

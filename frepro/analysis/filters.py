@@ -3,6 +3,9 @@
 Weights are half spectra: real maps need no more. Pictures show all frequencies, zero in the middle.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -31,6 +34,37 @@ def amplitudes(model: nn.Module) -> dict[str, Tensor]:
     if not found:
         raise ValueError(f"{type(model).__name__} has no filter in the frequency domain")
     return found
+
+
+def alikeness(amplitudes: Tensor) -> float:
+    """How alike the filters of a layer are: the mean correlation (Pearson's) of their amplitudes over all pairs.
+
+    1 where all are the same but for scale and offset, 0 on average for filters that have nothing in common.
+
+    Args:
+        amplitudes: (K, H, W) of K filters, two or more, as ``amplitudes`` gives them.
+    """
+    count = len(amplitudes)
+    if count < 2 or amplitudes[0].numel() < 2:
+        raise ValueError(f"{count} filters of {amplitudes[0].numel()} frequencies have no correlation")
+    correlations = torch.corrcoef(amplitudes.flatten(1).double())
+    return float((correlations.sum() - correlations.trace()) / (count * (count - 1)))
+
+
+def alikeness_by_layer(networks: Mapping[str, Sequence[nn.Module]], smallest: int = 4) -> list[dict[str, Any]]:
+    """The alikeness of the filters in each layer of several networks, a line each.
+
+    Args:
+        networks: Label -> networks, such as those of several seeds.
+        smallest: Leave out maps of a smaller side: on a handful of frequencies any two filters may seem alike.
+    """
+    return [
+        {"model": label, "network": number, "layer": layer, "side": item.shape[1], "alikeness": alikeness(item)}
+        for label, found in networks.items()
+        for number, network in enumerate(found)
+        for layer, item in enumerate(amplitudes(network).values(), start=1)
+        if min(item.shape[1:]) >= smallest
+    ]
 
 
 def _amplitudes(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -8,9 +8,11 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
+from timm.layers import set_fused_attn
 
 import frepro.models  # noqa: F401 - registers them with timm
 from frepro.errors import FreproError
@@ -18,18 +20,27 @@ from frepro.errors import FreproError
 MIB = 2**20
 
 
+def sized(model: str, img_size: int | tuple[int, int]) -> dict[str, Any]:
+    """The argument that makes a model for images of this size; none for one whose parameters do not depend on it."""
+    return {"img_size": img_size} if timm.get_pretrained_cfg(model).fixed_input_size else {}
+
+
 def make(model: str, img_size: int) -> torch.nn.Module:
-    """A model for images of this size; one whose parameters do not depend on the size is told nothing of it."""
-    sized = {"img_size": img_size} if timm.get_pretrained_cfg(model).fixed_input_size else {}
-    return timm.create_model(model, **sized)
+    """A model for images of this size."""
+    return timm.create_model(model, **sized(model, img_size))
 
 
-def forward_memory(model: str, img_size: int, batch_size: int, device: str) -> dict[str, float]:
+def forward_memory(
+    model: str, img_size: int, batch_size: int, device: str, fused_attn: bool = True
+) -> dict[str, float]:
     """Memory in MiB that a model holds, and that its forward pass adds at its peak (inference, float32).
 
     On a GPU it is what torch's allocator gave out. On a CPU it is the resident memory of a process made for this
     measurement alone, its high-water mark in the pass over that before it, after a first pass on a small image. (Where
     the mark cannot be reset, as outside of Linux, memory that making the model took for a moment hides as much.)
+
+    Args:
+        fused_attn: Attention as torch computes it, a tile at a time; else with its whole matrix in memory. On a CPU.
 
     Returns:
         ``weights`` (parameters and buffers) and ``forward``.
@@ -43,7 +54,7 @@ def forward_memory(model: str, img_size: int, batch_size: int, device: str) -> d
     context.set_forkserver_preload(["frepro.models"])  # imported once, and not in each process
     with ProcessPoolExecutor(1, context) as pool:
         try:
-            return pool.submit(_resident, model, img_size, batch_size, torch.get_num_threads()).result()
+            return pool.submit(_resident, model, img_size, batch_size, fused_attn, torch.get_num_threads()).result()
         except BrokenProcessPool:
             reason = "its process was killed, as happens when memory runs out"
         except (MemoryError, RuntimeError) as error:
@@ -55,8 +66,9 @@ def _weights(network: torch.nn.Module) -> float:
     return sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers())) / MIB
 
 
-def _resident(model: str, img_size: int, batch_size: int, threads: int) -> dict[str, float]:
+def _resident(model: str, img_size: int, batch_size: int, fused_attn: bool, threads: int) -> dict[str, float]:
     torch.set_num_threads(threads)
+    set_fused_attn(fused_attn)
     with torch.inference_mode():
         network = make(model, img_size).eval()
         network(torch.randn(1, 3, 64, 64))  # code, tables and threads

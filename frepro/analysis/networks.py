@@ -1,12 +1,13 @@
 """Models with the weights that they are looked at with: from a file each, or at random initialisation."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import resize
 
 import frepro.models  # noqa: F401 - registers them with timm
 from frepro import provenance
@@ -53,9 +54,22 @@ def _load(name: str, checkpoint: str | None, seed: int) -> nn.Module:
         raise FreproError(f"{checkpoint} does not give {name} its weights: {str(error).splitlines()[0]}") from error
 
 
-def prepared(model: nn.Module, images: Tensor) -> Tensor:
-    """Images with values in [0, 1] as a model of timm or frepro takes them: (N, 3, H, W) to (N, 3, H, W)."""
+def prepared(model: nn.Module, images: Tensor, *, own_size: bool = False) -> Tensor:
+    """Images with values in [0, 1] as a model of timm or frepro takes them: (N, 3, H, W) to (N, 3, H, W).
+
+    Args:
+        own_size: Also resize them to the size that the model was made or trained for.
+    """
+    size = list(model.pretrained_cfg["input_size"][1:])
+    if own_size and list(images.shape[2:]) != size:
+        images = resize(images, size, antialias=True).clamp(0, 1)
     return normalised(images, model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
+
+
+@torch.no_grad()
+def logits(model: nn.Module, images: Tensor, batch: int = 100) -> Tensor:
+    """What a model answers to images with values in [0, 1], at its own size: (N, 3, H, W) to (N, classes)."""
+    return torch.cat([model(prepared(model, part, own_size=True)) for part in images.split(batch)])
 
 
 def illustration(
@@ -72,15 +86,35 @@ def illustration(
         images: What the models were shown in place of ImageNet's images, in words.
     """
     checkpoints = checkpoints or {}
-    sources: list[dict[str, Any]] = [
-        {"model": name, "weights": Path(checkpoints[name]).name}
-        if name in checkpoints
-        else {"model": name, "weights": "random initialisation", "seed": seed}
-        for name in models.values()
-    ]
+    sources = [source(name, checkpoints.get(name), seed) for name in models.values()]
     random = [label for label, name in models.items() if name not in checkpoints]
-    stands_in = [f"Random weights stand in for trained ones of {', '.join(random)}"] if random else []
-    stands_in += [f"{images} stand in for ImageNet's images"] if images else []
-    return Illustration(
-        paper, figure, sources=sources, stands_in="; ".join([*stands_in, NOT_SHOWN] if stands_in else [])
-    )
+    return Illustration(paper, figure, sources=sources, stands_in=stands_in(random, images=images))
+
+
+def source(model: str, checkpoint: str | None, seed: int = 0) -> dict[str, Any]:
+    """Where the weights of a model come from, in words: a file, or none, which is random initialisation."""
+    if checkpoint is not None:
+        return {"model": model, "weights": Path(checkpoint).name}
+    return {"model": model, "weights": "random initialisation", "seed": seed}
+
+
+def stands_in(
+    random: Sequence[str],
+    trained: Sequence[str] = (),
+    data: str = "",
+    images: str = "",
+    in_place_of: str = "ImageNet's images",
+) -> str:
+    """What stands in for what the paper used, in a sentence; empty where nothing does.
+
+    Args:
+        random, trained: Labels of the models with random weights, and of small ones trained here.
+        data: What these were trained on.
+        images: What the models were shown in place of ImageNet's images.
+    """
+    parts = [f"Random weights stand in for trained ones of {', '.join(random)}"] if random else []
+    if trained:
+        small = f"Small networks trained on the data set {data}"
+        parts.append(f"{small} stand in for {', '.join(trained)} trained on ImageNet-1K")
+    parts += [f"{images} stand in for {in_place_of}"] if images else []
+    return "; ".join([*parts, NOT_SHOWN] if parts else [])

@@ -32,20 +32,48 @@ class Similarity:
     first: list[Layer]
     second: list[Layer]
 
+    def by_stage(self) -> dict[int, float]:
+        """Stage -> mean CKA of the layers that stand at the same place in both models.
 
-def compare(first: nn.Module, second: nn.Module, images: Tensor | Iterable, kinds: Iterable[str] = KINDS) -> Similarity:
+        Raises:
+            ValueError: The models do not have the same number of layers in each stage.
+        """
+        stages = [layer.stage for layer in self.first]
+        if stages != [layer.stage for layer in self.second]:
+            raise ValueError("the layers of these models do not stand at the same places")
+        places = self.values.diagonal()
+        return {
+            stage: float(places[[i for i, other in enumerate(stages) if other == stage]].mean())
+            for stage in dict.fromkeys(stages)
+        }
+
+
+def compare(
+    first: nn.Module,
+    second: nn.Module,
+    images: Tensor | Iterable,
+    second_images: Tensor | Iterable | None = None,
+    kinds: Iterable[str] = KINDS,
+) -> Similarity:
     """CKA between all layers of two models (DFFormer Figure 7), over minibatches of images.
 
     Args:
         images: Normalised images, (N, 3, H, W), or batches of them with four images or more each.
+        second_images: The same images in the same batches as the second model takes them, where that is another size
+            or normalisation.
         kinds: Which layers (see ``features.Layer``).
     """
     kinds = tuple(kinds)
     layers: list[list[Layer]] = [[], []]
 
     def features() -> Iterable[tuple[list[Tensor], list[Tensor]]]:
-        for batch in batches(images):
-            both = [feature_maps(model, batch, kinds) for model in (first, second)]
+        pairs = (
+            ((batch, batch) for batch in batches(images))
+            if second_images is None
+            else zip(batches(images), batches(second_images), strict=True)
+        )
+        for pair in pairs:
+            both = [feature_maps(model, batch, kinds) for model, batch in zip((first, second), pair, strict=True)]
             layers[:] = [[found.layer for found in maps] for maps in both]
             yield tuple([found.value for found in maps] for maps in both)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from frepro.bench import scaling
 from frepro.bench.results import BESIDE, MACHINE, OURS, PEERS, REFERENCE, Found, Line, Ratio
 from frepro.report import NOT_RUN, View
 
@@ -117,12 +118,29 @@ def resolution(found: Found) -> View:
     for name in dict.fromkeys(line.name for line in lines):
         by_size = {line.size: line for line in lines if line.name == name}
         rates = [by_size[size].images_per_second for size in sizes]
-        peaks = [by_size[size] for size in sizes]
+        peaks = [by_size[size].peak_mib for size in sizes]
         rows.append(
             [name, *(NOT_RUN if rate is None else f"{rate:.{2 if rate < 10 else 1}f}" for rate in rates)]
-            + [NOT_RUN if p.forward_mib is None else f"{p.weights_mib + p.forward_mib:.0f}" for p in peaks]
+            + [NOT_RUN if peak is None else f"{peak:.0f}" for peak in peaks]
         )
     return View(headings, rows, _missing(lines))
+
+
+def shares(found: Found, quantity: str) -> View:
+    """Throughput or memory as a multiple of ConvFormer's at each resolution that all models were measured at, how it
+    changes, and whether that is by less than with attention."""
+    by_model = scaling.shares(found, quantity)
+    sizes = sorted(set.intersection(*(set(by_size) for by_size in by_model.values())))
+    changes = {name: scaling.change(by_size[sizes[0]], by_size[sizes[-1]]) for name, by_size in by_model.items()}
+    multiple, last = f"{quantity} as a multiple of {scaling.BASE}'s at", f"{sizes[-1]} over {sizes[0]}"
+    headings = [("", "model"), *((multiple, str(size)) for size in sizes)]
+    headings += [("change", last), ("change", f"closer than {scaling.ATTENTION}")]
+    rows = []
+    for name, by_size in by_model.items():
+        compared = name not in (scaling.BASE, scaling.ATTENTION) and scaling.ATTENTION in changes
+        verdict = scaling.stays_closer(changes[name], changes[scaling.ATTENTION], quantity) if compared else ""
+        rows.append([name, *(f"{by_size[size].value:.2f}" for size in sizes), _range(changes[name]), verdict])
+    return View(headings, rows, [])
 
 
 def slower(found: Found) -> View:
@@ -139,6 +157,10 @@ def slower(found: Found) -> View:
 def _times(ratio: Ratio | None) -> str:
     """Median of a ratio and its range."""
     return "" if ratio is None else f"{ratio.ratio:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
+
+
+def _range(share: scaling.Share) -> str:
+    return f"{share.value:.2f}" + ("" if share.low is None else f" ({share.low:.2f}–{share.high:.2f})")
 
 
 def _milliseconds(line: Line | None) -> str:

@@ -94,6 +94,11 @@ class Line:
     def images_per_second(self) -> float | None:
         return None if self.seconds is None or self.images is None else self.images / self.seconds
 
+    @property
+    def peak_mib(self) -> float | None:
+        """Weights and what a forward pass adds."""
+        return None if self.weights_mib is None or self.forward_mib is None else self.weights_mib + self.forward_mib
+
 
 @dataclass(frozen=True)
 class Ratio:

@@ -70,6 +70,6 @@ SMOKE = Settings(
     copied=2**16,
     ours=("dfformer_s18", "vim_tiny"),
     others=(),
-    by_resolution=("dfformer_s18", "caformer_s18"),
+    by_resolution=("dfformer_s18", "cdfformer_s18", "caformer_s18", "convformer_s18"),
     resolutions=(32, 64),
 )

@@ -5,6 +5,7 @@ from .comparison import comparison
 from .insight import (
     context_maps,
     filter_gallery,
+    pictures,
     relative_log_amplitude,
     shape_bias,
     similarity,
@@ -20,6 +21,7 @@ __all__ = [
     "context_maps",
     "filter_gallery",
     "frequency_responses",
+    "pictures",
     "relative_log_amplitude",
     "scanning",
     "scenes",

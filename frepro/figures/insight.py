@@ -160,6 +160,20 @@ def shape_bias(models: Mapping[str, Mapping[str, float]]) -> Figure:
     return finished(figure)
 
 
+def pictures(images: Tensor, titles: Sequence[str]) -> Figure:
+    """Pictures side by side, each with a title.
+
+    Args:
+        images: (N, 3, H, W), values in [0, 1].
+    """
+    figure, panels = _panels(len(images), ratio=1.15, columns=6, pictures=True)
+    for axes, image, title in zip(panels, images, titles, strict=True):
+        axes.imshow(image.permute(1, 2, 0).numpy())
+        axes.set_title(title, fontsize=9)
+        axes.set_axis_off()
+    return finished(figure)
+
+
 def context_maps(pictures: Tensor, maps: Mapping[Any, Tensor]) -> Figure:
     """Pictures, and context maps laid over them, each on a scale of its own (SPANet Figure 4).
 

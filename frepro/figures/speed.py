@@ -147,31 +147,37 @@ def roofline(found: Found) -> Figure:
 
 def resolution(lines: Sequence[Line]) -> Figure:
     """Throughput and peak memory of inference against resolution (the form of DFFormer's Figures 5 and 6)."""
-    names = list(dict.fromkeys(line.name for line in lines))
-    figure, (left, right) = subplots(1, 2, figsize=(PAGE_WIDTH, 4.0))
-    ends: dict[Axes, dict[str, tuple[float, float]]] = {left: {}, right: {}}
-    for i, name in enumerate(names):
-        mine = [line for line in lines if line.name == name]
-        style = "-" if mine[0].side == OURS else "--"
-        look = {"color": PALETTE[i], "marker": MARKERS[i], "markersize": 5, "linewidth": 1.6}
-        timed = [line for line in mine if line.seconds]
-        weighed = [line for line in mine if line.forward_mib is not None]
-        if timed:
-            x, y = [int(line.size) for line in timed], [line.images_per_second for line in timed]
-            bars = [[v - line.images / line.high for v, line in zip(y, timed, strict=True)],
-                    [line.images / line.low - v for v, line in zip(y, timed, strict=True)]]  # fmt: skip
-            left.errorbar(x, y, yerr=bars, linestyle=style, capsize=2, elinewidth=1, **look)
-            ends[left][name] = (x[-1], y[-1])
-        if weighed:
-            x, y = [int(line.size) for line in weighed], [line.weights_mib + line.forward_mib for line in weighed]
-            right.plot(x, y, linestyle=style, **look)
-            ends[right][name] = (x[-1], y[-1])
-    sizes = sorted({int(line.size) for line in lines})
+    figure, grid = subplots(1, 2, figsize=(PAGE_WIDTH, 4.0))
+    for axes, quantity in zip(grid, QUANTITIES, strict=True):
+        axes.set_title(QUANTITIES[quantity], fontsize=9)
+    _against_resolution({axes: (lines, quantity) for axes, quantity in zip(grid, QUANTITIES, strict=True)})
+    figure.suptitle(_conditions(lines), fontsize=9)
+    return finished(figure)
+
+
+def against_resolution(machines: Mapping[str, Sequence[Line]], quantity: str) -> Figure:
+    """One quantity of ``QUANTITIES`` against resolution, a panel for each machine."""
+    figure, grid = subplots(1, len(machines), squeeze=False, figsize=(PAGE_WIDTH, 4.4))
+    for axes, (machine, lines) in zip(grid[0], machines.items(), strict=True):
+        axes.set_title(f"{machine}\n{_conditions(lines)}", fontsize=9)
+        axes.set_ylabel(QUANTITIES[quantity])
+    _against_resolution({axes: (lines, quantity) for axes, lines in zip(grid[0], machines.values(), strict=True)})
+    return finished(figure)
+
+
+QUANTITIES = {"throughput": "images a second", "memory": "peak memory (MiB), weights and forward pass"}
+
+
+def _conditions(lines: Sequence[Line]) -> str:
     batch = lines[0].images
-    for axes, label in (
-        (left, "images a second"),
-        (right, "peak memory (MiB), weights and forward pass"),
-    ):
+    return f"inference, {batch} image{'s' * (batch > 1)} at a time"
+
+
+def _against_resolution(panels: Mapping[Axes, tuple[Sequence[Line], str]]) -> None:
+    """Fill each panel with the curves of its quantity. Labels come last, when nothing moves the panels any more."""
+    ends = {axes: _curves(axes, lines, quantity) for axes, (lines, quantity) in panels.items()}
+    for axes, (lines, _) in panels.items():
+        sizes = sorted({int(line.size) for line in lines})
         axes.set_xscale("log")
         axes.set_yscale("log")
         axes.set_xticks(sizes, [str(size) for size in sizes])
@@ -180,11 +186,37 @@ def resolution(lines: Sequence[Line]) -> Figure:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("resolution (pixels a side)")
-        axes.set_title(label, fontsize=9)
-        axes.set_xlim(sizes[0] / 1.06, sizes[-1] * (sizes[-1] / sizes[0]) ** 0.42)
-        _label_ends(axes, ends[axes], {name: PALETTE[i] for i, name in enumerate(names)})
-    figure.suptitle(f"inference, {batch} image{'s' * (batch > 1)} at a time", fontsize=9)
-    return finished(figure)
+        axes.set_xlim(sizes[0] / 1.06, sizes[-1] * (sizes[-1] / sizes[0]) ** (0.42 if len(panels) > 1 else 0.2))
+    for axes, (lines, _) in panels.items():
+        _label_ends(axes, ends[axes], _colours(lines))
+
+
+def _colours(lines: Sequence[Line]) -> dict[str, tuple]:
+    return {name: PALETTE[i] for i, name in enumerate(dict.fromkeys(line.name for line in lines))}
+
+
+def _curves(axes: Axes, lines: Sequence[Line], quantity: str) -> dict[str, tuple[float, float]]:
+    """A curve for each model, ours solid; where each ends."""
+    ends = {}
+    names = list(dict.fromkeys(line.name for line in lines))
+    for i, name in enumerate(names):
+        mine = [line for line in lines if line.name == name]
+        look = {"color": _colours(lines)[name], "marker": MARKERS[i], "markersize": 5, "linewidth": 1.6}
+        look["linestyle"] = "-" if mine[0].side == OURS else "--"
+        shown = [line for line in mine if (line.seconds if quantity == "throughput" else line.forward_mib is not None)]
+        if not shown:
+            continue
+        x = [int(line.size) for line in shown]
+        if quantity == "throughput":
+            y = [line.images_per_second for line in shown]
+            bars = [[v - line.images / line.high for v, line in zip(y, shown, strict=True)],
+                    [line.images / line.low - v for v, line in zip(y, shown, strict=True)]]  # fmt: skip
+            axes.errorbar(x, y, yerr=bars, capsize=2, elinewidth=1, **look)
+        else:
+            y = [line.peak_mib for line in shown]
+            axes.plot(x, y, **look)
+        ends[name] = (x[-1], y[-1])
+    return ends
 
 
 def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, tuple]) -> None:

@@ -40,7 +40,7 @@ from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg
 from frepro.models.layers import Conv1x1, Linear
-from frepro.models.metaformer import MetaFormer
+from frepro.models.metaformer import MetaFormer, SepConv
 from frepro.ops import resize_filter, spectral_rescale
 
 __all__ = ["Attention", "SPANetV2", "SpectralAdaptiveModulation"]
@@ -149,7 +149,8 @@ class SPANetV2(MetaFormer):
     """MetaFormer with spectral-adaptive modulation as token mixer, alone or before attention.
 
     Args:
-        mixers: Name of the token mixer in each stage: "spam", "mix_attention" (with a convolution) or "attention".
+        mixers: Name of the token mixer in each stage: "spam", "mix_attention" (with a convolution), "attention" or
+            "conv". With the latter two it is ConvFormer or CAFormer (Yu et al. 2022), which have the same frame.
         scaled_sigmoid: Gains of the SPAM mixers with a learnable slope (see the top of the file).
         **kwargs: As in ``MetaFormer``.
     """
@@ -164,6 +165,7 @@ class SPANetV2(MetaFormer):
             "spam": partial(SpectralAdaptiveModulation, scaled_sigmoid=scaled_sigmoid),
             "mix_attention": partial(Attention, local_conv=True),
             "attention": Attention,
+            "conv": SepConv,
         }
         unknown = set(mixers) - set(by_name)
         if unknown:

@@ -15,6 +15,9 @@ from frepro.schema import Document
 
 Cell = str | int | float | None
 
+# Data sets of detection and of segmentation, where a model is the backbone of something larger.
+DENSE = ("COCO", "ADE20K")
+
 
 @dataclass(frozen=True)
 class Column:
@@ -50,7 +53,7 @@ class Row:
     model: str | None = None
     marks: list[Literal["ours", "baseline"]] = field(default_factory=list)
     note: str | None = None
-    line: int = 0
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,15 @@ class Claim:
         better, worse: The models of the two rows.
         text: The claim as a sentence.
         metric: Of what there is more.
+        group: Section of the two rows, of a table whose sections repeat models.
     """
 
     better: str
     worse: str
     text: str
-    metric: Literal["top1", "throughput"] = "top1"
-    line: int = 0
+    metric: Literal["top1", "throughput", "retinanet_ap", "box_ap", "mask_ap", "miou"] = "top1"
+    group: str | None = None
+    line: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,11 @@ class Table:
     dataset: str | None = None
     notes: list[str] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
+
+    @property
+    def is_of_backbones(self) -> bool:
+        """Whether rows are whole detectors or segmentation models, of which the model named is the backbone alone."""
+        return self.dataset in DENSE
 
     def value(self, row: Row, key: str) -> Cell:
         return row.cells[[column.key for column in self.columns].index(key)]
@@ -163,7 +173,7 @@ def read(path: Path) -> Paper:
             _check(row, table, f"{path}:{row.line}: Table {number}")
         for claim in table.claims:
             for model in (claim.better, claim.worse):
-                if table.row(model) is None:
+                if table.row(model, claim.group) is None:
                     known = [row.model for row in table.rows if row.model]
                     raise FreproError(f"{path}:{claim.line}: Table {number}: {unknown('row of model', model, known)}")
         if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:

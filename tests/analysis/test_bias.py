@@ -6,9 +6,11 @@ import re
 
 import pytest
 import torch
+from PIL import Image
 from timm.data import ImageNetInfo
 
 from frepro.analysis import bias
+from frepro.errors import FreproError
 
 NAMES = ["bear", "car", "clock", "knife"]
 SHAPES = [shape for shape in NAMES for _ in NAMES]
@@ -71,7 +73,32 @@ def test_classes_of_imagenet_are_what_their_categories_say():
             assert re.search(rf"({name}|{also.get(name, name)})s?\b", description), f"{name}: {description}"
 
 
+def test_pictures_of_a_folder(tmp_path):
+    for i, name in enumerate(("cat7-elephant1", "dog2-cat3")):
+        (tmp_path / name.split("-")[0]).mkdir()
+        Image.new("L", (40, 40), 100 * i).save(tmp_path / name.split("-")[0] / f"{name}.png")
+    images, shapes, textures = bias.read_conflicts(tmp_path, size=20)
+    assert (shapes, textures) == (["cat", "dog"], ["elephant", "cat"])
+    assert images.shape == (2, 3, 20, 20)
+    torch.testing.assert_close(images[:, 0, 3, 3], torch.tensor([0, 100 / 255]))
+    with pytest.raises(FreproError, match="no cue-conflict images"):
+        bias.read_conflicts(tmp_path / "nowhere")
+
+
+def test_pictures_of_digits():
+    images, shapes, textures = bias.digit_conflicts(30)
+    assert images.shape == (30, 3, 32, 32)
+    assert images.dtype == torch.float32
+    assert 0 <= images.min() < images.max() <= 1
+    assert all(shape != texture for shape, texture in zip(shapes, textures, strict=True))
+    assert {*shapes, *textures} <= set(bias.DIGIT_CATEGORIES)
+    logits = 10 * torch.eye(10)[[2, 7]]
+    assert bias.decide(logits, bias.DIGIT_CATEGORIES) == ["digit 2", "digit 7"]
+
+
 def test_errors():
+    with pytest.raises(FreproError, match="categories of 915 classes cannot be told by a model of 10"):
+        bias.decide(torch.zeros(1, 10))
     with pytest.raises(ValueError, match="no image"):
         bias.cue_accuracy(["bear"], ["bear"], ["bear"])
     with pytest.raises(ValueError, match="longer"):

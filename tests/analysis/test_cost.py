@@ -202,6 +202,34 @@ def test_counts_of_a_known_convolution():
     assert round(counted["macs"] / 1e9, 2) == 1.81
 
 
+def test_a_backbone_is_counted_without_its_head():
+    """ResNet-18 by hand: its classifier has 513,000 parameters, and nothing else depends on the image."""
+    counted = cost.count_backbone("resnet18", (64, 96))
+    assert counted["params"] == 11_689_512 - 513_000
+    square = cost.count_backbone("resnet18", (64, 64))
+    assert counted["macs"] == 1.5 * square["macs"]
+
+
+def test_filters_are_made_for_the_image_or_for_a_size():
+    made_for_image, resized = (cost.count_backbone("dfformer_s18", (512, 512), made_for) for made_for in (None, 224))
+    # Table 3 of DFFormer: 31.7 M with filters for 512 pixels, of which 4.24 M are the Semantic FPN.
+    assert made_for_image["params"] / 1e6 == pytest.approx(31.72 - 4.24, abs=0.02)
+    assert resized["params"] < made_for_image["params"]
+    assert resized["macs"] == made_for_image["macs"]
+
+
+def test_norms_of_a_backbone_are_counted_as_those_of_the_classifier():
+    """Head apart, which is 1.6 M products and a norm of 512."""
+    whole, backbone = cost.count("spanetv2_s18_pure"), cost.count_backbone("spanetv2_s18_pure", (224, 224))
+    assert 0 < whole["macs"] - backbone["macs"] < 4e6
+
+
+def test_swin_and_vim_take_wide_images():
+    for model, per_pixel in (("swin_tiny_patch4_window7_224", 4.5e9), ("vimf_tiny_h", 1.33e9), ("vim_tiny", 1.29e9)):
+        wide = cost.count_backbone(model, (224, 448))
+        assert wide["macs"] == pytest.approx(2 * per_pixel, rel=0.03)
+
+
 def test_throughput_is_stored_and_not_measured_again():
     job = Throughput((("resnet18", ()), ("resnet34", ())), Benchmark(2, 32, 3), "cpu", "this machine")
     record = cost.throughput(job)

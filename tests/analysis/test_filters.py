@@ -65,6 +65,30 @@ def test_gains_and_masks():
     assert mask[0, 0, 0] == pytest.approx(0.2)
 
 
+def test_alikeness():
+    one = torch.rand(6, 6)
+    assert filters.alikeness(torch.stack([one, 3 * one + 2, one])) == pytest.approx(1)  # scale and offset apart
+    assert filters.alikeness(torch.stack([one, 1 - one])) == pytest.approx(-1)
+    torch.manual_seed(0)
+    assert abs(filters.alikeness(torch.rand(40, 16, 16))) < 0.01
+    # One pair in six is of copies, the others have nothing in common.
+    basis, _ = torch.linalg.qr(torch.cat([torch.ones(64, 1), torch.randn(64, 3)], dim=1))
+    orthogonal = basis[:, 1:].T.unflatten(1, (8, 8))  # to each other, and to what is constant
+    assert filters.alikeness(orthogonal[[0, 0, 1, 2]]) == pytest.approx(1 / 6, abs=1e-5)
+    with pytest.raises(ValueError, match="have no correlation"):
+        filters.alikeness(torch.rand(4, 1, 1))
+
+
+def test_alikeness_of_layers_that_are_large_enough():
+    models = [timm.create_model("dfformer_s18", img_size=64, num_classes=0, depths=(1, 1, 1, 1)) for _ in range(2)]
+    found = filters.alikeness_by_layer({"a": models})
+    assert [(row["network"], row["layer"], row["side"]) for row in found] == [
+        (network, layer, side) for network in (0, 1) for layer, side in ((1, 16), (2, 8), (3, 4))
+    ]
+    first = filters.amplitudes(models[0])["stages.0.0.token_mixer.complex_weights"]
+    assert found[0]["alikeness"] == filters.alikeness(first)
+
+
 def test_errors():
     with pytest.raises(ValueError, match="no filter"):
         filters.amplitudes(timm.create_model("convformer_s18", num_classes=0))

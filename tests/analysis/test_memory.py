@@ -19,3 +19,10 @@ def test_larger_images_need_more_and_weights_stay():
 def test_what_does_not_fit_is_named():
     with pytest.raises(FreproError, match=r"resnet18 at 4000000 pixels: .*memory"):
         forward_memory("resnet18", 4_000_000, 1, "cpu")
+
+
+def test_attention_written_out_holds_its_matrix():
+    """CAFormer-S18 at 448 pixels: stage 3 has 28 × 28 tokens and 10 heads."""
+    fused, written_out = (forward_memory("caformer_s18", 448, 1, "cpu", fused_attn=fused) for fused in (True, False))
+    matrix = 4 * 10 * (28 * 28) ** 2 / 2**20
+    assert written_out["forward"] > fused["forward"] + matrix / 2

@@ -52,3 +52,15 @@ def test_what_is_not_the_papers_is_said():
 def test_images_are_normalised_as_the_model_expects():
     model = networks.load({"x": "vit_tiny_patch16_224"})["x"]
     assert networks.prepared(model, torch.full((1, 3, 2, 2), 0.5)).abs().max() == 0  # mean and std 0.5
+
+
+def test_images_are_resized_to_a_models_own_size():
+    model = networks.load(OURS)["GFNet-Ti"]
+    image = torch.rand(1, 3, 32, 32)
+    assert networks.prepared(model, image).shape == (1, 3, 32, 32)
+    assert networks.prepared(model, image, own_size=True).shape == (1, 3, 224, 224)
+    whole = torch.rand(3, 3, 224, 224)
+    torch.testing.assert_close(networks.prepared(model, whole, own_size=True), networks.prepared(model, whole))
+    with torch.no_grad():
+        expected = model(networks.prepared(model, whole))
+    torch.testing.assert_close(networks.logits(model, whole, batch=2), expected, atol=1e-5, rtol=1e-4)

@@ -7,6 +7,7 @@ import timm
 import torch
 
 from frepro.analysis import similarity
+from frepro.analysis.features import Layer
 from frepro.analysis.similarity import centred_gram, minibatch_cka
 
 
@@ -81,6 +82,28 @@ def test_models():
     assert own.values.shape == (40, 40)
     torch.testing.assert_close(own.values.diag(), torch.ones(40, dtype=torch.float64))
     torch.testing.assert_close(own.values, own.values.T)
+    assert own.by_stage() == pytest.approx({1: 1, 2: 1, 3: 1, 4: 1})
     both = similarity.compare(dfformer, convformer, images, kinds=("downsample", "block"))
     assert both.values.shape == (22, 22)
     assert [layer.kind for layer in both.second][:3] == ["downsample", "block", "block"]
+
+
+def test_each_model_may_take_the_images_in_its_own_way():
+    torch.manual_seed(0)
+    first, second = (timm.create_model("dfformer_s18", num_classes=0, depths=(1, 1, 1, 1)) for _ in range(2))
+    images = torch.randn(8, 3, 32, 32)
+    plain = similarity.compare(first, second, images.split(4))
+    same = similarity.compare(first, second, images.split(4), images.split(4))
+    torch.testing.assert_close(same.values, plain.values)
+    other = similarity.compare(first, second, images.split(4), torch.randn(8, 3, 64, 64).split(4))
+    assert not torch.allclose(other.values, plain.values)
+    with pytest.raises(ValueError, match="zip"):
+        similarity.compare(first, second, images.split(4), images[:4].split(4))
+
+
+def test_places_by_stage():
+    layers = [Layer("x", "block", stage, depth) for depth, stage in enumerate((1, 1, 3))]
+    values = torch.tensor([[0.2, 9, 9], [9, 0.6, 9], [9, 9, 0.9]], dtype=torch.float64)
+    assert similarity.Similarity(values, layers, layers).by_stage() == pytest.approx({1: 0.4, 3: 0.9})
+    with pytest.raises(ValueError, match="same places"):
+        similarity.Similarity(values[:, :2], layers, layers[:2]).by_stage()

@@ -74,6 +74,14 @@ def test_shape_bias():
     assert labels == ["A (mean 0.40)", "B (mean 1.00)"]  # a category without decisions does not count
 
 
+def test_pictures():
+    images = torch.rand(3, 3, 4, 4)
+    figure = figures.pictures(images, ["a", "b", "c"])
+    assert [axes.get_title() for axes in panels(figure)] == ["a", "b", "c"]
+    shown = [torch.as_tensor(axes.images[0].get_array()) for axes in panels(figure)]
+    torch.testing.assert_close(torch.stack(shown), images.permute(0, 2, 3, 1))
+
+
 def test_context_maps():
     figure = figures.context_maps(torch.rand(2, 3, 8, 8), {1: torch.rand(2, 8, 8), 3: torch.rand(2, 8, 8)})
     assert [axes.get_title() for axes in panels(figure)[:3]] == ["image", "stage 1", "stage 3"]

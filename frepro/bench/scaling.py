@@ -1,0 +1,182 @@
+"""What a benchmark says about the claim of DFFormer's Figures 5 and 6.
+
+With growing resolution CAFormer is to lose throughput, and to need memory, far beyond ConvFormer, and DFFormer and
+CDFFormer are not. So each model is put in relation to ConvFormer at each resolution, and it is asked how this relation
+changes from the least resolution to the greatest.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from frepro import papers
+from frepro.bench.results import Found, Line, folder, read
+from frepro.experiment import Outcome, paired
+
+BASE, ATTENTION = "convformer_s18", "caformer_s18"
+
+
+def machines(profile: str, log: Callable[[str], None] = print) -> dict[str, Found]:
+    """Results of the benchmark by the name of their machine, a CPU and a GPU where there are both.
+
+    Where there are none, and in profile smoke, a tiny benchmark runs on this machine's CPU. It shows that everything
+    works, and tells nothing of larger images.
+    """
+    folders = [folder(device) for device in ("cpu", "gpu")] if profile != "smoke" else []
+    found = [read(source) for source in folders if (source / "resolution.csv").exists()]
+    if not found:
+        from frepro.bench import run  # torch takes seconds
+
+        found = [run.run("cpu", only="resolution/*", smoke=True, log=log)[0]]
+    return {each.provenance["device"]["name"]: each for each in found}
+
+
+def lines(machines: Mapping[str, Found]) -> dict[str, list[Line]]:
+    """The lines by resolution of each machine."""
+    return {machine: found.section("resolution") for machine, found in machines.items()}
+
+
+def throughput(machines: Mapping[str, Found]) -> list[dict[str, Any]]:
+    """Images a second of every model at every resolution, median, least and greatest of the rounds, as plain rows."""
+    return [
+        {
+            "machine": machine,
+            "model": line.name,
+            "resolution": int(line.size),
+            "batch": line.images,
+            "images_per_second": line.images_per_second,
+            "least": line.high and line.images / line.high,
+            "greatest": line.low and line.images / line.low,
+            "rounds": line.rounds,
+        }
+        for machine, of_machine in lines(machines).items()
+        for line in of_machine
+    ]
+
+
+def memory(machines: Mapping[str, Found]) -> list[dict[str, Any]]:
+    """Memory of every model at every resolution in MiB, as plain rows."""
+    return [
+        {
+            "machine": machine,
+            "model": line.name,
+            "resolution": int(line.size),
+            "batch": line.images,
+            "weights_mib": line.weights_mib,
+            "forward_mib": line.forward_mib,
+            "peak_mib": line.peak_mib,
+        }
+        for machine, of_machine in lines(machines).items()
+        for line in of_machine
+    ]
+
+
+def sources(machines: Mapping[str, Found]) -> list[dict[str, Any]]:
+    """What each machine's results were measured with, for an illustration's origin."""
+    return [
+        {
+            "machine": machine,
+            "measured": found.provenance["time"],
+            "commit": str(found.provenance["commit"])[:12],
+            "threads": found.provenance["device"]["threads"],
+            "batch": found.provenance["settings"]["resolution_batch"],
+            "rounds": found.provenance["settings"]["rounds"],
+        }
+        for machine, found in machines.items()
+    ]
+
+
+def stands_in(machines: Mapping[str, Found]) -> str:
+    """Which machines stand in for the paper's."""
+    said = [f"{source['machine']} (batches of {source['batch']})" for source in sources(machines)]
+    return f"{' and '.join(said)} for the paper's V100 (batches of 4)"
+
+
+def faster(found: Found, better: str, worse: str) -> list[Outcome]:
+    """At each resolution the claim that a model has more throughput than another, tested round by round."""
+    others = {line.size: line for line in found.section("resolution", name=worse)}
+    outcomes = []
+    for line in found.section("resolution", name=better):
+        times = [found.rounds.get(each.key) for each in (line, others.get(line.size)) if each]
+        if len(times) < 2 or not all(times):
+            continue
+        rates = [[line.images / seconds for seconds in values] for values in times]
+        claim = papers.Claim(better, worse, f"Faster at {line.size} pixels", "throughput")
+        outcomes.append(
+            Outcome(claim, "img/s", None, *paired(*rates), len(rates[0]), found.provenance["device"]["name"])
+        )
+    return outcomes
+
+
+def overtakes(outcomes: Sequence[Outcome]) -> str:
+    """From which resolution on the claim holds, in words; ``outcomes`` in order of resolution."""
+    count = 0
+    while count < len(outcomes) and outcomes[-1 - count].verdict == "holds":
+        count += 1
+    if count == 0:
+        return "not faster at the greatest resolution measured"
+    where = outcomes[-count].claim.text.removeprefix("Faster ")
+    return f"faster {where} and beyond" if count < len(outcomes) else f"faster at all resolutions, {where} already"
+
+
+@dataclass(frozen=True)
+class Share:
+    """A multiple of ConvFormer's: median, least and greatest of the rounds, none where it was measured once."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def shares(found: Found, quantity: str) -> dict[str, dict[int, Share]]:
+    """Model -> resolution -> its "throughput" or "memory" as a multiple of ConvFormer's, where both were measured."""
+    of_section = found.section("resolution")
+    base = {line.size: line for line in of_section if line.name == BASE}
+    result: dict[str, dict[int, Share]] = {}
+    for line in of_section:
+        if line.size in base and (share := _share(found, line, base[line.size], quantity)):
+            result.setdefault(line.name, {})[int(line.size)] = share
+    return result
+
+
+def _share(found: Found, line: Line, base: Line, quantity: str) -> Share | None:
+    if quantity == "memory":
+        return None if line.peak_mib is None or base.peak_mib is None else Share(line.peak_mib / base.peak_mib)
+    if line.key not in found.rounds or base.key not in found.rounds:
+        return None
+    ratios = [b / a for a, b in zip(found.rounds[line.key], found.rounds[base.key], strict=True)]
+    return Share(median(ratios), min(ratios), max(ratios))
+
+
+def change(first: Share, last: Share) -> Share:
+    """How many times as large a share has become; least and greatest by the rounds that are farthest apart."""
+    value = last.value / first.value
+    is_single = first.low is None or last.low is None
+    return Share(value) if is_single else Share(value, last.low / first.high, last.high / first.low)
+
+
+def stays_closer(mine: Share, attention: Share, quantity: str) -> str:
+    """Verdict on the claim that throughput falls less, or memory grows less, than with attention, by ``change``."""
+    if mine.low is None or attention.low is None:
+        return "undecided"
+    if quantity == "memory":
+        mine, attention = attention, mine
+    if mine.low > attention.high:
+        return "holds"
+    return "does not hold" if mine.high < attention.low else "undecided"
+
+
+def written_out(resolutions: Sequence[int]) -> list[dict[str, Any]]:
+    """Memory in MiB that a forward pass of CAFormer adds on this machine's CPU, one image at a time: with attention as
+    torch computes it, and with the whole matrix of attention in memory."""
+    from frepro.analysis.memory import forward_memory  # torch takes seconds
+
+    return [
+        {
+            "resolution": size,
+            "a tile at a time (MiB)": forward_memory(ATTENTION, size, 1, "cpu")["forward"],
+            "written out (MiB)": forward_memory(ATTENTION, size, 1, "cpu", fused_attn=False)["forward"],
+        }
+        for size in resolutions
+    ]

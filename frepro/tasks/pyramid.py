@@ -1,0 +1,148 @@
+"""Backbones as feature pyramids: maps of equal width at strides 4, 8, 16, 32, which detectors and segmenters look at.
+
+A four-stage backbone has maps at these strides, and a feature pyramid network ("Feature Pyramid Networks for Object
+Detection", Lin et al., CVPR 2017, section 3) joins them. A plain one has maps at one stride, and a simple feature
+pyramid ("Exploring Plain Vision Transformer Backbones for Object Detection", Li et al., ECCV 2022, section 3) makes the
+others of its last; Vim-F (section 5.2) and the detection code of Vim do so.
+
+Official code, frepro:
+- The dense-prediction backbones of DFFormer, SPANet and SPANetV2 put a norm on each map that they hand out (no paper
+  says so), and so does ``Stages``. Those of Vim and of the models that come with timm have none.
+- Vim's detection code drops the class token; ours stays amid the patches, where it was in pre-training.
+"""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import timm
+from timm.layers import GroupNorm1, LayerNorm2d
+from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
+
+from frepro.errors import unknown
+from frepro.models.dfformer import DFFormer
+from frepro.models.spanet import SPANet
+from frepro.models.spanetv2 import SPANetV2
+
+__all__ = ["FeaturePyramid", "SimpleFeaturePyramid", "Stages", "feature_pyramid"]
+
+# The norm that the official dense-prediction code has on each map of a family.
+OUTPUT_NORMS = {
+    DFFormer: partial(LayerNorm2d, eps=1e-6),
+    SPANet: GroupNorm1,
+    SPANetV2: partial(LayerNorm2d, eps=1e-6, bias=False),
+}
+
+# Makes coarser maps of a pyramid's; called with the channels of the backbone's last map and those of the pyramid.
+Extra = Callable[[int, int], ExtraFPNBlock]
+
+
+class Stages(nn.Module):
+    """The last maps of a model that timm knows: (B, 3, H, W) to a dictionary of (B, C, h, w).
+
+    The maps are named "0", "1" ... as torchvision's detectors want it, the largest first. A plain backbone, whose maps
+    all have one stride, gives its last alone.
+
+    Args:
+        backbone: Name of the model.
+        count: How many maps a four-stage backbone gives.
+        **backbone_args: For the model.
+
+    Attributes:
+        plain: Whether the backbone is plain.
+        channels: Of each map.
+        strides: Of each map, in pixels.
+
+    Raises:
+        FreproError: There is no such model.
+    """
+
+    def __init__(self, backbone: str, count: int = 4, **backbone_args: Any) -> None:
+        super().__init__()
+        if not timm.is_model(backbone):
+            raise unknown("model", backbone, timm.list_models())
+        self.body = timm.create_model(backbone, **backbone_args)
+        maps = self.body.feature_info
+        self.plain = len({each["reduction"] for each in maps}) == 1
+        maps = maps[-1:] if self.plain else maps[-count:]
+        self.channels: list[int] = [each["num_chs"] for each in maps]
+        self.strides: list[int] = [each["reduction"] for each in maps]
+        self.indices = self.body.prune_intermediate_layers(list(range(-len(maps), 0)), prune_norm=True)
+        norm = OUTPUT_NORMS.get(type(self.body), nn.Identity)
+        self.norms = nn.ModuleList(norm(channels) for channels in self.channels)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        maps = self.body.forward_intermediates(x, indices=self.indices, intermediates_only=True)
+        return {str(i): norm(each) for i, (norm, each) in enumerate(zip(self.norms, maps, strict=True))}
+
+
+class FeaturePyramid(nn.Module):
+    """Feature pyramid network on a four-stage backbone: (B, 3, H, W) to a dictionary of (B, out_channels, h, w).
+
+    Its 1x1 and 3x3 convolutions have biases and no norms, as in mmdetection and mmsegmentation.
+    """
+
+    def __init__(self, stages: Stages, out_channels: int, extra: Extra | None = None) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        self.stages = stages
+        more = extra(stages.channels[-1], out_channels) if extra else None
+        self.network = FeaturePyramidNetwork(stages.channels, out_channels, more)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return self.network(self.stages(x))
+
+
+class SimpleFeaturePyramid(nn.Module):
+    """Pyramid of a plain backbone's last map alone: (B, 3, H, W) to a dictionary of (B, out_channels, h, w).
+
+    Each of ``count`` maps, the coarsest at stride 32, comes by deconvolutions or max pooling, then a 1x1 and a 3x3
+    convolution with a norm each.
+    """
+
+    def __init__(self, stages: Stages, count: int, out_channels: int, extra: Extra | None = None) -> None:
+        super().__init__()
+        self.out_channels = out_channels
+        self.stages = stages
+        conv = partial(Conv2dNormActivation, norm_layer=LayerNorm2d, activation_layer=None)
+        self.branches = nn.ModuleList()
+        for i in reversed(range(count)):
+            resize, channels = _resize(stages.channels[-1], doublings=i - round(math.log2(32 / stages.strides[-1])))
+            self.branches.append(
+                nn.Sequential(resize, conv(channels, out_channels, 1), conv(out_channels, out_channels, 3))
+            )
+        self.extra = extra(out_channels, out_channels) if extra else None
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        (last,) = self.stages(x).values()
+        maps = [branch(last) for branch in self.branches]
+        names = [str(i) for i in range(len(maps))]
+        if self.extra is not None:
+            maps, names = self.extra(maps, maps, names)
+        return dict(zip(names, maps, strict=True))
+
+
+def _resize(channels: int, doublings: int) -> tuple[nn.Module, int]:
+    """What doubles a map's sides so many times, halving its channels each time, and the channels that it then has."""
+    if doublings < 0:
+        return nn.MaxPool2d(2**-doublings), channels
+    layers: list[nn.Module] = []
+    for i in range(doublings):
+        if i > 0:
+            layers += [LayerNorm2d(channels), nn.GELU()]
+        layers.append(nn.ConvTranspose2d(channels, channels // 2, 2, 2))
+        channels //= 2
+    return nn.Sequential(*layers), channels
+
+
+def feature_pyramid(
+    backbone: str, count: int = 4, out_channels: int = 256, extra: Extra | None = None, **backbone_args: Any
+) -> FeaturePyramid | SimpleFeaturePyramid:
+    """The pyramid that fits a backbone: ``count`` maps, the coarsest at stride 32, and extra ones of theirs."""
+    stages = Stages(backbone, count, **backbone_args)
+    if stages.plain:
+        return SimpleFeaturePyramid(stages, count, out_channels, extra)
+    return FeaturePyramid(stages, out_channels, extra)
