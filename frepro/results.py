@@ -117,8 +117,8 @@ def written(path: Path) -> Iterator[None]:
             errno.EROFS: "it is on a read-only file system: choose another folder (for results, FREPRO_RESULTS)",
             errno.EACCES: "permission denied: choose a folder that you can write (for results, FREPRO_RESULTS)",
             errno.EPERM: "permission denied: choose a folder that you can write (for results, FREPRO_RESULTS)",
-            errno.ENOTDIR: "a part of this path is a file: choose another folder (for results, FREPRO_RESULTS)",
-            errno.EEXIST: "a part of this path is a file: choose another folder (for results, FREPRO_RESULTS)",
+            errno.ENOTDIR: "a part of this path is a file, not a folder: name another (for results, FREPRO_RESULTS)",
+            errno.EEXIST: "a part of this path is a file, not a folder: name another (for results, FREPRO_RESULTS)",
         }
         said = re.search(r"os error (\d+)", str(error))  # safetensors tells the number in its text alone
         reason = reasons.get(int(said[1]) if said else getattr(error, "errno", None))
