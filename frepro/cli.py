@@ -368,6 +368,8 @@ def doctor_command() -> None:
 
 def main() -> None:
     """Run the command line; what a user can mend ends in one line and status 1, Ctrl-C in status 130."""
+    # After Ctrl-C the processes that tidy up behind Python's own would warn of what they found to do.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     try:
         cli(standalone_mode=False)
     except FreproError as error:
