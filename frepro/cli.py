@@ -81,7 +81,7 @@ def cli() -> None:
 or paper (weeks).",
 )
 @click.option("--data", callback=blank_as_none, help=DATA_HELP)
-@click.option("--seeds", type=Seeds(), help="How many, or which, as 0,7,11. Default: 3, and 1 with profile paper.")
+@click.option("--seeds", type=Seeds(), help="How many, or which, as 0,7,11. Default: 3 with profile demo, else 1.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option(
     "--jobs", type=click.IntRange(1), help="Runs and notebooks at a time. Default: one a core, or one on a GPU."
@@ -122,7 +122,7 @@ def reproduce_command(
     from frepro.batch import FEW, Batch, summary
 
     chosen, unbuilt = reproduce.find(paper, table, figure)
-    seeds = seeds or ([0] if profile == "paper" else [0, 1, 2])
+    seeds = seeds or ([0, 1, 2] if profile == "demo" else [0])
     given = {"profile": profile, "data": data, "seeds": seeds, "device": device}
     plans = [reproduce.plan(artefact, {**given, **dict(extra)}) for artefact in chosen]
     if data is None and any(isinstance(plan, reproduce.Plan) for plan in plans):
@@ -404,6 +404,8 @@ def doctor_command() -> None:
 
 def main() -> None:
     """Run the command line; what a user can mend ends in one line and status 1, Ctrl-C in status 130."""
+    # After Ctrl-C the processes that tidy up behind Python's own would warn of what they found to do.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     try:
         cli(standalone_mode=False)
     except FreproError as error:

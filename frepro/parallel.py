@@ -1,5 +1,6 @@
 """Several things side by side on the cores of a CPU: training runs, notebooks. On a GPU one after the other."""
 
+import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def each(function: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> I
     waiting = dict(enumerate(items))
     with parallel_config("loky" if jobs > 1 else "sequential", inner_max_num_threads=threads):
         results = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            delayed(_numbered)(number, function, item) for number, item in enumerate(items)
+            delayed(_numbered)(number, function, item, jobs > 1) for number, item in enumerate(items)
         )
         try:
             for number, result in results:
@@ -63,7 +64,9 @@ def each(function: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> I
                 yield item, Failure(cause)
 
 
-def _numbered(number: int, function: Callable[[Item], Any], item: Item) -> tuple[int, Any]:
+def _numbered(number: int, function: Callable[[Item], Any], item: Item, is_apart: bool) -> tuple[int, Any]:
+    if is_apart:  # Ctrl-C is for the process that started this one, and ends it without a word
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     return number, attempt(function, item)
 
 

@@ -1,12 +1,16 @@
 """How far something long has come: one bar on a terminal, elsewhere a line for each thing that is done."""
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Hashable, Mapping
 from statistics import mean
 from types import TracebackType
 
 from tqdm import tqdm
+
+# One process draws. The lock that tqdm would make for several is left behind by Ctrl-C, which Python then warns of.
+tqdm.set_lock(threading.RLock())
 
 Thing = tuple[str, Hashable]  # its kind ("run", "notebook" ...) and what names it among its kind
 
