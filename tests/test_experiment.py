@@ -181,6 +181,7 @@ def test_a_table_of_segmentation_trains_nothing_and_times_its_backbones(store):
 
 def test_claims_of_tasks_that_do_not_exist_are_not_run(store):
     made = Experiment("spanetv2", 4, BACKBONES, "smoke", device="cpu")
+    made.run(log=lambda line: None)
     outcomes = made.outcomes()
     assert [(o.claim.group, round(o.published, 1)) for o in outcomes] == [("Semantic FPN", 1.1), ("UperNet", 0.4)]
     assert {(o.measured, o.n, o.verdict) for o in outcomes} == {(None, 0, "not run")}
