@@ -24,7 +24,7 @@ HOLDS = {
     "results/dfformer/table_4.html": [
         'class="frepro"',
         "StarReLU, DF → ReLU, AFNO",
-        "digits test top-1",
+        "textured test top-1",
         "<img",
         "Where these numbers come from",
     ],

@@ -17,7 +17,7 @@ from frepro.errors import FreproError
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 DATA_HELP = "ImageNet-style folder (train/ and val/ with a folder for each class), or a name that timm reads with its \
-root, as torch/cifar10:/path. Default: the embedded digits."
+root, as torch/cifar10:/path. Embedded: textured (default), digits, cues."
 
 
 class Seeds(click.ParamType):
@@ -114,7 +114,7 @@ def reproduce_command(
     given = {"profile": profile, "data": data, "seeds": seeds, "device": device}
     plans = [reproduce.plan(artefact, {**given, **dict(extra)}) for artefact in chosen]
     if data is None and any(isinstance(plan, reproduce.Plan) for plan in plans):
-        click.echo(f"No DATA given: profile {profile} on the embedded digits. Numbers from them are not ImageNet's.")
+        click.echo(f"No DATA given: profile {profile} on embedded pictures. Numbers from them are not ImageNet's.")
     for plan in plans:
         click.echo(plan.describe(jobs))
     if missing:

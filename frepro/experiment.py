@@ -88,7 +88,7 @@ class Experiment:
         profile: "smoke", "demo" or "paper".
         seeds: One training run of each variant for each of them.
         models: Keep only the variants of these models; none for all.
-        data: What to train on, as ``data.locate`` takes it; none for the embedded digits.
+        data: What to train on, as ``data.locate`` takes it; none for the embedded data.
         device: "auto", "cpu" or "cuda".
         trained: Train and time only the variants of these models, and count the others; none for all.
     """
@@ -114,7 +114,7 @@ class Experiment:
         if self.profile == "paper" and source.embedded and self.trained != []:
             raise FreproError(
                 "profile paper needs the real data set: add DATA=/path/to/imagenet (a folder with train/ and val/), "
-                "or use profile demo, which trains on embedded digits"
+                "or use profile demo, which trains on embedded data"
             )
         check_seeds(self.seeds)
         for name in ("models", "trained"):

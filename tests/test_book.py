@@ -74,7 +74,7 @@ def test_without_sizes_the_pages_say_how_to_count(store, tmp_path):
     assert "frepro sizes" in (tmp_path / "pages" / "models" / "spanet.md").read_text()
 
 
-def test_the_committed_demo_learns_the_digits():
+def test_the_committed_demo_learns():
     found = json.loads((paths.ROOT / "results" / "demo" / "dfformer" / "table_4" / "origin.json").read_text())
     scores = {}
     for run in found["runs"]:

@@ -34,10 +34,10 @@ def test_findings_tables_and_picture(experiment, tmp_path):
     assert own.measured > found["DFFormer-S18", "params"].measured
     top1 = found["DFFormer-S18", "top1"]
     assert (top1.published, top1.measured) == (83.2, None)  # a demo accuracy never stands for ImageNet
-    digits = found["DFFormer-S18", "digits_top1"]
+    textured = found["DFFormer-S18", "textured_top1"]
     scores = experiment.scores()["DFFormer-S18"]
-    assert (digits.published, digits.n, digits.setting) == (None, 2, "digits")
-    assert digits.measured == pytest.approx(sum(scores) / 2)
+    assert (textured.published, textured.n, textured.setting) == (None, 2, "textured")
+    assert textured.measured == pytest.approx(sum(scores) / 2)
 
     view = report.published_beside_measured(experiment.findings, experiment.published)
     text = view.text()
@@ -62,7 +62,7 @@ def test_a_claim_is_tested_seed_by_seed(experiment):
     scores = experiment.scores()
     differences = [a - b for a, b in zip(scores["DFFormer-S18"], scores["DF → AFNO"], strict=True)]
     assert (better.measured, better.n) == (pytest.approx(sum(differences) / 2), 2)
-    assert (better.published, better.setting, better.unit) == (pytest.approx(0.6), "digits", "points")
+    assert (better.published, better.setting, better.unit) == (pytest.approx(0.6), "textured", "points")
     # Of two pairs the interval reaches 12.706 times half their distance.
     assert better.high - better.measured == pytest.approx(12.7062 * abs(differences[0] - differences[1]) / 2)
     assert (faster.published, faster.n) == (535 - 389, 1)  # smoke times one round
@@ -105,7 +105,7 @@ def test_untrained_variants_are_counted(store):
     assert found["DFFormer-S18", "throughput"].measured > 0
     assert found["ConvNeXt-T", "throughput"].measured is None
     assert found["ConvNeXt-T", "flops"].measured == pytest.approx(4.5, abs=0.05)
-    assert ("ConvNeXt-T", "digits_top1") not in found
+    assert ("ConvNeXt-T", "textured_top1") not in found
     whole = report.published_beside_measured(made.findings, made.published, ["type", "params", "top1"], whole=True)
     cells = {row[0]: row[1:] for row in whole.rows}
     assert list(cells)[:3] == ["ConvNeXt-T", "CSWin-T", "DiNAT-T"]  # in print order, with models nobody here has

@@ -23,7 +23,7 @@ def test_a_table_is_made_then_cached_then_renewed(frepro_command, store):
     first = frepro_command(*SMALL, *TWO)
     assert first.returncode == 0, first.stderr
     assert "training runs: 0 cached, 4 to do" in first.stdout
-    assert "digits test top-1" in first.stdout
+    assert "textured test top-1" in first.stdout
     folder = store / "smoke" / "dfformer" / "table_4"
     assert sorted(path.name for path in folder.iterdir()) == [
         "comparison.png",
@@ -40,7 +40,7 @@ def test_a_table_is_made_then_cached_then_renewed(frepro_command, store):
     second = frepro_command(*SMALL, *TWO)
     assert time.perf_counter() - started < 3
     assert "up to date" in second.stdout
-    assert second.stdout.count("digits test top-1") == 1
+    assert second.stdout.count("textured test top-1") == 1
 
     record = json.loads(next((store / "runs").glob("*/record.json")).read_text())
     more = frepro_command(*SMALL, "--seeds", "3", *TWO, "--dry-run")

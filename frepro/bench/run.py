@@ -43,6 +43,7 @@ def run(
     other = besides.load(beside)
     chosen = _chosen(settings, other, only)
     on, started, load = torch.device(device), time.perf_counter(), _load()
+    made = {**provenance.record(), "device": provenance.device_record(device)}  # of the code that is loaded now
     lines, times = [], {}
     for section, names in chosen.items():
         if not names:
@@ -59,8 +60,7 @@ def run(
         times |= found[1]
         log(f"{section}: {time.perf_counter() - begun:.0f} s")
     record = {
-        **provenance.record(),
-        "device": provenance.device_record(device),
+        **made,
         "settings": asdict(settings),
         "only": only,
         "beside": {"source": other.source, "sha256": other.sha256} if beside else None,

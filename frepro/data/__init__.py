@@ -1,4 +1,4 @@
-"""Data sets: the embedded digits, ImageNet-style folders, and what ``timm.data.create_dataset`` reads, on one path."""
+"""Data sets: embedded pictures, ImageNet-style folders, and what ``timm.data.create_dataset`` reads, on one path."""
 
 from .sources import Source, locate
 

@@ -17,7 +17,8 @@ from timm.data import create_dataset, create_transform
 from timm.data.readers import create_reader
 from torch.utils.data import DataLoader, Dataset
 
-from frepro.data.sources import DIGITS_TEST, DIGITS_TRAIN, Source
+from frepro.data import compositions
+from frepro.data.sources import DIGITS_TEST, DIGITS_TRAIN, EMBEDDED, Source
 from frepro.errors import FreproError
 from frepro.recipes import Recipe
 
@@ -94,8 +95,8 @@ class Samples(Dataset):
 
 def open_split(source: Source, split: str) -> Dataset:
     """The (PIL image, class number) pairs of "train" or "test"."""
-    if source.reader == "digits":
-        return Digits(split)
+    if source.reader in EMBEDDED:
+        return {"digits": Digits, "textured": compositions.Textured, "cues": compositions.Cues}[source.reader](split)
     if source.reader == "folder":
         images, expected = Folder(source.folders[split]), source.train if split == "train" else source.test
         if len(images) != expected:

@@ -1,6 +1,7 @@
 """Which data: found, counted and fingerprinted without importing torch.
 
-(nothing)               the embedded digits
+(nothing)               the embedded pictures "textured": digits that texture alone sets apart from their ground
+digits, textured, cues  embedded data by name; ``data.compositions`` says what the latter two are
 /path/to/folder         train/ and val/ (or validation/, test/) with one folder a class: the layout of ImageNet
 torch/cifar10:/path     a data set that timm.data.create_dataset reads, with its root after the colon
 
@@ -29,6 +30,19 @@ IMAGENET = ("ImageNet-1K", 1_281_167, 50_000, 1000)
 # cut, unlike a shuffled one, tests on handwriting that was mostly not trained on.
 DIGITS_TRAIN, DIGITS_TEST = 1297, 500
 
+# Textured pictures: each training scan comes four times, each test scan twice.
+COMPOSED_TRAIN, COMPOSED_TEST = 4 * DIGITS_TRAIN, 2 * DIGITS_TEST
+
+# Embedded data by name, with training and test images. All show the ten digits.
+EMBEDDED = {
+    "digits": (DIGITS_TRAIN, DIGITS_TEST),
+    "textured": (COMPOSED_TRAIN, COMPOSED_TEST),
+    "cues": (DIGITS_TRAIN, DIGITS_TEST),
+}
+DEFAULT = "textured"
+# What they are made of, in scikit-learn's folder of data sets.
+SCANS, PHOTOGRAPHS = "data/digits.csv.gz", ("images/china.jpg", "images/flower.jpg")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -36,7 +50,7 @@ class Source:
 
     Attributes:
         name: How tables call it.
-        reader: "digits", "folder", or a name for ``timm.data.create_dataset``.
+        reader: A name of ``EMBEDDED``, "folder", or a name for ``timm.data.create_dataset``.
         root: Its folder; none for embedded data.
         fingerprint: Of names and sizes of all files; changing an image in place to another of the same size escapes it.
         train, test, classes: Counts; none where only opening the data set tells.
@@ -72,8 +86,8 @@ def locate(data: str | None) -> Source:
     Raises:
         FreproError: It is not there, or does not have the layout that it should.
     """
-    if data in (None, "", "digits"):
-        return _digits()
+    if not data or data in EMBEDDED:
+        return _embedded(data or DEFAULT)
     reader, _, root = data.partition(":")
     kind, slash, name = reader.partition("/")
     if slash and kind in STREAMS:
@@ -88,7 +102,7 @@ def locate(data: str | None) -> Source:
 
 def absolute(data: str | None) -> str | None:
     """``data`` so that it names the same from another current folder."""
-    if data in (None, "", "digits"):
+    if not data or data in EMBEDDED:
         return data
     reader, colon, root = data.partition(":")
     if reader.partition("/")[0] in READERS and "/" in reader:
@@ -96,18 +110,20 @@ def absolute(data: str | None) -> str | None:
     return str(Path(data).absolute())
 
 
-def _digits() -> Source:
+def _embedded(name: str) -> Source:
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
-        raise FreproError("the embedded digits come with scikit-learn: pip install scikit-learn, or name data of yours")
-    file = Path(spec.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
-    fingerprint = provenance.sha256(file.read_bytes(), f"{DIGITS_TRAIN}+{DIGITS_TEST}")
-    return Source("digits", "digits", None, fingerprint, DIGITS_TRAIN, DIGITS_TEST, 10)
+        raise FreproError("the embedded data come with scikit-learn: pip install scikit-learn, or name data of yours")
+    folder = Path(spec.submodule_search_locations[0]) / "datasets"
+    files = [SCANS] if name == "digits" else [SCANS, *PHOTOGRAPHS]
+    counts = EMBEDDED[name]
+    fingerprint = provenance.sha256(*((folder / file).read_bytes() for file in files), "+".join(map(str, counts)))
+    return Source(name, name, None, fingerprint, *counts, classes=10)
 
 
 def _folder(root: Path) -> Source:
     if not root.exists():
-        raise FreproError(f"no data at {root}: give a folder with train/ and val/, or leave DATA out for the digits")
+        raise FreproError(f"no data at {root}: give a folder with train/ and val/, or leave DATA out for embedded data")
     if not root.is_dir():
         raise FreproError(f"{root} is a file: give the folder that holds train/ and val/")
     test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)

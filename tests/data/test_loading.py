@@ -95,8 +95,8 @@ def test_workers_change_nothing(recipe):
 
 def test_digits_split(recipe):
     full = dataclasses.replace(recipe, samples=None)
-    assert len(samples(locate(None), "train", full, *MEAN_STD, seed=0)) == 1297
-    test = samples(locate(None), "test", full, *MEAN_STD, seed=0)
+    assert len(samples(locate("digits"), "train", full, *MEAN_STD, seed=0)) == 1297
+    test = samples(locate("digits"), "test", full, *MEAN_STD, seed=0)
     assert len(test) == 500
     counts = np.bincount([test.images[i][1] for i in range(500)])
     assert counts.min() > 40  # every digit is tested

@@ -5,7 +5,7 @@ from PIL import Image
 
 from frepro.data import locate
 from frepro.data.loading import open_split
-from frepro.data.sources import absolute
+from frepro.data.sources import EMBEDDED, absolute
 from frepro.errors import FreproError
 
 
@@ -19,10 +19,16 @@ def make_folder(root, splits=("train", "val"), classes=("cat", "dog"), images=3)
     return root
 
 
-def test_digits():
-    digits = locate(None)
-    assert digits == locate("digits") == locate("")
-    assert (digits.train, digits.test, digits.classes, digits.embedded) == (1297, 500, 10, True)
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_embedded(name):
+    source = locate(name)
+    assert (source.name, source.classes, source.embedded) == (name, 10, True)
+    assert [len(open_split(source, split)) for split in ("train", "test")] == [source.train, source.test]
+
+
+def test_without_data_there_are_textured_pictures():
+    assert locate(None) == locate("") == locate("textured")
+    assert len({locate(name).fingerprint for name in EMBEDDED}) == len(EMBEDDED)
 
 
 def test_folder(tmp_path):
@@ -57,7 +63,7 @@ def test_a_folder_called_imagenet_is_not_taken_for_it(tmp_path):
 def test_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert absolute(None) is None
-    assert absolute("digits") == "digits"
+    assert [absolute(name) for name in EMBEDDED] == list(EMBEDDED)
     assert absolute("pets") == str(tmp_path / "pets")
     assert absolute("torch/cifar10:data") == f"torch/cifar10:{tmp_path / 'data'}"
 

@@ -1,0 +1,165 @@
+"""Embedded data that are harder than digits: composed from scikit-learn's scans and photographs, by seed and index.
+
+*textured*  A digit of one texture on a ground of another: gratings of random frequencies, or pieces of photographs; a
+            bar may hide a part. Ten classes, the digits. Some digits are brighter or darker than their ground and
+            easy; where they are not, a model must tell places apart by their local spectrum before it sees a shape.
+*cues*      A digit filled with a grating. In training its frequency and direction belong to the digit, so that shape
+            and texture both tell the class. ``conflicts`` has the shape of one class with the texture of another, as
+            Geirhos et al. (ICLR 2019) do with photographs: whichever a model follows is what it has learnt.
+
+Scans and the parts of photographs that train are not those that test.
+"""
+
+from functools import cache
+
+import numpy as np
+from numpy.random import Generator, default_rng
+from PIL import Image
+from torch.utils.data import Dataset
+
+from frepro.data.sources import COMPOSED_TEST, COMPOSED_TRAIN, DIGITS_TEST, DIGITS_TRAIN
+
+SIZE = 32  # pixels of a side
+
+# Standard deviations, values being in [0, 1]: within a texture, and of the difference between the means of two.
+CONTRAST = (0.08, 0.18)
+MEANS_APART = 0.25
+FREQUENCIES = (4.0, 12.0)  # of a textured picture's gratings, in cycles over the picture
+HIDDEN = 0.3  # most of a side that the bar in front covers
+
+# Textures of the ten classes of cues: cycles over the picture, and direction as a share of half a turn.
+CUES = [(frequency, direction / 5) for frequency in (6.0, 10.0) for direction in range(5)]
+
+TEXTURED, CUE, CONFLICT = range(3)  # what random numbers are for
+SPLITS = ("train", "test")
+
+
+class Textured(Dataset):
+    """(grey PIL image, digit) of a split; every scan comes as often as any other, each time composed anew."""
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+        self.length = COMPOSED_TRAIN if split == "train" else COMPOSED_TEST
+        scans, targets = _scans(split)
+        self.targets = [int(targets[index % len(scans)]) for index in range(self.length)]
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        rng = default_rng((TEXTURED, SPLITS.index(self.split), index))
+        shape = _shape(rng, self.split, index)
+        figure, ground, bar = (_texture(rng, self.split) for _ in range(3))
+        picture = shape * figure + (1 - shape) * ground + rng.normal(0, MEANS_APART) * (shape - shape.mean())
+        return _image(np.where(_bar(rng), bar, picture)), self.targets[index]
+
+
+class Cues(Dataset):
+    """(grey PIL image, digit) of a split, with the texture that belongs to the digit."""
+
+    def __init__(self, split: str) -> None:
+        self.split = split
+        self.targets = _scans(split)[1].tolist()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        rng = default_rng((CUE, SPLITS.index(self.split), index))
+        target = self.targets[index]
+        return _image(_cued(rng, self.split, index, target)), target
+
+
+def conflicts(count: int) -> tuple[np.ndarray, list[int], list[int]]:
+    """Pictures whose shape and texture belong to different classes of ``Cues``, of scans that no training shows.
+
+    Returns:
+        Pictures (count, SIZE, SIZE) with values in [0, 1], the class of each one's shape, and that of its texture.
+    """
+    _, targets = _scans("test")
+    pictures, shapes, textures = [], [], []
+    for index in range(count):
+        rng = default_rng((CONFLICT, index))
+        shape = int(targets[index % len(targets)])
+        texture = (shape + int(rng.integers(1, len(CUES)))) % len(CUES)
+        pictures.append(_cued(rng, "test", index, texture))
+        shapes.append(shape)
+        textures.append(texture)
+    return np.stack(pictures).clip(0, 1), shapes, textures
+
+
+def grating(size: int, frequency: float, direction: float, phase: float) -> np.ndarray:
+    """A wave of mean 0 and variance 1, (size, size).
+
+    Args:
+        frequency: Cycles over the picture.
+        direction: In which it runs, in half turns: 0 across the columns, 0.5 across the rows.
+        phase: In turns.
+    """
+    along = np.arange(size) / size
+    x, y = np.cos(np.pi * direction) * along[None, :], np.sin(np.pi * direction) * along[:, None]
+    return np.sqrt(2) * np.sin(2 * np.pi * (frequency * (x + y) + phase))
+
+
+def _cued(rng: Generator, split: str, index: int, texture: int) -> np.ndarray:
+    shape = _shape(rng, split, index)
+    frequency, direction = CUES[texture]
+    wave = grating(SIZE, frequency + rng.normal(0, 0.2), direction + rng.normal(0, 0.02), rng.random())
+    return 0.5 + shape * wave * rng.uniform(*CONTRAST) + (1 - shape) * rng.normal(0, 0.1)
+
+
+@cache
+def _scans(split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scans of 8 x 8 pixels with values in [0, 1], and their digits; split as ``loading.Digits`` is."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    part = slice(0, DIGITS_TRAIN) if split == "train" else slice(DIGITS_TRAIN, DIGITS_TRAIN + DIGITS_TEST)
+    return digits.images[part] / 16, digits.target[part]
+
+
+@cache
+def _photographs(split: str) -> list[np.ndarray]:
+    """Brightness of both photographs in [0, 1]: their left halves train, their right halves test."""
+    from sklearn.datasets import load_sample_images
+
+    whole = [np.asarray(Image.fromarray(image).convert("L")) / 255 for image in load_sample_images().images]
+    return [np.array_split(image, 2, axis=1)[SPLITS.index(split)] for image in whole]
+
+
+def _shape(rng: Generator, split: str, index: int) -> np.ndarray:
+    """Where the digit of a scan is: 1 inside, 0 outside, between them at its edge; at a random place and size."""
+    scans, _ = _scans(split)
+    side = int(rng.integers(round(0.75 * SIZE), SIZE + 1))
+    left, top = rng.integers(0, SIZE - side + 1, 2)
+    scan = Image.fromarray(scans[index % len(scans)].astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC)
+    shape = np.zeros((SIZE, SIZE))
+    shape[top : top + side, left : left + side] = np.clip(4 * (np.asarray(scan) - 0.4) + 0.5, 0, 1)
+    return shape
+
+
+def _texture(rng: Generator, split: str) -> np.ndarray:
+    """A grating or a piece of a photograph, of mean 0.5 and a random contrast."""
+    if rng.random() < 0.5:
+        pattern = grating(SIZE, rng.uniform(*FREQUENCIES), rng.random(), rng.random())
+    else:
+        image = _photographs(split)[int(rng.integers(2))]
+        side = int(rng.integers(SIZE, 4 * SIZE))
+        top, left = rng.integers(0, np.array(image.shape) - side + 1)
+        piece = Image.fromarray(image[top : top + side, left : left + side].astype(np.float32))
+        pattern = np.asarray(piece.resize((SIZE, SIZE), Image.Resampling.BOX))
+        pattern = (pattern - pattern.mean()) / max(pattern.std(), 0.02)  # the sky has hardly any contrast
+    return 0.5 + rng.uniform(*CONTRAST) * pattern
+
+
+def _bar(rng: Generator) -> np.ndarray:
+    """Where something stands in front: a bar from side to side or from top to bottom, of a random width."""
+    width = int(rng.integers(0, round(HIDDEN * SIZE) + 1))
+    start = int(rng.integers(0, SIZE - width + 1))
+    hidden = np.zeros((SIZE, SIZE), dtype=bool)
+    hidden[start : start + width] = True
+    return hidden if rng.random() < 0.5 else hidden.T
+
+
+def _image(picture: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.round(255 * picture.clip(0, 1)).astype(np.uint8))
