@@ -86,7 +86,7 @@ def filter_gallery(amplitudes: Mapping[str, Tensor], count: int = 8) -> Figure:
     rows = min(count, max(len(item) for item in amplitudes.values()))
     columns = len(amplitudes)
     width = min(PAGE_WIDTH, 0.8 * columns + 0.6)
-    height = (width - 0.5) / columns * rows + 0.9
+    height = (width - 0.5) / columns * rows + 1.1
     figure, grid = subplots(rows, columns, pictures=True, squeeze=False, figsize=(width, height))
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     sizes = [tuple(item.shape[1:]) for item in amplitudes.values()]
@@ -104,7 +104,7 @@ def filter_gallery(amplitudes: Mapping[str, Tensor], count: int = 8) -> Figure:
     for row in range(rows):
         grid[row, 0].set_ylabel(str(row + 1), rotation=0, ha="right", va="center", fontsize=8)
     figure.supxlabel(
-        "layer (column) and size of its map; each filter from its least (dark) to its greatest amplitude (yellow)",
+        "layer (column) and size of its map;\neach filter from its least (dark) to its greatest amplitude (yellow)",
         fontsize=9,
     )
     figure.supylabel("filter", fontsize=9)
