@@ -39,7 +39,8 @@ def amplitudes(model: nn.Module) -> dict[str, Tensor]:
 def alikeness(amplitudes: Tensor) -> float:
     """How alike the filters of a layer are: the mean correlation (Pearson's) of their amplitudes over all pairs.
 
-    1 where all are the same but for scale and offset, 0 on average for filters that have nothing in common.
+    1 where all are the same but for scale and offset, near 0 for filters that have nothing in common. (It is a little
+    more at random initialisation: columns that are their own mirror are weaker in all filters.)
 
     Args:
         amplitudes: (K, H, W) of K filters, two or more, as ``amplitudes`` gives them.

@@ -86,7 +86,7 @@ def filter_gallery(amplitudes: Mapping[str, Tensor], count: int = 8) -> Figure:
     rows = min(count, max(len(item) for item in amplitudes.values()))
     columns = len(amplitudes)
     width = min(PAGE_WIDTH, 0.8 * columns + 0.6)
-    height = (width - 0.5) / columns * rows + 0.9
+    height = (width - 0.5) / columns * rows + 1.1
     figure, grid = subplots(rows, columns, pictures=True, squeeze=False, figsize=(width, height))
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
     sizes = [tuple(item.shape[1:]) for item in amplitudes.values()]
@@ -104,7 +104,7 @@ def filter_gallery(amplitudes: Mapping[str, Tensor], count: int = 8) -> Figure:
     for row in range(rows):
         grid[row, 0].set_ylabel(str(row + 1), rotation=0, ha="right", va="center", fontsize=8)
     figure.supxlabel(
-        "layer (column) and size of its map; each filter from its least (dark) to its greatest amplitude (yellow)",
+        "layer (column) and size of its map;\neach filter from its least (dark) to its greatest amplitude (yellow)",
         fontsize=9,
     )
     figure.supylabel("filter", fontsize=9)
@@ -142,16 +142,16 @@ def shape_bias(models: Mapping[str, Mapping[str, float]]) -> Figure:
         models: Label -> category -> shape bias in [0, 1] (``bias.shape_bias_by_category``).
     """
     categories = list(next(iter(models.values())))
-    figure, axes = subplots(1, 1, figsize=(PAGE_WIDTH * 0.75, 1.3 + 0.27 * len(categories)))
+    figure, axes = subplots(1, 1, figsize=(PAGE_WIDTH, 1.3 + 0.36 * len(categories)))
     for i, (label, values) in enumerate(models.items()):
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         points = [values[category] for category in categories]
         known = [value for value in points if value == value]
         mean = sum(known) / len(known)
         axes.axvline(mean, color=colour, linewidth=1.5, linestyle="--")
-        axes.plot(
-            points, range(len(categories)), marker, color=colour, markersize=7, label=f"{label} (mean {mean:.2f})"
-        )
+        beside = 0.6 * ((i + 0.5) / len(models) - 0.5)  # models of equal bias beneath one another
+        rows = [row + beside for row in range(len(categories))]
+        axes.plot(points, rows, marker, color=colour, markersize=6, label=f"{label} (mean {mean:.2f})")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(len(categories) - 0.5, -0.5)
     axes.set_yticks(range(len(categories)), categories)
