@@ -87,7 +87,7 @@ def size(model: str) -> Size:
         provenance.own_models()[model].rpartition(".")[2],
         "-".join(str(parents.count(parent)) for parent in dict.fromkeys(parents)),
         "-".join(map(str, channels)),
-        **counted,
+        **{name: counted[name] for name in ("params", "macs", "spectral", "scan")},
     )
 
 

@@ -77,12 +77,12 @@ def test_ranges_that_overlap_decide_nothing(mine, attention, verdict):
 
 def test_stored_results_are_drawn_and_make_the_figures_stale(found, store):
     figure_5 = Artefact("dfformer", "figure", 5)
-    without = plan(figure_5, {"profile": "demo"}).fingerprint
+    without = plan(figure_5, {"profile": "demo"}).made_from
     target = store / "bench" / "gpu"
     target.mkdir(parents=True)
     write(found, target)
-    assert plan(figure_5, {"profile": "demo"}).fingerprint != without
-    assert plan(Artefact("dfformer", "figure", 8), {"profile": "demo"})._benchmarks() == []
+    assert plan(figure_5, {"profile": "demo"}).made_from != without
+    assert plan(Artefact("dfformer", "figure", 8), {"profile": "demo"})._benchmarks() == {}
 
     machines = scaling.machines("demo")
     assert list(machines) == ["a machine"]

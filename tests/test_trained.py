@@ -66,15 +66,15 @@ def test_a_figure_trains_what_is_missing_and_is_stale_when_a_run_changes(monkeyp
     with monkeypatch.context() as patch:
         changed_recipe(patch)
         stale = reproduce.plan(FILTERS, {"profile": "smoke"})
-        assert stale.to_train == 1
+        assert len(stale.missing) == 1
         assert not stale.is_current
-        assert stale.fingerprint != again.fingerprint
+        assert stale.made_from != again.fingerprint
     with monkeypatch.context() as patch:  # another version of timm or of the model's code
         patch.setattr("frepro.runs.model_code", lambda *of: "another")
         stale = reproduce.plan(FILTERS, {"profile": "smoke"})
-        assert stale.to_train == 1
+        assert len(stale.missing) == 1
         assert not stale.is_current
-        assert stale.fingerprint != again.fingerprint
+        assert stale.made_from != again.fingerprint
 
 
 def test_runs_are_shared_with_a_table_and_made_once():

@@ -91,7 +91,7 @@ def test_official_logits(kind):
 @pytest.mark.parametrize(
     ("kind", "kwargs", "message"),
     [
-        ("pure", {"mixers": ("spam", "conv", "spam", "spam")}, "unknown token mixer"),
+        ("pure", {"mixers": ("spam", "spectrum", "spam", "spam")}, "unknown token mixer"),
         ("pure", {"dims": (18, 32, 32, 64)}, "18 channels into 4 heads"),
         ("hybrid", {"dims": (16, 32, 48, 64)}, "48 channels into heads of 32"),
     ],
