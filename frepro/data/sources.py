@@ -1,6 +1,6 @@
 """Which data: found, counted and fingerprinted without importing torch.
 
-(nothing)               the embedded pictures "textured": digits that texture alone sets apart from their ground
+(nothing)               the embedded pictures "textured": digits of one texture on a ground of another
 digits, textured, cues  embedded data by name; ``data.compositions`` says what the latter two are
 /path/to/folder         train/ and val/ (or validation/, test/) with one folder a class: the layout of ImageNet
 torch/cifar10:/path     a data set that timm.data.create_dataset reads, with its root after the colon
