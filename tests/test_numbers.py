@@ -169,7 +169,7 @@ def test_tables_hold_what_was_measured_and_printed(notebook):
 
 def test_a_number_that_nothing_measured_is_seen():
     notebook = paths.ROOT / "results" / "demo" / "dfformer" / "table_4" / "table_4.ipynb"
-    html = next(text for text in tables(notebook) if "digits test top-1" in text)
+    html = next(text for text in tables(notebook) if "textured test top-1" in text)
     assert without_source(html, *sources(notebook.parent)) == []
     mean = re.search(r"<td>(\d+\.\d+)</td>", html)[1]
     assert without_source(html.replace(mean, "98.76", 1), *sources(notebook.parent)) == ["98.76"]
