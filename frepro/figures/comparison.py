@@ -30,7 +30,7 @@ def comparison(experiment: Experiment) -> Figure:
     left.plot(published, rows, "o", color=PUBLISHED, markersize=8)
     left.set_xlabel(f"published {experiment.published.dataset}\ntop-1 accuracy (%)")
     left.set_yticks(rows, labels)
-    left.invert_yaxis()
+    left.set_ylim(len(labels) - 0.5, -0.5)  # the first row on top, no marker cut by the edge
 
     for row, label in enumerate(labels):
         values = scores[label]
