@@ -1,4 +1,4 @@
-"""The command line: reproduce, train, eval, convert, data, sizes, bench, list, doctor."""
+"""The command line: reproduce, train, eval, replay, convert, data, sizes, bench, list, doctor."""
 
 import json
 import os
@@ -16,7 +16,8 @@ from frepro.errors import FreproError, one_line
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 DATA_HELP = "ImageNet-style folder (train/ and val/ with a folder for each class), or a name that timm reads with its \
-root, as torch/cifar10:/path. Embedded: textured (default), digits, cues."
+root, as torch/cifar10:/path; of detectors a folder like COCO's, of segmenters like ADE20K's. Embedded: \
+textured (default), digits, cues; scenes for detectors and segmenters."
 
 
 class Seeds(click.ParamType):
@@ -61,6 +62,7 @@ def cli() -> None:
     frepro reproduce --table 4             Table 4 of every paper that has one
     frepro reproduce --paper dfformer      everything of one paper
     frepro train --model dfformer_s18      one training run
+    frepro replay FOLDER                   what led to a loss that is not finite
     frepro data check PATH                 what a data set holds, and what is missing or damaged
     frepro sizes                           parameters and FLOPs of every model, and drawings of their blocks
     frepro bench                           speed and memory, beside the plain reference and timm's models
@@ -155,7 +157,11 @@ def training_options(command: Any) -> Any:
     """The options that train and eval share."""
     options = [
         click.option("--model", required=True, help="A name of frepro or timm; `frepro list models` shows ours."),
-        click.option("--recipe", help="Recipe of a paper. Default: that of the model's family."),
+        click.option(
+            "--recipe",
+            help="As `frepro list recipes` has them; one like spanet-mask_rcnn makes the model the backbone of a \
+detector or segmenter. Default: the classifier's of the model's family.",
+        ),
         click.option("--profile", default="demo", show_default=True, help="smoke, demo or paper."),
         click.option("--data", callback=blank_as_none, help=DATA_HELP),
         click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
@@ -180,8 +186,29 @@ model, as: -a num_filters 2.",
 @cli.command("train")
 @training_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--backbone",
+    type=click.Path(path_type=Path),
+    help="File with the weights that the backbone of a detector or segmenter starts from.",
+)
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Optimizer updates between two checkpoints within an epoch.",
+)
+@click.option("--damaged", default="stop", show_default=True, help="A damaged image: stop, or skip (and count it).")
+@click.option("--compile", is_flag=True, help="Compile the network (torch.compile).")
 def train_command(
-    model: str, recipe: str | None, profile: str, data: str | None, seed: int, args: tuple, **execution: Any
+    model: str,
+    recipe: str | None,
+    profile: str,
+    data: str | None,
+    seed: int,
+    backbone: Path | None,
+    args: tuple,
+    **execution: Any,
 ) -> None:
     """Train one model and store the run; a run that is there is not made again.
 
@@ -189,15 +216,16 @@ def train_command(
     shared by the processes, and cut by --per-device into accumulation steps.
     """
     from frepro import train
-    from frepro.runs import Run
+    from frepro.runs import Run, Start
 
-    job = Run(model, *resolve(model, recipe, profile, data), seed, dict(args))
+    start = None if backbone is None else Start.of(backbone)
+    job = Run(model, *resolve(model, recipe, profile, data), seed, dict(args), start)
     log = lambda line: click.echo(line, err=True)  # noqa: E731
     record = train.run(job, train.Execution(log=log, **execution))
     if int(os.environ.get("RANK", "0")) == 0:
         values = record["values"]
         click.echo(
-            f"{job.title}: test top-1 {values['top1']:.2f} % on {values['test_images']} images of {job.source.name}, "
+            f"{job.title}: {job.told(values, 2)} on {values['test_images']} images of {job.source.name}, "
             f"effective batch {values['effective_batch']}, {values['epochs']} epochs in {record['seconds']:.0f} s"
         )
         click.echo(f"  {reproduce.shown(job.measurement.folder)}")
@@ -214,16 +242,35 @@ def train_command(
 def eval_command(
     model: str, recipe: str | None, profile: str, data: str | None, checkpoint: Path, args: tuple, **execution: Any
 ) -> None:
-    """Accuracy of stored weights on test images, each counted once."""
+    """Scores of stored weights on test images, each counted once."""
     from frepro.evaluate import evaluate_checkpoint
+    from frepro.runs import Run
     from frepro.train import Execution
 
-    settings, _, source = resolve(model, recipe, profile, data)
-    values = evaluate_checkpoint(model, checkpoint, source, settings, Execution(**execution), dict(args))
-    click.echo(
-        f"{model}: top-1 {values['top1']:.2f} %, top-5 {values['top5']:.2f} %, cross entropy {values['test_loss']:.4f} "
-        f"on {values['test_images']} images of {source.name}"
-    )
+    job = Run(model, *resolve(model, recipe, profile, data), 0, dict(args))
+    values = evaluate_checkpoint(job, checkpoint, Execution(**execution))
+    whole = f"{model} in {job.recipe.network}" if job.recipe.network else model
+    said = [
+        f"{name} {value:.4f}" if name == "test_loss" else f"{name} {value:.2f} %"
+        for name, value in values.items()
+        if name != "test_images"
+    ]
+    click.echo(f"{whole}: {', '.join(said)} on {values['test_images']} images of {job.source.name}")
+
+
+@cli.command("replay")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+def replay_command(folder: Path, device: str) -> None:
+    """Go again through an update whose loss was not finite, as a run left it in FOLDER, and name where it began."""
+    from frepro.nonfinite import replay
+    from frepro.train import make_accelerator
+
+    found = replay(folder, make_accelerator(device, "no"))
+    click.echo(f"{found['title']}, update {found['update']}: loss {found['loss']} then, {found['again']} now")
+    click.echo(f"  largest input: {found['inputs']:.4g}")
+    click.echo(f"  weights that are not finite: {', '.join(found['weights'][:8]) or 'none'}")
+    click.echo(f"  first module whose answer is not finite: {found['module'] or 'none'}")
 
 
 def resolve(model: str, recipe: str | None, profile: str, source: str | None) -> tuple[recipes.Recipe, str, Source]:
@@ -238,8 +285,9 @@ def resolve(model: str, recipe: str | None, profile: str, source: str | None) ->
                 check_model(model)
             raise FreproError(f"{model} has no recipe of its own: add --recipe, one of {', '.join(recipes.names())}")
     if profile == "paper" and not source:
-        raise FreproError("profile paper needs the real data set: add --data /path/to/imagenet, or use profile demo")
-    return recipes.load(recipe, profile), profile, locate(source)
+        raise FreproError("profile paper needs the real data set: add --data /path/to/it, or use profile demo")
+    found = recipes.load(recipe, profile)
+    return found, profile, locate(source, found.task)
 
 
 @cli.command("convert")

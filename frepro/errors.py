@@ -8,6 +8,19 @@ class FreproError(Exception):
     """Something that the user can mend. The message is one line that names the cause and the remedy."""
 
 
+class DamagedImageError(FreproError):
+    """An image file that cannot be used; ``path`` is lost on the way out of a process that loads data."""
+
+    path: object = None
+
+
+def damaged(path: object, reason: object) -> DamagedImageError:
+    """An error for an image file that is missing or cannot be decoded."""
+    error = DamagedImageError(f"damaged image {path}: {reason}: replace or remove the file")
+    error.path = path
+    return error
+
+
 def unknown(kind: str, name: object, known: Iterable[object]) -> FreproError:
     """An error for a name that does not exist, with its near matches, or all there are when they are few."""
     names = sorted(str(item) for item in known)

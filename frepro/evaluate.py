@@ -5,12 +5,10 @@ from typing import Any
 
 from torch import nn
 
-from frepro import train
-from frepro.data.loading import TestBatches, count_classes, loader, samples
-from frepro.data.sources import Source
+from frepro import tasks, train
+from frepro.data.loading import TestBatches, loader
 from frepro.errors import FreproError
 from frepro.models.official import load_strictly, read, unwrap
-from frepro.recipes import Recipe
 from frepro.runs import Run
 
 
@@ -25,32 +23,44 @@ def network(run: Run) -> nn.Module:
     weights = run.measurement.folder / "model.safetensors"
     if not weights.exists():
         raise FreproError(f"the weights of run {run.measurement.key} are gone: delete its folder, and it is made again")
-    mean, std = train.normalisation(run.model)
-    classes = run.source.classes or count_classes(samples(run.source, "test", run.recipe, mean, std, seed=0))
-    found = train.create_model(run.model, run.all_model_args, classes, run.recipe.img_size, drop_path=0.0)
+    found = tasks.of(run).network(drop_path=0.0)
     load_strictly(found, read(weights), str(weights))
-    found.pretrained_cfg["input_size"] = (3, run.recipe.img_size, run.recipe.img_size)
+    if run.recipe.task == "classification":
+        found.pretrained_cfg["input_size"] = (3, run.recipe.img_size, run.recipe.img_size)
     return found.eval()
 
 
-def evaluate_checkpoint(
-    model: str, weights: Path, source: Source, recipe: Recipe, execution: train.Execution, model_args: dict[str, Any]
-) -> dict[str, float]:
-    """Accuracy of stored weights on the test images of a data set; ``weights`` as in ``models.official.read``.
+def evaluate_checkpoint(run: Run, weights: Path, execution: train.Execution) -> dict[str, float]:
+    """The metrics of stored weights on the test images of a run's data set; nothing is trained.
+
+    Args:
+        weights: A file as ``models.official.read`` takes it, of the whole network that the run would train.
 
     Raises:
-        FreproError: The file cannot be read, or does not fit the model.
+        FreproError: The file cannot be read, or does not fit the network or the data.
     """
-    recipe = recipe.of(model)
-    accelerator = train.make_accelerator(execution.device, recipe.precision)
-    test_set = samples(source, "test", recipe, *train.normalisation(model), seed=0)
-    num_classes = source.classes or count_classes(test_set)
-    network = train.create_model(
-        model, {**recipe.model_args, **model_args}, num_classes, recipe.img_size, drop_path=0.0
-    )
-    load_strictly(network, unwrap(read(weights), named=str(weights)), str(weights))
-    network.to(accelerator.device)
-    batch = execution.per_device or recipe.batch_size
+    task = tasks.of(run)
+    tensors = unwrap(read(weights), named=str(weights))
+    found = task.network(drop_path=0.0)
+    check_classes(found, tensors, run, weights)
+    load_strictly(found, tensors, str(weights))
+    accelerator = train.make_accelerator(execution.device, run.recipe.precision)
+    found.to(accelerator.device)
+    test_set = task.samples("test")
+    batch = execution.per_device or run.recipe.batch_size
     batches = TestBatches(len(test_set), batch, accelerator.process_index, accelerator.num_processes)
-    test_loader = loader(test_set, batches, execution.workers, accelerator.device.type == "cuda")
-    return {"test_images": len(test_set), **train.evaluate(network, test_loader, len(test_set), accelerator)}
+    test_loader = loader(test_set, batches, execution.workers, accelerator.device.type == "cuda", task.collate)
+    return {"test_images": len(test_set), **train.evaluate(task, found, test_loader, accelerator)}
+
+
+def check_classes(network: nn.Module, tensors: dict[str, Any], run: Run, weights: Path) -> None:
+    """Raise if the weights of a classifier are for another number of classes than the data have."""
+    if run.recipe.task != "classification":
+        return
+    name = f"{network.pretrained_cfg['classifier']}.weight"
+    own = network.state_dict().get(name)
+    if name in tensors and own is not None and len(tensors[name]) != len(own):
+        raise FreproError(
+            f"{weights} has {len(tensors[name]):,} classes and {run.source.name} {len(own):,}: name the data that it "
+            "was trained on"
+        )

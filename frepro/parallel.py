@@ -109,4 +109,4 @@ def told(run: Run, found: Any) -> str:
     """A line about a run that has ended."""
     if isinstance(found, Failure):
         return f"{run.title} failed: {found.cause}"
-    return f"{run.title}: test top-1 {found['values']['top1']:.1f} % in {found['seconds']:.0f} s"
+    return f"{run.title}: {run.told(found['values'])} in {found['seconds']:.0f} s"

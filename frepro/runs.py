@@ -1,22 +1,46 @@
 """What is to be measured: a training run, or throughput. Plain descriptions; nothing here imports torch."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 from frepro import provenance
 from frepro.data.sources import Source
+from frepro.errors import FreproError
 from frepro.recipes import Benchmark, Recipe
 from frepro.results import Measurement, canonical
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights that the backbone of a detector or segmenter starts from; where the file lies does not matter."""
+
+    file: Path = field(compare=False)
+    fingerprint: str
+
+    @classmethod
+    def of(cls, file: Path) -> "Start":
+        """Those in a file.
+
+        Raises:
+            FreproError: There is no such file.
+        """
+        try:
+            with file.open("rb") as content:
+                return cls(file.absolute(), hashlib.file_digest(content, "sha256").hexdigest()[:16])
+        except OSError as error:
+            raise FreproError(f"no weights at {file}: {error.strerror}: give a .pth or .safetensors file") from error
 
 
 @dataclass(frozen=True)
 class Run:
     """One training run: a model, a recipe in a profile, data and a seed. Equal runs are made once.
 
-    ``recipe`` becomes the model's own. ``model_args`` are the variant's; the recipe's (which make models small for
-    embedded data) are added to them.
+    ``recipe`` becomes the model's own; it also tells the task. Of a detector or segmenter, ``model`` is the backbone.
+    ``model_args`` are the variant's; the recipe's (which make models small for embedded data) are added to them.
     """
 
     model: str
@@ -25,6 +49,7 @@ class Run:
     source: Source
     seed: int
     model_args: dict[str, Any] = field(default_factory=dict)
+    start: Start | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recipe", self.recipe.of(self.model))
@@ -36,7 +61,12 @@ class Run:
     @property
     def title(self) -> str:
         arguments = "".join(f", {key}={value}" for key, value in self.model_args.items())
-        return f"{self.model}{arguments}, seed {self.seed}"
+        whole = f" in {self.recipe.network}" if self.recipe.network else ""
+        return f"{self.model}{whole}{arguments}, seed {self.seed}"
+
+    def told(self, values: dict[str, Any], decimals: int = 1) -> str:
+        """The score that the run is about, in words, out of the values of its record."""
+        return f"test {self.recipe.metric_name} {values[self.recipe.metric]:.{decimals}f} %"
 
     @property
     def seconds(self) -> float | None:
@@ -57,7 +87,14 @@ class Run:
             "data": self.source.spec(),
             "seed": self.seed,
         }
-        return Measurement("train", spec, model_code("frepro.train", self.model))
+        if self.start is not None:
+            spec["start"] = self.start.fingerprint
+        return Measurement("train", spec, model_code(self.modules, self.model))
+
+    @property
+    def modules(self) -> tuple[str, ...]:
+        """The modules that it passes through, beside those of its model."""
+        return ("frepro.train", f"frepro.tasks.{self.recipe.task}")
 
 
 @dataclass(frozen=True)
@@ -77,17 +114,17 @@ class Throughput:
 
     @property
     def measurement(self) -> Measurement:
-        code = [model_code("frepro.analysis.cost", model) for model, _ in self.models]
+        code = [model_code(("frepro.analysis.cost",), model) for model, _ in self.models]
         return Measurement("throughput", asdict(self), provenance.sha256(*code))
 
 
 @lru_cache
-def model_code(module: str, model: str) -> str:
-    """Fingerprint of a module and of the model's own, or timm's version for a model of timm's."""
+def model_code(modules: tuple[str, ...], model: str) -> str:
+    """Fingerprint of modules and of the model's own, or timm's version for a model of timm's."""
     own = provenance.own_models().get(model)
     if own is None:
-        return provenance.sha256(provenance.code_fingerprint(module), f"timm {provenance.version('timm')}")
-    return provenance.code_fingerprint(module, own)
+        return provenance.sha256(provenance.code_fingerprint(*modules), f"timm {provenance.version('timm')}")
+    return provenance.code_fingerprint(*modules, own)
 
 
 def code_of(modules: Sequence[str], models: Sequence[str]) -> dict[str, str]:
@@ -102,8 +139,9 @@ def code_of(modules: Sequence[str], models: Sequence[str]) -> dict[str, str]:
 def ingredients(runs: Sequence[Run], paper: str) -> dict[str, str]:
     """What training runs rest on, by name, each with a fingerprint: code, a paper's recipe and data."""
     recipes = {canonical([run.model, run.all_model_args, run.measurement.spec["recipe"]]) for run in runs}
+    modules = dict.fromkeys(module for run in runs for module in run.modules)
     return {
-        **code_of(["frepro.train"], [run.model for run in runs]),
+        **code_of([*modules], [run.model for run in runs]),
         f"recipe {paper}": provenance.sha256(*sorted(recipes)),
         "data": provenance.sha256(*sorted({canonical(run.source.spec()) for run in runs})),
     }

@@ -3,18 +3,23 @@
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
-import signal
+import random
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file
 
-from frepro import recipes, train
+from frepro import nonfinite, optimizers, recipes, tasks, train
+from frepro.checkpoint import Checkpoint, Progress
 from frepro.data import locate
+from frepro.data.export import export
 from frepro.errors import FreproError
 from frepro.evaluate import evaluate_checkpoint
 from frepro.runs import Run
@@ -78,7 +83,7 @@ def test_learning_rate_by_update():
     )
     parameter = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=recipe.lr)
-    schedule = train.make_schedule(optimizer, recipe, updates=5)
+    schedule = optimizers.make_schedule(optimizer, recipe, updates=5)
     rates = []
     for step in range(25):
         schedule.step_update(step)
@@ -100,15 +105,63 @@ def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(FreproError, match="a batch of 32 cannot be shared by 3 processes"):
         train.accumulation_steps(job().recipe, 3, None)
     with pytest.raises(FreproError, match="mixup pairs samples"):
-        train.accumulation_steps(job().recipe, 1, 1)
+        tasks.of(job()).check_piece(1)
 
 
-def test_accumulation_changes_only_rounding(monkeypatch, tmp_path):
-    whole = train.run(job(**PLAIN), CPU)
-    monkeypatch.setenv("FREPRO_RESULTS", str(tmp_path / "pieces"))
-    pieces = train.run(job(**PLAIN), train.Execution(device="cpu", per_device=8))
-    assert (whole["values"]["accumulate"], pieces["values"]["accumulate"]) == (1, 4)
-    assert pieces["values"]["train_loss"] == pytest.approx(whole["values"]["train_loss"], rel=1e-3)
+# Processes that are there at once: the server that they are forked from has imported everything, and computed nothing.
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.test_train"])
+
+
+def _train(environment: dict[str, str], run: Run, execution: train.Execution) -> None:
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    train.run(run, execution)
+
+
+def start(run: Run, processes: int, **execution) -> list[multiprocessing.Process]:
+    """The run in processes of its own, as a launcher would start them."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    world = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if processes > 1 else {}
+    started = []
+    for rank in range(processes):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world else {}
+        environment = {"FREPRO_RESULTS": os.environ["FREPRO_RESULTS"], **world, **own}
+        process = FORKS.Process(target=_train, args=(environment, run, train.Execution(device="cpu", **execution)))
+        process.start()
+        started.append(process)
+    return started
+
+
+def finish(started: list[multiprocessing.Process]) -> None:
+    for process in started:
+        process.join(240)
+        assert process.exitcode == 0
+
+
+def same_but_for_time(a: list[dict], b: list[dict]) -> bool:
+    def timeless(entries: list[dict]) -> list[dict]:
+        return [{key: value for key, value in entry.items() if key != "seconds"} for entry in entries]
+
+    return timeless(a) == timeless(b)
+
+
+def test_half_the_batch_in_each_of_two_processes_or_passes_gives_the_same_losses(monkeypatch, tmp_path):
+    """An update an epoch, fifty of them: the loss curve of one process, of two, and of accumulation."""
+    run = job(**PLAIN, samples=(32, 10), epochs=50, score_every=50)
+    curves = {}
+    for name, processes, per_device in (("one", 1, None), ("two", 2, None), ("accumulated", 1, 16)):
+        monkeypatch.setenv("FREPRO_RESULTS", str(tmp_path / name))
+        finish(start(run, processes, per_device=per_device))
+        values = run.measurement.record()["values"]
+        assert values["processes"] * values["accumulate"] == (1 if name == "one" else 2)
+        curves[name] = [entry["train_loss"] for entry in history(run)]
+    assert len(curves["one"]) == 50
+    assert curves["one"][-1] < curves["one"][0] - 0.1
+    assert curves["two"] == pytest.approx(curves["one"], rel=1e-5)
+    assert curves["accumulated"] == pytest.approx(curves["one"], rel=1e-5)
 
 
 def test_two_processes_are_one_run(monkeypatch, tmp_path):
@@ -131,35 +184,72 @@ def test_two_processes_are_one_run(monkeypatch, tmp_path):
     assert after[0]["train_loss"] == pytest.approx(before[0]["train_loss"], rel=0.2)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
-def test_killed_and_resumed_equals_straight(monkeypatch, tmp_path, optimizer):
-    """SIGKILL after some epoch; weights, moving average and history end up the same, bit for bit."""
-    changes = {"epochs": 6, "ema_decay": 0.9, "optimizer": optimizer}
+@pytest.mark.parametrize(("optimizer", "processes", "kills"), [("adamw", 1, 20), ("lamb", 1, 3), ("adamw", 2, 6)])
+def test_killed_again_and_again_equals_straight(monkeypatch, tmp_path, optimizer, processes, kills):
+    """SIGKILL at random moments: while importing, in an update, in a checkpoint, in a test, between two epochs.
+
+    Weights, moving average and history end up the same, bit for bit.
+    """
+    changes = {"samples": (96, 10), "epochs": 2 + kills, "ema_decay": 0.9, "optimizer": optimizer}
     straight = job(**changes)
-    train.run(straight, CPU)
+    finish(start(straight, processes))
     expected, average, log = weights(straight), weights(straight, "ema"), history(straight)
 
     monkeypatch.setenv("FREPRO_RESULTS", str(tmp_path / "killed"))
-    code = (
-        "import dataclasses, torch\nfrom frepro import train\nfrom tests.test_train import job\n"
-        f"torch.set_num_threads({torch.get_num_threads()})\n"
-        f"train.run(job(**{changes!r}), train.Execution(device='cpu'))\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-    killed = job(**changes)
-    deadline = time.monotonic() + 120
-    while not (killed.measurement.folder / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert killed.measurement.record() is None
-    assert 0 < len(history(killed)) < 6
-    train.run(killed, CPU)
+    killed, rng, done = job(**changes), random.Random(0), 0
+    deadline = time.monotonic() + 400
+    while done < kills and time.monotonic() < deadline:
+        seen = len(set(checkpoints(killed)))
+        begun, latest = start(killed, processes, checkpoint_every=1), max(checkpoints(killed), default="")
+        for _ in range(rng.randint(0, 2)):  # so many checkpoints further
+            while max(checkpoints(killed), default="") == latest and any(process.is_alive() for process in begun):
+                time.sleep(0.002)
+            latest = max(checkpoints(killed), default="")
+        time.sleep(rng.uniform(0, 0.2))
+        assert killed.measurement.record() is None, f"it ended after {done} kills, with {seen} checkpoints"
+        for process in begun:
+            process.kill()
+        for process in begun:
+            process.join()
+        done += 1
+    assert done == kills
+    finish(start(killed, processes, checkpoint_every=1))
 
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(killed).items())
     assert all(torch.equal(tensor, average[name]) for name, tensor in weights(killed, "ema").items())
-    timeless = [{k: v for k, v in entry.items() if k != "seconds"} for entry in history(killed)]
-    assert timeless == [{k: v for k, v in entry.items() if k != "seconds"} for entry in log]
+    assert same_but_for_time(history(killed), log)
+    assert checkpoints(killed) == []
+    left = [path.name for path in killed.measurement.folder.iterdir() if "checkpoint" in path.name]
+    assert left == []  # of files that were being written
+
+
+def checkpoints(run: Run) -> list[str]:
+    return sorted(path.name for path in run.measurement.folder.glob("checkpoint-*.safetensors"))
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch):
+    """Cut off, changed in one bit, or empty: the one before it is taken up, with a word, and nothing is lost."""
+    straight = job(epochs=4)
+    finish(start(straight, 1))
+    expected = weights(straight)
+    for damage in (
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
+        lambda path: path.write_bytes(b""),
+    ):
+        monkeypatch.setenv("FREPRO_RESULTS", str(tmp_path / str(random.random())))
+        run = job(epochs=4)
+        process = start(run, 1, checkpoint_every=1)[0]
+        while len(checkpoints(run)) < 2 and process.is_alive():
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+        latest = run.measurement.folder / checkpoints(run)[-1]
+        damage(latest)
+        said: list[str] = []
+        train.run(run, train.Execution(device="cpu", log=said.append))
+        assert any(latest.name in line and "damaged" in line for line in said)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(run).items())
 
 
 def test_a_checkpoint_of_other_code_is_not_taken_up():
@@ -167,33 +257,94 @@ def test_a_checkpoint_of_other_code_is_not_taken_up():
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters())
     accelerator = train.make_accelerator("cpu", "no")
-    train.Checkpoint(measurement, model, None, optimizer).write([{"epoch": 1}], accelerator)
-    assert train.Checkpoint(measurement, model, None, optimizer).restore(accelerator) == [{"epoch": 1}]
+    progress = Progress(epoch=1, history=[{"epoch": 1}])
+    Checkpoint(measurement, model, None, optimizer, print).write(progress, 3, accelerator)
+    assert Checkpoint(measurement, model, None, optimizer, print).restore(accelerator) == progress
     changed = dataclasses.replace(measurement, code="other")
-    assert train.Checkpoint(changed, model, None, optimizer).restore(accelerator) == []
+    assert Checkpoint(changed, model, None, optimizer, print).restore(accelerator) == Progress()
+
+
+def test_old_checkpoints_are_pruned():
+    measurement = job().measurement
+    model = torch.nn.Linear(2, 2)
+    checkpoint = Checkpoint(measurement, model, None, torch.optim.AdamW(model.parameters()), print)
+    accelerator = train.make_accelerator("cpu", "no")
+    for updates in (9, 99, 100, 1000):
+        checkpoint.write(Progress(update=updates), updates, accelerator)
+    assert [path.stem for path in checkpoint.files()] == ["checkpoint-00001000", "checkpoint-00000100"]
+    assert checkpoint.restore(accelerator).update == 1000
 
 
 def test_evaluation_does_not_depend_on_the_batch():
     run = job()
     train.run(run, CPU)
     file = run.measurement.folder / "model.safetensors"
-    results = [
-        evaluate_checkpoint(
-            run.model, file, run.source, run.recipe, train.Execution(device="cpu", per_device=batch), {}
-        )
-        for batch in (1, 7, 64)
-    ]
-    for result in results[1:]:
-        assert result == pytest.approx(results[0])
-    assert results[0]["test_images"] == 50
-    assert results[0]["top1"] == run.measurement.record()["values"]["top1"]
+    found = [evaluate_checkpoint(run, file, train.Execution(device="cpu", per_device=batch)) for batch in (1, 7, 64)]
+    for result in found[1:]:
+        assert result == pytest.approx(found[0])
+    assert found[0]["test_images"] == 50
+    assert found[0]["top1"] == run.measurement.record()["values"]["top1"]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run():
+def test_a_loss_that_is_not_finite_stops_the_run_and_can_be_gone_through_again(frepro_command):
     run = job(lr=1e30, warmup_lr=1e30)
-    with pytest.raises(FreproError, match="the loss is nan at update"):
+    with pytest.raises(FreproError, match=r"the loss is nan at update 2.*`frepro replay") as error:
         train.run(run, CPU)
+    assert "\n" not in str(error.value)
     assert run.measurement.record() is None
+    folder = run.measurement.folder / "nonfinite"
+    found = nonfinite.replay(folder, train.make_accelerator("cpu", "no"))
+    assert (found["update"], found["loss"], found["again"]) == (2, "nan", "nan")
+    assert found["module"].startswith("downsample_layers.0")
+    done = frepro_command("replay", str(folder), "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    assert f"first module whose answer is not finite: {found['module']}" in done.stdout
+    (folder / "batch.pt").write_bytes(b"nothing")
+    with pytest.raises(FreproError, match="holds no update to go through again"):
+        nonfinite.replay(folder, train.make_accelerator("cpu", "no"))
+
+
+def test_a_finite_loss_is_gone_through_again_to_the_bit(monkeypatch):
+    """What is kept is what the network saw: with the loss taken for infinite, the same number comes out again."""
+    monkeypatch.setattr(torch, "isfinite", lambda loss, finite=torch.isfinite: finite(loss) & (loss.ndim > 0))
+    run = job()
+    with pytest.raises(FreproError, match="at update 1") as error:
+        train.run(run, CPU)
+    monkeypatch.undo()
+    found = nonfinite.replay(run.measurement.folder / "nonfinite", train.make_accelerator("cpu", "no"))
+    assert found["again"] == found["loss"]
+    assert found["loss"] in str(error.value)
+    assert (found["weights"], found["module"]) == ([], None)
+
+
+@pytest.fixture
+def damaged_folder(tmp_path):
+    """Digits as files, of which one to train and two to test cannot be read."""
+    export("imagenet", tmp_path / "digits", counts=(64, 40))
+    (tmp_path / "digits" / "train" / "3").mkdir(exist_ok=True)
+    train_file = sorted((tmp_path / "digits" / "train").rglob("*.png"))[5]
+    test_files = sorted((tmp_path / "digits" / "val").rglob("*.png"))[3:5]
+    for file in (train_file, *test_files):
+        file.write_bytes(file.read_bytes()[:60])
+    return tmp_path / "digits"
+
+
+def test_damaged_images_stop_a_run_or_are_counted(damaged_folder):
+    run = dataclasses.replace(job(samples=None), source=locate(str(damaged_folder)))
+    with pytest.raises(FreproError, match=r"damaged image .*\.png: .*: replace or remove the file"):
+        train.run(run, CPU)
+    for workers in (0, 1):
+        record = train.run(
+            dataclasses.replace(run, seed=workers), train.Execution(device="cpu", damaged="skip", workers=workers)
+        )
+        assert record["values"]["damaged_images"] == 3
+    names = (run.measurement.folder / "damaged.txt").read_text()
+    assert names.count(".png") >= 3
+
+
+def test_an_unknown_way_with_damaged_images_is_refused():
+    with pytest.raises(FreproError, match="unknown way with damaged images 'ignore': there is skip, stop"):
+        train.Execution(damaged="ignore")
 
 
 @pytest.mark.parametrize(
@@ -211,12 +362,22 @@ def test_what_cannot_be_trained_is_said(changes, message):
 
 def test_weights_that_do_not_fit_are_refused(tmp_path):
     run = job()
-    arguments = (run.source, run.recipe, CPU, {})
     with pytest.raises(FreproError, match="no checkpoint at"):
-        evaluate_checkpoint(run.model, tmp_path / "none", *arguments)
+        evaluate_checkpoint(run, tmp_path / "none", CPU)
     (tmp_path / "text").write_text("not weights")
     with pytest.raises(FreproError, match="damaged, or no checkpoint"):
-        evaluate_checkpoint(run.model, tmp_path / "text", *arguments)
+        evaluate_checkpoint(run, tmp_path / "text", CPU)
     train.run(run, CPU)
     with pytest.raises(FreproError, match=r"does not fit DFFormer: 16 left over: .*reweight"):
-        evaluate_checkpoint("gfformer_s18", run.measurement.folder / "model.safetensors", *arguments)
+        evaluate_checkpoint(job(model="gfformer_s18"), run.measurement.folder / "model.safetensors", CPU)
+
+
+def test_weights_for_other_classes_are_refused(tmp_path):
+    """The head of a model of a thousand classes on data of ten."""
+    from safetensors.torch import save_file
+
+    run = job()
+    network = timm.create_model("dfformer_s18", img_size=32, **run.all_model_args)
+    save_file(network.state_dict(), tmp_path / "m.safetensors")
+    with pytest.raises(FreproError, match=r"has 1,000 classes and textured 10: name the data"):
+        evaluate_checkpoint(run, tmp_path / "m.safetensors", CPU)

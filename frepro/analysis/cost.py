@@ -25,10 +25,10 @@ from torch.utils.hooks import RemovableHandle
 
 import frepro.models  # noqa: F401 - registers them with timm
 from frepro import provenance
-from frepro.analysis.memory import sized
 from frepro.analysis.operations import replaced
 from frepro.analysis.timing import in_turn
 from frepro.errors import FreproError, unknown
+from frepro.models.create import sized
 from frepro.runs import Throughput
 
 # Where official code writes a norm out in elementwise operations, which fvcore does not count: module names by family.

@@ -8,21 +8,15 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
 from timm.layers import set_fused_attn
 
-import frepro.models  # noqa: F401 - registers them with timm
 from frepro.errors import FreproError
+from frepro.models.create import sized
 
 MIB = 2**20
-
-
-def sized(model: str, img_size: int | tuple[int, int]) -> dict[str, Any]:
-    """The argument that makes a model for images of this size; none for one whose parameters do not depend on it."""
-    return {"img_size": img_size} if timm.get_pretrained_cfg(model).fixed_input_size else {}
 
 
 def make(model: str, img_size: int) -> torch.nn.Module:

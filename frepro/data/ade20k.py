@@ -15,10 +15,10 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from frepro.data.annotated import AnnotatedImage, read_image
+from frepro.data.sources import ADE20K_FOLDERS as FOLDERS
 from frepro.data.sources import IMAGES
 from frepro.errors import FreproError
 
-FOLDERS = {"train": "training", "test": "validation"}
 CLASSES = 150
 
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from frepro.errors import FreproError
+from frepro.errors import damaged
 
 IGNORED = 255  # in a semantic map: belongs to no class, and counts neither in loss nor in metric
 
@@ -57,13 +57,13 @@ def read_image(path: Path, mode: str | None = None) -> Image.Image:
     """A decoded image file, converted to a mode of Pillow's such as "RGB", or as it is.
 
     Raises:
-        FreproError: The file is missing or damaged.
+        DamagedImage: The file is missing or damaged.
     """
     try:
         with Image.open(path) as image:
             image.load()
             return image if mode is None else image.convert(mode)
     except FileNotFoundError:
-        raise FreproError(f"missing image {path}: `frepro data check` lists what else is missing") from None
+        raise damaged(path, "it is missing; `frepro data check` lists what else is") from None
     except DAMAGE as error:
-        raise FreproError(f"damaged image {path}: {error}: replace or remove the file") from error
+        raise damaged(path, error) from error

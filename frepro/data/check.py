@@ -17,7 +17,7 @@ from PIL import Image
 
 from frepro.data import ade20k, coco
 from frepro.data.annotated import DAMAGE, read_image
-from frepro.data.sources import IMAGENET, IMAGES, TEST_FOLDERS
+from frepro.data.sources import ADE20K, COCO, IMAGENET, IMAGES, TEST_FOLDERS, layout
 from frepro.errors import FreproError
 
 T, R = TypeVar("T"), TypeVar("R")
@@ -26,8 +26,6 @@ Fault = tuple[str, str]  # its kind, and an example
 SPLITS = ("train", "test")
 TITLES = {"imagenet": "a folder for each class, like ImageNet", "coco": "COCO 2017", "ade20k": "ADE20K"}
 # Images of the whole data sets, which are known by their classes; ImageNet-1K's are in data.sources.
-WHOLE_COCO = {"train2017": 118_287, "val2017": 5_000}
-WHOLE_ADE20K = {"training": 20_210, "validation": 2_000}
 COCO_CLASSES = 80
 SLACK = 2.0  # pixels by which boxes and masks may reach over: the real files round here and there
 
@@ -76,28 +74,6 @@ def check(root: str | Path, decode: bool = True) -> Report:
     report = Report(root, layout(root))
     {"imagenet": _imagenet, "coco": _coco, "ade20k": _ade20k}[report.layout](report, decode)
     return report
-
-
-def layout(root: Path) -> str:
-    """Which layout a folder has, "imagenet", "coco" or "ade20k", even when parts of it are missing.
-
-    Raises:
-        FreproError: There is no such folder, or it has none of them.
-    """
-    if not root.is_dir():
-        raise FreproError(f"{root} is {'a file' if root.exists() else 'not there'}: give the folder of a data set")
-    marks = {
-        "coco": [*coco.FOLDERS.values(), *(f"annotations/instances_{name}.json" for name in coco.FOLDERS.values())],
-        "ade20k": [f"{kind}/{name}" for kind in ("images", "annotations") for name in ade20k.FOLDERS.values()],
-        "imagenet": ["train", *TEST_FOLDERS],
-    }
-    for name, paths in marks.items():
-        if any((root / path).exists() for path in paths):
-            return name
-    raise FreproError(
-        f"{root} looks like no data set that is read here: ImageNet has train/ and val/, COCO train2017/, val2017/ and "
-        "annotations/, ADE20K images/training/ and annotations/training/"
-    )
 
 
 def _imagenet(report: Report, decode: bool) -> None:
@@ -166,7 +142,7 @@ def _coco(report: Report, decode: bool) -> None:
             ("classes in one split alone", f"{name!r}, number {number}") for number, name in sorted(lone, key=str)
         )
     if any(len(names) == COCO_CLASSES for names in categories):
-        _compare_with_whole(report, "COCO 2017", counts, WHOLE_COCO)
+        _compare_with_whole(report, "COCO 2017", counts, dict(zip(coco.FOLDERS.values(), COCO[1:], strict=True)))
 
 
 def _coco_image_faults(report: Report, folder: Path, name: str, width: int, height: int, decode: bool) -> list[Fault]:
@@ -256,7 +232,7 @@ def _ade20k(report: Report, decode: bool) -> None:
         report.found.append(line)
         counts[part] = len(images)
     if classes == ade20k.CLASSES:
-        _compare_with_whole(report, "ADE20K", counts, WHOLE_ADE20K)
+        _compare_with_whole(report, "ADE20K", counts, dict(zip(ade20k.FOLDERS.values(), ADE20K[1:], strict=True)))
 
 
 def _pair(

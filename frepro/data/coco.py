@@ -10,9 +10,9 @@ import torch
 from torch.utils.data import Dataset
 
 from frepro.data.annotated import AnnotatedImage, read_image
+from frepro.data.sources import COCO_FOLDERS as FOLDERS
 from frepro.errors import FreproError
 
-FOLDERS = {"train": "train2017", "test": "val2017"}
 # What we read of each image, annotation and category.
 ENTRIES = {
     "images": ("id", "file_name", "width", "height"),

@@ -5,7 +5,6 @@ of mmdetection's and mmsegmentation's recipes, made of torchvision's transforms.
 """
 
 import random
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,41 +16,32 @@ from torchvision.transforms.v2 import functional as F
 
 from frepro.data.ade20k import Ade20k
 from frepro.data.annotated import IGNORED, AnnotatedImage
-from frepro.data.check import layout
 from frepro.data.coco import Coco
-from frepro.data.loading import SAMPLE, Samples, seed_all
+from frepro.data.loading import Samples, spread
 from frepro.data.scenes import SIZE, Scenes
+from frepro.data.sources import Source
 from frepro.errors import FreproError
+from frepro.recipes import Recipe
 
 
-def open_annotated(data: str | None, split: str, size: int = SIZE) -> Dataset:
-    """The annotated images of "train" or "test".
-
-    Args:
-        data: A folder in the layout of COCO 2017 or ADE20K; none, or "scenes", for the embedded scenes.
-        size: Of the scenes.
-
-    Raises:
-        FreproError: The folder is not there, or its images have classes and nothing else.
-    """
-    if not data or data == "scenes":
+def open_annotated(source: Source, split: str, size: int = SIZE) -> Dataset:
+    """The annotated images of "train" or "test"; ``size`` is that of the embedded scenes, in pixels."""
+    if source.embedded:
         return Scenes(split, size)
-    kind = layout(Path(data))
-    if kind == "imagenet":
-        raise FreproError(
-            f"{data} holds images with classes: detection needs COCO 2017's layout, segmentation ADE20K's"
-        )
-    return {"coco": Coco, "ade20k": Ade20k}[kind](data, split)
+    return {"coco": Coco, "ade20k": Ade20k}[source.reader](source.root, split)
 
 
 class DenseSamples(Samples):
     """Transformed annotated images, asked for by (epoch, index); ``transform`` is one of the two below."""
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Any]:
-        epoch, index = key
-        image = self.images[self.chosen[index % len(self)]]
-        seed_all(SAMPLE, self.seed, epoch, index)
-        return self.transform(image)
+    def transformed(self, item: AnnotatedImage) -> tuple[Tensor, Any]:
+        return self.transform(item)
+
+
+def dense_samples(source: Source, split: str, recipe: Recipe, transform: Any, seed: int) -> DenseSamples:
+    """Samples of "train" or "test" of annotated images, as many as the recipe has."""
+    images = open_annotated(source, split, recipe.img_size)
+    return DenseSamples(images, transform, seed, spread(len(images), split, recipe), split)
 
 
 def collate(samples: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
@@ -64,18 +54,18 @@ class Detection:
     """An annotated image as torchvision's detectors take it, which resize and normalise it themselves.
 
     Gives an image (3, H, W) with values in [0, 1], and a mapping of boxes (N, 4), labels (N,) from 1 on (0 is the
-    ground), masks (N, H, W) uint8, area (N,), iscrowd (N,) and image_id. In training, crowds are left out and every
-    second image is mirrored.
+    ground), masks (N, H, W) uint8, area (N,), iscrowd (N,) and image_id. In training, crowds are left out.
 
     Args:
         crop: In training, every second image is resized to a short side of 400, 500 or 600 and cut to a piece with
             sides of 384 to 600 pixels, as DETR does before it resizes (mmdetection's multi-scale recipe of SPANetV2).
+        mirror: In training, every second image is mirrored; a mirrored digit is another sign.
     """
 
-    def __init__(self, train: bool, crop: bool = False) -> None:
+    def __init__(self, train: bool, crop: bool = False, mirror: bool = True) -> None:
         self.train, self.crop = train, crop
         self.resize = v2.RandomShortestSize([400, 500, 600], max_size=4200)
-        self.mirror = v2.RandomHorizontalFlip()
+        self.mirror = v2.RandomHorizontalFlip(0.5 if mirror else 0.0)
         self.sanitize = v2.SanitizeBoundingBoxes(
             # Beside boxes and masks, which it knows by their types.
             labels_getter=lambda inputs: [inputs[1][key] for key in ("labels", "area", "iscrowd")]
@@ -105,24 +95,38 @@ class Segmentation:
     """An annotated image and its semantic map as mmsegmentation's recipes for ADE20K have them.
 
     In training the image is resized by a random ratio, cut to a square in which no class has more than three quarters
-    of the labelled pixels (ten trials), mirrored every second time, changed in colour, and filled up to the square with
+    of the labelled pixels (ten trials), mirrored, changed in colour, and filled up to the square with
     mean colour and 255. In tests it is resized alone, and its map keeps the size of the file, in which it is scored.
     Gives an image (3, H, W), normalised, and a map (H, W) int64.
 
     Args:
         side: The short side that images are resized to, and the side of the square.
         long: Most of the long side, before the random ratio.
+        ratios: Least and greatest random ratio.
+        mirror: In training, every second image is mirrored; a mirrored digit is another sign.
+        distort: In training, colours are changed.
     """
 
-    RATIOS = (0.5, 2.0)
     MOST = 0.75
     TRIALS = 10
 
-    def __init__(self, train: bool, side: int, mean: tuple, std: tuple, long: int = 2048) -> None:
+    def __init__(
+        self,
+        train: bool,
+        side: int,
+        mean: tuple,
+        std: tuple,
+        long: int = 2048,
+        ratios: tuple[float, float] = (0.5, 2.0),
+        mirror: bool = True,
+        distort: bool = True,
+    ) -> None:
         self.train, self.side, self.long, self.mean, self.std = train, side, long, list(mean), list(std)
-        self.mirror = v2.RandomHorizontalFlip()
+        self.ratios = ratios
+        self.mirror = v2.RandomHorizontalFlip(0.5 if mirror else 0.0)
         # mmsegmentation adds up to 32 of 255 to the brightness, where torchvision multiplies; hue is in turns.
-        self.colours = v2.RandomPhotometricDistort(brightness=(0.875, 1.125), hue=(-0.1, 0.1))
+        colours = v2.RandomPhotometricDistort(brightness=(0.875, 1.125), hue=(-0.1, 0.1))
+        self.colours = colours if distort else v2.Identity()
 
     def __call__(self, annotated: AnnotatedImage) -> tuple[Tensor, Tensor]:
         if annotated.semantic is None:
@@ -130,7 +134,7 @@ class Segmentation:
         image = F.to_dtype(F.to_image(annotated.image), torch.float32, scale=True)
         semantic = tv_tensors.Mask(annotated.semantic[None].long())
         if self.train:
-            ratio = random.uniform(*self.RATIOS)
+            ratio = random.uniform(*self.ratios)
             image, semantic = self.resized(image, ratio), self.resized(semantic, ratio)
             image, semantic = self.cut(image, semantic)
             image, semantic = self.mirror(image, semantic)

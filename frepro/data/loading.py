@@ -7,6 +7,7 @@ stopped goes on with the very samples that it would have seen, and the number of
 import random
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,12 @@ import torch
 from PIL import Image
 from timm.data import create_dataset, create_transform
 from timm.data.readers import create_reader
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from frepro.data import compositions
 from frepro.data.sources import DIGITS_TEST, DIGITS_TRAIN, EMBEDDED, Source
-from frepro.errors import FreproError
-from frepro.recipes import Recipe
+from frepro.errors import DamagedImageError, FreproError, damaged
+from frepro.recipes import Classification, Recipe
 
 # What a seed is for; the first of its numbers, so that the streams of one run have nothing in common.
 MODEL, SAMPLE, STEP = 1, 2, 3
@@ -71,26 +72,64 @@ class Folder(Dataset):
                 return Image.open(file).convert("RGB"), target
             except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for the kinds of damage it knows
                 path = Path(self.reader.filename(index, absolute=True))
-                raise FreproError(f"damaged image {path}: {error}: replace or remove the file") from error
+                raise damaged(path, error) from error
 
 
 class Samples(Dataset):
-    """Transformed samples, asked for by (epoch, index); index + n length is another draw of the same image."""
+    """Transformed samples, asked for by (epoch, index); index + n length is another draw of the same image.
 
-    def __init__(self, images: Dataset, transform: Any, seed: int, chosen: list[int]) -> None:
+    Attributes:
+        damaged: Where the names of damaged images go, a line each; none stops at the first. In training the next image
+            takes the place of a damaged one, in tests it is left out (its sample is none).
+    """
+
+    damaged: Path | None = None
+
+    def __init__(self, images: Dataset, transform: Any, seed: int, chosen: list[int], split: str = "train") -> None:
         self.images = images
         self.transform = transform
         self.seed = seed
         self.chosen = chosen
+        self.split = split
 
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def __getitem__(self, key: tuple[int, int]) -> tuple[torch.Tensor, int]:
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Any, Any] | None:
         epoch, index = key
-        image, target = self.images[self.chosen[index % len(self)]]
+        item = self._undamaged(index)
         seed_all(SAMPLE, self.seed, epoch, index)
+        return None if item is None else self.transformed(item)
+
+    def transformed(self, item: Any) -> tuple[Any, Any]:
+        image, target = item
         return self.transform(image.convert("RGB")), target
+
+    def damaged_names(self) -> set[str]:
+        """The damaged images that were met so far, by all processes."""
+        if self.damaged is None or not self.damaged.exists():
+            return set()
+        lines = self.damaged.read_text(encoding="utf-8").splitlines()
+        return {line for line in lines if line.startswith(f"{self.split}\t")}
+
+    def _undamaged(self, index: int) -> Any:
+        for following in range(len(self)):
+            try:
+                return self.images[self.chosen[(index + following) % len(self)]]
+            except DamagedImageError as error:
+                if self.damaged is None:
+                    raise
+                with self.damaged.open("a", encoding="utf-8") as names:  # lines of several processes stay whole
+                    names.write(f"{self.split}\t{error.path}\n")
+                if self.split == "test":
+                    return None
+        raise FreproError(f"every {self.split} image is damaged")
+
+
+def spread(length: int, split: str, recipe: Recipe) -> list[int]:
+    """Numbers of the images that a recipe uses: all, or as many as it says, spread evenly."""
+    count = length if recipe.samples is None else min(length, recipe.samples[0 if split == "train" else 1])
+    return np.linspace(0, length - 1, count).round().astype(int).tolist()
 
 
 def open_split(source: Source, split: str) -> Dataset:
@@ -108,7 +147,7 @@ def open_split(source: Source, split: str) -> Dataset:
         raise FreproError(f"timm cannot open {source.reader} at {source.root}: {error}") from error
 
 
-def samples(source: Source, split: str, recipe: Recipe, mean: tuple, std: tuple, seed: int) -> Samples:
+def samples(source: Source, split: str, recipe: Classification, mean: tuple, std: tuple, seed: int) -> Samples:
     """Samples of "train" (augmented) or "test" (centre crop), as the recipe has them."""
     if split == "train":
         transform = create_transform(
@@ -129,11 +168,7 @@ def samples(source: Source, split: str, recipe: Recipe, mean: tuple, std: tuple,
             recipe.img_size, is_training=False, interpolation="bicubic", crop_pct=recipe.crop_pct, mean=mean, std=std
         )
     images = open_split(source, split)
-    count = len(images)
-    if recipe.samples is not None:
-        count = min(count, recipe.samples[0 if split == "train" else 1])
-    chosen = np.linspace(0, len(images) - 1, count).round().astype(int).tolist()
-    return Samples(images, transform, seed, chosen)
+    return Samples(images, transform, seed, spread(len(images), split, recipe), split)
 
 
 class TrainBatches:
@@ -150,17 +185,21 @@ class TrainBatches:
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.processes, self.accumulate = rank, processes, accumulate
         self.repeats = repeats
-        self.epoch = 0
         self.updates = length // batch_size
+        self.set_part(epoch=0, first=0, last=self.updates)
+
+    def set_part(self, epoch: int, first: int, last: int) -> None:
+        """Give the updates of an epoch from ``first`` on, up to ``last``."""
+        self.epoch, self.first, self.last = epoch, first, last
 
     def __len__(self) -> int:
-        return self.updates * self.accumulate
+        return (self.last - self.first) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
         order = np.add.outer(order, self.length * np.arange(self.repeats)).flatten()[: self.length]
         piece = self.batch_size // (self.processes * self.accumulate)
-        for micro in range(len(self)):
+        for micro in range(self.first * self.accumulate, self.last * self.accumulate):
             start = (micro * self.processes + self.rank) * piece
             yield [(self.epoch, int(index)) for index in order[start : start + piece]]
 
@@ -182,12 +221,26 @@ class TestBatches:
             yield [(0, index) for index in self.indices[start : start + self.batch_size]]
 
 
-def loader(dataset: Samples, batches: TrainBatches | TestBatches, workers: int, pin_memory: bool) -> DataLoader:
+def loader(
+    dataset: Samples, batches: TrainBatches | TestBatches, workers: int, pin_memory: bool, collate: Any = None
+) -> DataLoader:
+    """Batches of samples, loaded in so many processes; ``collate`` makes a batch of some, torch's way if none."""
     # Named, since a run that joblib started inherits a start method that DataLoader cannot use.
     start = ("fork" if sys.platform == "linux" else "spawn") if workers else None
     return DataLoader(
-        dataset, batch_sampler=batches, num_workers=workers, pin_memory=pin_memory, multiprocessing_context=start
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        multiprocessing_context=start,
+        collate_fn=partial(_whole, collate=collate or default_collate),
     )
+
+
+def _whole(samples: list[Any], collate: Any) -> Any:
+    """A batch of the samples that there are, or none of none."""
+    samples = [sample for sample in samples if sample is not None]
+    return collate(samples) if samples else None
 
 
 def count_classes(dataset: Samples) -> int:

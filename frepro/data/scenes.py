@@ -15,10 +15,10 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from frepro.data.annotated import IGNORED, AnnotatedImage, tight_boxes
-from frepro.data.sources import DIGITS_TEST, DIGITS_TRAIN
+from frepro.data.sources import DIGITS_TEST, DIGITS_TRAIN, SCENES_TEST, SCENES_TRAIN
 
 SIZE = 128  # pixels of a side
-SCENES = {"train": 1024, "test": 256}
+SCENES = {"train": SCENES_TRAIN, "test": SCENES_TEST}
 CLASSES = [str(digit) for digit in range(10)]
 SEMANTIC_CLASSES = ["ground", *CLASSES]
 

@@ -1,8 +1,11 @@
 """Which data: found, counted and fingerprinted without importing torch.
 
-(nothing)               the embedded pictures "textured": digits of one texture on a ground of another
+(nothing)               embedded data: "textured" (digits of one texture on a ground of another) for classifiers,
+                        "scenes" (digits on photographs) for detectors and segmenters
 digits, textured, cues  embedded data by name; ``data.compositions`` says what the latter two are
-/path/to/folder         train/ and val/ (or validation/, test/) with one folder a class: the layout of ImageNet
+scenes                  the same, of ``data.scenes``
+/path/to/folder         the layout of ImageNet (train/ and val/, validation/ or test/ with one folder a class), of
+                        COCO 2017 (train2017/, val2017/, annotations/), or of ADE20K (images/, annotations/)
 torch/cifar10:/path     a data set that timm.data.create_dataset reads, with its root after the colon
 
 Data sets that timm can only stream (wds, tfds, hfids) are refused: a sample here is asked for by its number.
@@ -23,8 +26,17 @@ READERS, STREAMS = ("torch", "hfds"), ("hfids", "tfds", "wds")
 IMAGES = (".png", ".jpg", ".jpeg")
 TEST_FOLDERS = ("val", "validation", "test")
 
-# ImageNet-1K by its counts, whatever its folder is called.
+# ImageNet-1K by its counts, whatever its folder is called; COCO 2017 and the challenge's part of ADE20K.
 IMAGENET = ("ImageNet-1K", 1_281_167, 50_000, 1000)
+COCO = ("COCO", 118_287, 5_000)
+ADE20K = ("ADE20K", 20_210, 2_000)
+
+# Folders of "train" and "test" images in those two layouts.
+COCO_FOLDERS = {"train": "train2017", "test": "val2017"}
+ADE20K_FOLDERS = {"train": "training", "test": "validation"}  # in images/ and in annotations/
+
+# The layout that each task learns from, and embedded data for it.
+LAYOUTS = {"classification": "imagenet", "detection": "coco", "segmentation": "ade20k"}
 
 # The first 1,297 scans train, the last 500 test. Neighbours in the file were written by the same people, so that this
 # cut, unlike a shuffled one, tests on handwriting that was mostly not trained on.
@@ -33,13 +45,16 @@ DIGITS_TRAIN, DIGITS_TEST = 1297, 500
 # Textured pictures: each training scan comes four times, each test scan twice.
 COMPOSED_TRAIN, COMPOSED_TEST = 4 * DIGITS_TRAIN, 2 * DIGITS_TEST
 
+SCENES_TRAIN, SCENES_TEST = 1024, 256
+
 # Embedded data by name, with training and test images. All show the ten digits.
 EMBEDDED = {
     "digits": (DIGITS_TRAIN, DIGITS_TEST),
     "textured": (COMPOSED_TRAIN, COMPOSED_TEST),
     "cues": (DIGITS_TRAIN, DIGITS_TEST),
+    "scenes": (SCENES_TRAIN, SCENES_TEST),
 }
-DEFAULT = "textured"
+DEFAULTS = {"classification": "textured", "detection": "scenes", "segmentation": "scenes"}
 # What they are made of, in scikit-learn's folder of data sets.
 SCANS, PHOTOGRAPHS = "data/digits.csv.gz", ("images/china.jpg", "images/flower.jpg")
 
@@ -50,7 +65,7 @@ class Source:
 
     Attributes:
         name: How tables call it.
-        reader: A name of ``EMBEDDED``, "folder", or a name for ``timm.data.create_dataset``.
+        reader: A name of ``EMBEDDED``, "folder", "coco", "ade20k", or a name for ``timm.data.create_dataset``.
         root: Its folder; none for embedded data.
         fingerprint: Of names and sizes of all files; changing an image in place to another of the same size escapes it.
         train, test, classes: Counts; none where only opening the data set tells.
@@ -77,17 +92,32 @@ class Source:
     def __str__(self) -> str:
         if self.train is None:
             return self.name
-        return f"{self.name} ({self.train:,} training and {self.test:,} test images, {self.classes:,} classes)"
+        classes = f", {self.classes:,} classes" if self.classes else ""
+        return f"{self.name} ({self.train:,} training and {self.test:,} test images{classes})"
 
 
-def locate(data: str | None) -> Source:
+def locate(data: str | None, task: str = "classification") -> Source:
     """The data set that ``data`` names, as in the module's text.
 
     Raises:
-        FreproError: It is not there, or does not have the layout that it should.
+        FreproError: It is not there, has not the layout that it should, or holds nothing that the task could learn.
     """
+    source = _locate(data, task)
+    if source.embedded:
+        fits = (source.name == DEFAULTS["detection"]) == (task != "classification")
+    else:
+        fits = {"coco": "coco", "ade20k": "ade20k"}.get(source.reader, "imagenet") == LAYOUTS[task]
+    if not fits:
+        wanted = {"imagenet": "ImageNet", "coco": "COCO 2017", "ade20k": "ADE20K"}[LAYOUTS[task]]
+        raise FreproError(
+            f"{data} is no data for {task}: name a folder in the layout of {wanted}, or the embedded {DEFAULTS[task]}"
+        )
+    return source
+
+
+def _locate(data: str | None, task: str) -> Source:
     if not data or data in EMBEDDED:
-        return _embedded(data or DEFAULT)
+        return _embedded(data or DEFAULTS[task])
     reader, _, root = data.partition(":")
     kind, slash, name = reader.partition("/")
     if slash and kind in STREAMS:
@@ -97,7 +127,33 @@ def locate(data: str | None) -> Source:
         listing = sorted(_files(folder)) if folder.is_dir() else []
         fingerprint = provenance.sha256(reader, *(f"{file}:{size}" for file, size in listing))
         return Source(name, reader, str(folder), fingerprint)
-    return _folder(Path(data))
+    root = Path(data)
+    kind = layout(root)
+    return _folder(root) if kind == "imagenet" else _annotated(root, kind)
+
+
+def layout(root: Path) -> str:
+    """Which layout a folder has, "imagenet", "coco" or "ade20k", even when parts of it are missing.
+
+    Raises:
+        FreproError: There is no such folder, or it has none of them.
+    """
+    if not root.exists():
+        raise FreproError(f"no data at {root}: give the folder of a data set, or leave DATA out for embedded data")
+    if not root.is_dir():
+        raise FreproError(f"{root} is a file: give the folder that holds train/ and val/, or the like")
+    marks = {
+        "coco": [*COCO_FOLDERS.values(), *(f"annotations/instances_{name}.json" for name in COCO_FOLDERS.values())],
+        "ade20k": [f"{kind}/{name}" for kind in ("images", "annotations") for name in ADE20K_FOLDERS.values()],
+        "imagenet": ["train", *TEST_FOLDERS],
+    }
+    for name, paths in marks.items():
+        if any((root / path).exists() for path in paths):
+            return name
+    raise FreproError(
+        f"{root} looks like no data set that is read here: ImageNet has train/ and val/, COCO train2017/, val2017/ and "
+        "annotations/, ADE20K images/training/ and annotations/training/"
+    )
 
 
 def absolute(data: str | None) -> str | None:
@@ -121,11 +177,26 @@ def _embedded(name: str) -> Source:
     return Source(name, name, None, fingerprint, *counts, classes=10)
 
 
+def _annotated(root: Path, kind: str) -> Source:
+    if kind == "coco":
+        folders, whole = [*COCO_FOLDERS.values()], COCO
+    else:
+        folders, whole = [f"images/{name}" for name in ADE20K_FOLDERS.values()], ADE20K
+    listings = []
+    for folder in folders:
+        if not (root / folder).is_dir():
+            raise FreproError(f"{root / folder} is missing: `frepro data check {root}` lists what else is")
+        listings.append(sorted((file, size) for file, size in _files(root / folder) if file.lower().endswith(IMAGES)))
+        if not listings[-1]:
+            raise FreproError(f"{root / folder} holds no images ({', '.join(IMAGES)})")
+    notes = sorted(_files(root / "annotations")) if (root / "annotations").is_dir() else []
+    fingerprint = provenance.sha256(*(f"{file}:{size}" for files in (*listings, notes) for file, size in files))
+    counts = tuple(map(len, listings))
+    name = whole[0] if counts == whole[1:] else root.resolve().name.lower()
+    return Source(name, kind, str(root.resolve()), fingerprint, *counts)
+
+
 def _folder(root: Path) -> Source:
-    if not root.exists():
-        raise FreproError(f"no data at {root}: give a folder with train/ and val/, or leave DATA out for embedded data")
-    if not root.is_dir():
-        raise FreproError(f"{root} is a file: give the folder that holds train/ and val/")
     test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if not (root / "train").is_dir() or test is None:
         raise FreproError(f"{root} has no train/ and val/ folders: it should look like ImageNet, train/<class>/<image>")

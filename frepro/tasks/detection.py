@@ -1,346 +1,89 @@
-"""RetinaNet, Mask R-CNN and Cascade Mask R-CNN on any backbone, of torchvision's parts.
+"""Detection and instance segmentation: boxes, classes and masks of objects, average precision as COCO defines it."""
 
-"Focal Loss for Dense Object Detection", Lin et al., ICCV 2017; "Mask R-CNN", He et al., ICCV 2017; "Cascade R-CNN:
-High Quality Object Detection and Instance Segmentation", Cai and Vasconcelos, TPAMI 2019.
-
-    network = create("mask_rcnn", "dfformer_s18", num_classes=80)
-    losses = network(images, targets)        # while training: a dictionary of losses, to be added up
-    detections = network.eval()(images)      # else, for each image, boxes, labels, scores and masks
-
-Images, targets and detections are torchvision's: images (3, H, W) with values in [0, 1], boxes (N, 4) as x1, y1, x2, y2
-in pixels, labels 1 to ``num_classes`` (in RetinaNet too), masks (N, H, W), detected ones (N, 1, H, W) with values in
-[0, 1]. Normalising, resizing and padding happen inside.
-
-Layout and settings are those of the mmdetection configurations that SPANet (RetinaNet, Mask R-CNN) and SPANetV2 (Mask
-R-CNN, Cascade Mask R-CNN) train with; Vim-F's paper has Mask R-CNN "consistent with Swin", which is the same.
-
-mmdetection, frepro:
-- RetinaNet's losses are a mean over images of the mean over an image's positive anchors, in mmdetection the mean over
-  the positive anchors of a batch. So a batch's loss is the mean of its halves'.
-- The box loss of the region proposals is torchvision's, smooth L1 with beta 1/9, in mmdetection L1.
-- RoI align takes 2 x 2 samples a bin and does not shift by half a pixel, in mmdetection as many as there are pixels,
-  shifted.
-- The predictors of the R-CNNs have boxes and masks for the background too (4 of 324 and 1 of 81 outputs), which are not
-  used.
-"""
-
-from collections.abc import Sequence
+import math
 from typing import Any
 
-import torch
-import torch.nn.functional as F
-from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
-from torchvision.models import detection
-from torchvision.models.detection._utils import BoxCoder, _box_loss
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
-from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
-from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.models.detection.roi_heads import RoIHeads, maskrcnn_inference, maskrcnn_loss
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.models.detection.transform import GeneralizedRCNNTransform
-from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
-from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from frepro.errors import unknown
-from frepro.tasks.pyramid import feature_pyramid
+from frepro.data.dense import Detection as Transform
+from frepro.data.dense import collate, dense_samples
+from frepro.errors import FreproError
+from frepro.models.create import sized
+from frepro.runs import Run
+from frepro.tasks import Score, Task, detectors
+from frepro.tasks.metrics import CocoMetrics
+from frepro.tasks.pretrained import start_from
 
-__all__ = ["Anchors", "CascadeRoIHeads", "RetinaNet", "create"]
-
-CHANNELS = 256  # of all pyramids
-Targets = list[dict[str, Tensor]]
+__all__ = ["AveragePrecision", "Detection", "task"]
 
 
-class Anchors(AnchorGenerator):
-    """Anchors as mmdetection lays them: at the maps' true strides and not rounded to pixels.
+class Detection(Task):
+    """A detector on lists of images (3, H, W) and of what is in them, as torchvision's detectors take them."""
 
-    torchvision takes an image's size divided by its map's for a stride, 61 at stride 64 of 800 pixels.
+    collate = staticmethod(collate)
 
-    Args:
-        strides: Of the pyramid's maps, in pixels.
-        scales: Sides of a location's square anchors, in strides.
-    """
-
-    def __init__(self, strides: Sequence[int], scales: Sequence[float]) -> None:
-        sizes = tuple(tuple(stride * scale for scale in scales) for stride in strides)
-        super().__init__(sizes, ((0.5, 1.0, 2.0),) * len(strides))
-        self.strides = strides
-
-    def generate_anchors(
-        self, scales: Any, aspect_ratios: Any, dtype: Any = torch.float32, device: Any = "cpu"
-    ) -> Tensor:
-        scales = torch.as_tensor(scales, dtype=dtype, device=device)
-        height_ratios = torch.as_tensor(aspect_ratios, dtype=dtype, device=device).sqrt()[:, None]
-        widths, heights = (scales / height_ratios).flatten(), (scales * height_ratios).flatten()
-        return torch.stack([-widths, -heights, widths, heights], dim=1) / 2
-
-    def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
-        super().set_cell_anchors(torch.float32, device)  # whatever the maps are under autocast
-
-    def grid_anchors(self, grid_sizes: Any, strides: Any) -> list[Tensor]:
-        return super().grid_anchors(grid_sizes, [(stride, stride) for stride in self.strides])
-
-
-class ProposalHead(RPNHead):
-    """torchvision's head of the region proposals; under autocast too it gives float32, which boxes need."""
-
-    def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        logits, deltas = super().forward(maps)
-        return [each.float() for each in logits], [each.float() for each in deltas]
-
-
-class DetectionHead(RetinaNetHead):
-    """torchvision's head of RetinaNet; under autocast too it gives float32, which boxes need."""
-
-    def forward(self, maps: list[Tensor]) -> dict[str, Tensor]:
-        return {name: each.float() for name, each in super().forward(maps).items()}
-
-
-class P6P7(LastLevelP6P7):
-    """Two more maps by 3x3 convolutions from the backbone's last, with no ReLU between, as mmdetection's.
-
-    torchvision has the ReLU, and begins at the pyramid's last map where widths are the same.
-    """
-
-    def forward(
-        self, maps: list[Tensor], backbone_maps: list[Tensor], names: list[str]
-    ) -> tuple[list[Tensor], list[str]]:
-        p6 = self.p6(backbone_maps[-1])
-        return [*maps, p6, self.p7(p6)], [*names, "p6", "p7"]
-
-
-class RetinaNet(detection.RetinaNet):
-    """torchvision's RetinaNet with labels from 1, as the R-CNNs have them; it has no class for the background."""
-
-    def forward(self, images: list[Tensor], targets: Targets | None = None) -> dict[str, Tensor] | Targets:
-        if targets is not None:
-            targets = [{"boxes": target["boxes"], "labels": target["labels"] - 1} for target in targets]
-        output = super().forward(images, targets)
-        if not self.training:
-            for each in output:
-                each["labels"] = each["labels"] + 1
-        return output
-
-
-class CascadeRoIHeads(nn.Module):
-    """Stages of box and mask heads, each on the boxes that the one before it makes; one stage is Mask R-CNN's.
-
-    While training, a stage matches the boxes that it is given by its own IoU and samples among them. Detections have
-    the boxes of the last stage, the softmax of the stages' mean logits, and the mean of the stages' masks.
-
-    Args:
-        stages: torchvision's heads with the matcher and the box coder of each stage.
-        loss_weights: Of each stage.
-        box_loss: "l1" or "smooth_l1" on the coded boxes, or "giou" on the boxes themselves.
-        box_loss_weight: Of all box losses.
-    """
-
-    def __init__(
-        self, stages: Sequence[RoIHeads], loss_weights: Sequence[float], box_loss: str, box_loss_weight: float = 1.0
-    ) -> None:
-        super().__init__()
-        self.stages = nn.ModuleList(stages)
-        self.loss_weights = loss_weights
-        self.box_loss = box_loss
-        self.box_loss_weight = box_loss_weight
-
-    def forward(
-        self,
-        features: dict[str, Tensor],
-        proposals: list[Tensor],
-        image_shapes: list[tuple[int, int]],
-        targets: Targets | None = None,
-    ) -> tuple[Targets, dict[str, Tensor]]:
-        """Maps, proposed boxes (N, 4) of each image, and their heights and widths to detections and losses."""
-        if self.training:
-            return [], self._losses(features, proposals, image_shapes, targets)
-        return self._detections(features, proposals, image_shapes), {}
-
-    def _losses(self, features: Any, proposals: list[Tensor], image_shapes: Any, targets: Targets) -> dict[str, Tensor]:
-        losses = dict.fromkeys(("loss_classifier", "loss_box_reg", "loss_mask"), 0.0)
-        gt_boxes, gt_labels, gt_masks = ([target[key] for target in targets] for key in ("boxes", "labels", "masks"))
-        for stage, weight in zip(self.stages, self.loss_weights, strict=True):
-            boxes, matched, labels, _ = stage.select_training_samples(proposals, targets)
-            positive = [each > 0 for each in labels]
-            matched = [index[kept] for index, kept in zip(matched, positive, strict=True)]
-            positive_boxes = [each[kept] for each, kept in zip(boxes, positive, strict=True)]
-
-            logits, deltas = _classify(stage, features, boxes, image_shapes)
-            box_loss = _box_loss(
-                self.box_loss,
-                stage.box_coder,
-                torch.cat(positive_boxes),
-                torch.cat([each[index] for each, index in zip(gt_boxes, matched, strict=True)]),
-                _of_class(deltas, torch.cat(labels))[torch.cat(positive)],
-                {"beta": 1 / 9},  # of "smooth_l1"
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        classes = {split: self.samples(split).images.classes for split in ("train", "test")}
+        if classes["train"] != classes["test"]:
+            raise FreproError(
+                f"{run.source.name}: {len(classes['train'])} categories in training and {len(classes['test'])} in test "
+                "images, or under other names: both must be the same"
             )
-            masks = _segment(stage, features, positive_boxes, image_shapes)
-            losses["loss_classifier"] += weight * F.cross_entropy(logits, torch.cat(labels))
-            losses["loss_box_reg"] += weight * self.box_loss_weight * box_loss / len(logits)
-            losses["loss_mask"] += weight * maskrcnn_loss(masks, positive_boxes, gt_masks, gt_labels, matched)
+        self.num_classes = len(classes["train"])
 
-            refined = _refine(stage.box_coder, logits, deltas, boxes, image_shapes, torch.cat(labels))
-            # True boxes, which the sampling adds to the given ones, are no outcome of a stage.
-            own = [(old[:, None] != true).any(dim=2).all(dim=1) for old, true in zip(boxes, gt_boxes, strict=True)]
-            proposals = [each[kept] for each, kept in zip(refined, own, strict=True)]
-        return losses
+    def samples(self, split: str) -> Any:
+        recipe, train = self.recipe, split == "train"
+        transform = Transform(train, crop=recipe.crop, mirror=recipe.mirror)
+        return dense_samples(self.run.source, split, recipe, transform, self.run.seed)
 
-    def _detections(self, features: Any, proposals: list[Tensor], image_shapes: Any) -> Targets:
-        all_logits = []
-        for i, stage in enumerate(self.stages, start=1):
-            logits, deltas = _classify(stage, features, proposals, image_shapes)
-            all_logits.append(logits)
-            if i < len(self.stages):
-                proposals = _refine(stage.box_coder, logits, deltas, proposals, image_shapes)
-        mean = torch.stack(all_logits).mean(dim=0)
-        boxes, scores, labels = stage.postprocess_detections(mean, deltas, proposals, image_shapes)
-        masks = [
-            maskrcnn_inference(_segment(stage, features, boxes, image_shapes), labels) for stage in self.stages
-        ]  # by stage, then by image
-        return [
-            {"boxes": boxes[i], "labels": labels[i], "scores": scores[i], "masks": torch.stack(by_stage).mean(dim=0)}
-            for i, by_stage in enumerate(zip(*masks, strict=True))
-        ]
-
-
-def _classify(stage: RoIHeads, features: Any, boxes: list[Tensor], image_shapes: Any) -> tuple[Tensor, Tensor]:
-    """Class logits (N, 1 + classes) and box deltas (N, 4 * (1 + classes)) of the boxes of all images, in float32."""
-    logits, deltas = stage.box_predictor(stage.box_head(stage.box_roi_pool(features, boxes, image_shapes)))
-    return logits.float(), deltas.float()
-
-
-def _segment(stage: RoIHeads, features: Any, boxes: list[Tensor], image_shapes: Any) -> Tensor:
-    """Mask logits (N, 1 + classes, 28, 28) of the boxes of all images, in float32."""
-    return stage.mask_predictor(stage.mask_head(stage.mask_roi_pool(features, boxes, image_shapes))).float()
-
-
-def _of_class(deltas: Tensor, labels: Tensor) -> Tensor:
-    """Of each box the deltas of its class: (N, 4 * (1 + classes)) to (N, 4)."""
-    return deltas.unflatten(1, (-1, 4))[torch.arange(len(labels), device=labels.device), labels]
-
-
-@torch.no_grad()
-def _refine(
-    coder: BoxCoder,
-    logits: Tensor,
-    deltas: Tensor,
-    boxes: list[Tensor],
-    image_shapes: list[tuple[int, int]],
-    labels: Tensor | None = None,
-) -> list[Tensor]:
-    """The boxes, (N, 4) for each image, moved by the deltas of their true class, where known, or of the likeliest."""
-    classes = logits[:, 1:].argmax(dim=1) + 1
-    if labels is not None:
-        classes = torch.where(labels > 0, labels, classes)
-    moved = coder.decode_single(_of_class(deltas, classes), torch.cat(boxes)).split([len(each) for each in boxes])
-    return [clip_boxes_to_image(each, shape) for each, shape in zip(moved, image_shapes, strict=True)]
-
-
-def _stage(num_classes: int, box_head: nn.Module, iou: float = 0.5, precision: float = 10) -> RoIHeads:
-    """Heads on boxes that overlap an object by ``iou``; ``precision`` is 1 over the standard deviation of centres."""
-    levels = ["0", "1", "2", "3"]
-    return RoIHeads(
-        box_roi_pool=MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=2),
-        box_head=box_head,
-        box_predictor=FastRCNNPredictor(1024, 1 + num_classes),
-        fg_iou_thresh=iou,
-        bg_iou_thresh=iou,
-        batch_size_per_image=512,
-        positive_fraction=0.25,
-        bbox_reg_weights=(precision, precision, precision / 2, precision / 2),
-        score_thresh=0.05,
-        nms_thresh=0.5,
-        detections_per_img=100,
-        mask_roi_pool=MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=2),
-        mask_head=MaskRCNNHeads(CHANNELS, (CHANNELS,) * 4, dilation=1),
-        mask_predictor=MaskRCNNPredictor(CHANNELS, CHANNELS, 1 + num_classes),
-    )
-
-
-def _rcnn(backbone: str, roi_heads: nn.Module, transform: nn.Module, **backbone_args: Any) -> GeneralizedRCNN:
-    pyramid = feature_pyramid(backbone, 4, CHANNELS, lambda *_: LastLevelMaxPool(), **backbone_args)
-    anchors = Anchors(strides=(4, 8, 16, 32, 64), scales=(8,))
-    proposals = RegionProposalNetwork(
-        anchors,
-        ProposalHead(CHANNELS, anchors.num_anchors_per_location()[0]),
-        fg_iou_thresh=0.7,
-        bg_iou_thresh=0.3,
-        batch_size_per_image=256,
-        positive_fraction=0.5,
-        pre_nms_top_n={"training": 2000, "testing": 1000},
-        post_nms_top_n={"training": 1000, "testing": 1000},
-        nms_thresh=0.7,
-    )
-    return GeneralizedRCNN(pyramid, proposals, roi_heads, transform)
-
-
-def retinanet(backbone: str, num_classes: int, transform: nn.Module, **backbone_args: Any) -> RetinaNet:
-    """Strides 8 to 128, nine anchors a location, heads of four 3x3 convolutions shared by all maps; no norms."""
-    anchors = Anchors(strides=(8, 16, 32, 64, 128), scales=[4 * 2 ** (i / 3) for i in range(3)])
-    network = RetinaNet(
-        feature_pyramid(backbone, 3, CHANNELS, P6P7, **backbone_args),
-        num_classes,
-        anchor_generator=anchors,
-        head=DetectionHead(CHANNELS, anchors.num_anchors_per_location()[0], num_classes),
-        detections_per_img=100,
-    )
-    network.transform = transform
-    return network
-
-
-def mask_rcnn(backbone: str, num_classes: int, transform: nn.Module, **backbone_args: Any) -> GeneralizedRCNN:
-    """Strides 4 to 64, three anchors a location, a box head of two linear layers, a mask head of four convolutions."""
-    stage = _stage(num_classes, TwoMLPHead(CHANNELS * 7 * 7, 1024))
-    return _rcnn(backbone, CascadeRoIHeads([stage], [1.0], box_loss="l1"), transform, **backbone_args)
-
-
-def cascade_mask_rcnn(backbone: str, num_classes: int, transform: nn.Module, **backbone_args: Any) -> GeneralizedRCNN:
-    """Mask R-CNN with three stages of heads, the box heads of four convolutions with batch norm and a linear layer.
-
-    Boxes are of each class, as in the configurations of Swin, ConvNeXt and SPANetV2; in the paper they are of all.
-    """
-    stages = [
-        _stage(
-            num_classes,
-            FastRCNNConvFCHead((CHANNELS, 7, 7), [CHANNELS] * 4, [1024], norm_layer=nn.BatchNorm2d),
-            iou,
-            precision,
+    def network(self, drop_path: float) -> nn.Module:
+        recipe, model = self.recipe, self.run.model
+        network = detectors.create(
+            recipe.detector,
+            model,
+            self.num_classes,
+            min_size=recipe.min_size,
+            max_size=recipe.max_size,
+            **recipe.detector_args,
+            **sized(model, recipe.img_size),
+            drop_path_rate=drop_path,
+            **self.run.all_model_args,
         )
-        for iou, precision in ((0.5, 10), (0.6, 20), (0.7, 30))
-    ]
-    heads = CascadeRoIHeads(stages, [1.0, 0.5, 0.25], box_loss="giou", box_loss_weight=10.0)
-    return _rcnn(backbone, heads, transform, **backbone_args)
+        if self.run.start is not None:
+            start_from(network, self.run)
+        return network
+
+    def loss(self, network: nn.Module, inputs: list[Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
+        return sum(network(inputs, targets).values())
+
+    def answers(self, network: nn.Module, inputs: list[Tensor]) -> list[dict[str, Tensor]]:
+        return network(inputs)
+
+    def score(self) -> "AveragePrecision":
+        return AveragePrecision(masks=self.recipe.detector != "retinanet")
 
 
-DETECTORS = {"retinanet": retinanet, "mask_rcnn": mask_rcnn, "cascade_mask_rcnn": cascade_mask_rcnn}
+class AveragePrecision(Score):
+    """AP of boxes, and of masks where there are some; ``tasks.metrics.CocoMetrics`` has the keys.
 
-
-def create(
-    detector: str,
-    backbone: str,
-    num_classes: int = 80,
-    *,
-    min_size: int | Sequence[int] = 800,
-    max_size: int = 1333,
-    **backbone_args: Any,
-) -> nn.Module:
-    """A detector with new weights.
-
-    Args:
-        detector: "retinanet", "mask_rcnn" or "cascade_mask_rcnn".
-        backbone: Name of a model with timm, of four stages or plain.
-        num_classes: Without the background; COCO has 80.
-        min_size: Length that an image's shorter side is resized to; of several, one at random while training, else the
-            last.
-        max_size: What the longer side may then have at most.
-        **backbone_args: For the backbone, such as ``drop_path_rate`` and ``pretrained``.
-
-    Raises:
-        FreproError: There is no such detector or model.
+    Of sizes that no object has there is no AP.
     """
-    if detector not in DETECTORS:
-        raise unknown("detector", detector, DETECTORS)
-    transform = GeneralizedRCNNTransform(min_size, max_size, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    return DETECTORS[detector](backbone, num_classes, transform, **backbone_args)
+
+    def __init__(self, masks: bool) -> None:
+        self.metrics = CocoMetrics(masks)
+
+    def update(self, inputs: list[Tensor], targets: list[dict[str, Tensor]], answers: list[dict[str, Tensor]]) -> None:
+        self.metrics.update([int(target["image_id"]) for target in targets], targets, answers)
+
+    def values(self, accelerator: Accelerator) -> dict[str, float]:
+        images: dict[int, Any] = {}
+        for part in gather_object([self.metrics.images]):
+            images |= part
+        self.metrics.images = dict(sorted(images.items()))  # ties between equal scores fall alike for all processes
+        return {name: value for name, value in self.metrics.scores().items() if not math.isnan(value)}
+
+
+task = Detection

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from frepro.data.annotated import IGNORED
 from frepro.errors import FreproError
-from frepro.tasks.segmentation import IGNORED
 
 __all__ = ["CocoMetrics", "confusion_matrix", "segmentation_scores"]
 

@@ -70,7 +70,7 @@ def test_what_is_wrong_is_named(tmp_path):
     assert "has 2 x 1 pixels and its image 3 x 1" in message(write(tmp_path / "size", [[1, 1]], size=(3, 1)))
     assert "is no grey picture" in message(write(tmp_path / "mode", [[1, 1]], mode="RGB"))
     (write(tmp_path / "map", [[1]]) / "annotations" / "training" / "ADE_train_00000001.png").unlink()
-    assert "missing image" in message(tmp_path / "map")
+    assert "it is missing" in message(tmp_path / "map")
     (write(tmp_path / "none", [[1]]) / "images" / "training" / "ADE_train_00000001.jpg").unlink()
     assert "holds no images" in message(tmp_path / "none")
     assert "is missing: give the folder ADEChallengeData2016 itself" in message(tmp_path / "nowhere")

@@ -112,7 +112,7 @@ def test_what_is_wrong_is_named(tmp_path):
     def nothing(folder):
         return None
 
-    assert "missing image" in message("missing", lambda folder: (folder / "train2017" / "a.jpg").unlink())
+    assert "it is missing" in message("missing", lambda folder: (folder / "train2017" / "a.jpg").unlink())
     broken = message("broken", lambda folder: (folder / "train2017" / "a.jpg").write_bytes(b"\xff\xd8\xff\xe0 no jpeg"))
     assert "damaged image" in broken
     assert "a.jpg" in broken

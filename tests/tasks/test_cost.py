@@ -21,7 +21,8 @@ from torch import nn
 from frepro import papers
 from frepro.analysis.cost import attention_written_out, count_network
 from frepro.models.spanetv2 import Attention
-from frepro.tasks import detection, segmentation
+from frepro.tasks import detectors as detection
+from frepro.tasks import segmenters as segmentation
 
 # Paper, table, section, column of parameters, column of FLOPs, detector or segmenter, and the image.
 COLUMNS = [

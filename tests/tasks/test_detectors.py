@@ -7,7 +7,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 
 from frepro.errors import FreproError
-from frepro.tasks import detection
+from frepro.tasks import detectors as detection
 from tests.tasks.test_pyramid import TINY
 
 SIZE = 64

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from frepro.errors import FreproError
-from frepro.tasks import segmentation
-from frepro.tasks.segmentation import inference
+from frepro.tasks import segmenters as segmentation
+from frepro.tasks.segmenters import inference
 from tests.tasks.test_pyramid import TINY, images
 
 

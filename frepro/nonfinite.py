@@ -1,0 +1,112 @@
+"""A loss that is not finite: what led to it is kept, and can be gone through again.
+
+results/runs/<key>/nonfinite/run.json              the run, the update, and the loss
+results/runs/<key>/nonfinite/weights.safetensors   the network's, before that update
+results/runs/<key>/nonfinite/batch.pt              inputs and targets, as the network took them
+"""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from frepro import recipes, results, tasks
+from frepro.checkpoint import on_cpu, save
+from frepro.data.loading import STEP, seed_all
+from frepro.data.sources import Source
+from frepro.errors import FreproError
+from frepro.runs import Run
+
+
+def keep(job: Run, model: nn.Module, batch: Any, loss: Tensor, position: tuple[int, int, int]) -> FreproError:
+    """Keep what led to a loss, and give the error to raise.
+
+    Args:
+        model: As it was in the forward pass.
+        batch: Inputs and targets.
+        position: Update, piece of it, and process.
+    """
+    folder = job.measurement.folder / "nonfinite"
+    said = {
+        "title": job.title,
+        "model": job.model,
+        "model_args": job.model_args,
+        "task": job.recipe.task,
+        "recipe": asdict(job.recipe) | {"by_model": {}},
+        "profile": job.profile,
+        "source": asdict(job.source),
+        "seed": job.seed,
+        "position": position,
+        "loss": str(loss.item()),
+    }
+    with results.replaced(folder) as fresh:
+        save(fresh / "weights.safetensors", on_cpu(model.state_dict()))
+        with results.whole(fresh / "batch.pt") as temporary:
+            torch.save(send_to_device(batch, "cpu"), temporary)
+        results.write_text(fresh / "run.json", json.dumps(said, indent=1) + "\n")
+    return FreproError(
+        f"{job.title}: the loss is {loss.item()} at update {position[0] + 1}: use a lower lr, or precision no; "
+        f"`frepro replay {folder}` goes through that update again and names where it began"
+    )
+
+
+def replay(folder: Path, accelerator: Accelerator) -> dict[str, Any]:
+    """Go through the forward pass again that is kept in a folder.
+
+    Returns:
+        ``title``, ``update``, ``loss`` of then and ``again`` of now; ``weights``, the names of those that are not
+        finite; ``module``, the first whose answer is not (none where all are), and ``inputs``, the largest number that
+        the network was given.
+
+    Raises:
+        FreproError: The folder holds nothing of the kind.
+    """
+    try:
+        said = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / "weights.safetensors")
+        batch = torch.load(folder / "batch.pt", weights_only=True)
+    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
+        raise FreproError(f"{folder} holds no update to go through again: {error}") from error
+    recipe = recipes.from_plain(said["task"], said["recipe"])
+    job = Run(said["model"], recipe, said["profile"], Source(**said["source"]), said["seed"], said["model_args"])
+    task = tasks.of(job)
+    model = task.network(recipe.drop_path)
+    model.load_state_dict(weights)
+    model.to(accelerator.device).train()
+    inputs, targets = send_to_device(batch, accelerator.device)
+
+    broken: list[str] = []
+    for name, module in model.named_modules():
+        if name:
+            module.register_forward_hook(
+                lambda module, given, answer, name=name: None if is_finite(answer) else broken.append(name)
+            )
+    step, part, rank = said["position"]
+    seed_all(STEP, said["seed"], step, part, rank)
+    with torch.no_grad(), accelerator.autocast():
+        loss = task.loss(model, inputs, targets)
+    return {
+        "title": said["title"],
+        "update": step + 1,
+        "loss": said["loss"],
+        "again": str(loss.item()),
+        "weights": [name for name, tensor in weights.items() if not is_finite(tensor)],
+        "module": broken[0] if broken else None,
+        "inputs": max(float(each.abs().max()) for each in inputs),
+    }
+
+
+def is_finite(answer: Any) -> bool:
+    """Whether all numbers of a module's answer, of whatever structure, are finite."""
+    if isinstance(answer, Tensor):
+        return bool(torch.isfinite(answer).all())
+    if isinstance(answer, dict):
+        return all(map(is_finite, answer.values()))
+    return all(map(is_finite, answer)) if isinstance(answer, list | tuple) else True

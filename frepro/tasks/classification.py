@@ -1,0 +1,88 @@
+"""Classification: images of one class each, cross entropy, top-1 and top-5 accuracy."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from timm.data import Mixup
+from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
+from torch import Tensor, nn
+
+from frepro.data.loading import Samples, count_classes, samples
+from frepro.errors import FreproError
+from frepro.models.create import create_model, normalisation
+from frepro.recipes import Classification as Recipe
+from frepro.runs import Run
+from frepro.tasks import Score, Task
+
+__all__ = ["Accuracy", "Classification", "task"]
+
+
+class Classification(Task):
+    """A classifier on images (B, 3, H, W) and labels (B,)."""
+
+    def __init__(self, run: Run) -> None:
+        super().__init__(run)
+        self.num_classes = run.source.classes or count_classes(self.samples("train"))
+        self.mixup, self.criterion = make_loss(self.recipe, self.num_classes)
+
+    def samples(self, split: str) -> Samples:
+        return samples(self.run.source, split, self.recipe, *normalisation(self.run.model), self.run.seed)
+
+    def network(self, drop_path: float) -> nn.Module:
+        return create_model(
+            self.run.model,
+            self.recipe.img_size,
+            self.run.all_model_args,
+            num_classes=self.num_classes,
+            drop_path_rate=drop_path,
+        )
+
+    def loss(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+        if self.mixup is not None:
+            inputs, targets = self.mixup(inputs, targets)
+        return self.criterion(network(inputs), targets)
+
+    def answers(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        return network(inputs)
+
+    def score(self) -> "Accuracy":
+        return Accuracy()
+
+    def check_piece(self, size: int) -> None:
+        if self.mixup is not None and size % 2:
+            raise FreproError(
+                f"mixup pairs samples, but a batch of {self.recipe.batch_size} would be cut into pieces of {size}: "
+                "change the number of processes or the samples per device"
+            )
+
+
+def make_loss(recipe: Recipe, num_classes: int) -> tuple[Mixup | None, nn.Module]:
+    """Mixup and cutmix if the recipe has them, and the loss for the targets that they leave."""
+    if recipe.mixup or recipe.cutmix:
+        mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.smoothing, num_classes=num_classes)
+        return mixup, SoftTargetCrossEntropy()
+    return None, LabelSmoothingCrossEntropy(recipe.smoothing) if recipe.smoothing else nn.CrossEntropyLoss()
+
+
+class Accuracy(Score):
+    """Top-1 and top-5 accuracy, and the cross entropy of the labels as they are."""
+
+    def __init__(self) -> None:
+        self.sums: Any = 0.0  # seen, top-1, top-5, loss
+
+    def update(self, inputs: Tensor, targets: Tensor, answers: Tensor) -> None:
+        logits = answers.float()
+        hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == targets[:, None]
+        loss = F.cross_entropy(logits, targets, reduction="sum")
+        found = torch.stack([torch.tensor(float(len(targets)), device=loss.device), hits[:, 0].sum(), hits.sum(), loss])
+        self.sums = self.sums + found.double()
+
+    def values(self, accelerator: Accelerator) -> dict[str, float]:
+        sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device) + self.sums
+        seen, top1, top5, loss = accelerator.reduce(sums, "sum").tolist()
+        return {"top1": 100 * top1 / seen, "top5": 100 * top5 / seen, "test_loss": loss / seen}
+
+
+task = Classification

@@ -1,0 +1,36 @@
+"""Detectors and segmenters whose backbones start from weights that were trained on ImageNet."""
+
+import timm
+from torch import nn
+
+from frepro import provenance
+from frepro.errors import FreproError
+from frepro.models.official import load_official
+from frepro.runs import Run
+from frepro.tasks.pyramid import Stages
+
+
+def start_from(network: nn.Module, run: Run) -> None:
+    """Give the backbone in a network the weights of the file that a run starts from.
+
+    The file holds a whole classifier, of which the last norm and the head are left aside; filters and position
+    embeddings are refitted to the size that the recipe asks for.
+
+    Raises:
+        FreproError: The file does not fit the backbone.
+    """
+    body = next(module for module in network.modules() if isinstance(module, Stages)).body
+    file, args = run.start.file, run.all_model_args
+    if run.model in provenance.own_models():
+        size = run.recipe.img_size if body.pretrained_cfg["fixed_input_size"] else None
+        whole = load_official(run.model, file, img_size=size, **args)
+    else:
+        try:
+            whole = timm.create_model(run.model, checkpoint_path=str(file), **args)
+        except (OSError, RuntimeError) as error:
+            raise FreproError(f"{file} does not give {run.model} its weights: {str(error).splitlines()[0]}") from error
+    weights, own = whole.state_dict(), body.state_dict()
+    faults = [name for name, tensor in own.items() if name not in weights or weights[name].shape != tensor.shape]
+    if faults:
+        raise FreproError(f"{file} does not fit {run.model}: {', '.join(faults[:8])}")
+    body.load_state_dict({name: weights[name] for name in own})

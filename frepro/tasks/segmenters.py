@@ -1,0 +1,226 @@
+"""Semantic FPN and UperNet on any backbone.
+
+"Panoptic Feature Pyramid Networks", Kirillov et al., CVPR 2019, section 3.1; "Unified Perceptual Parsing for Scene
+Understanding", Xiao et al., ECCV 2018, section 3.
+
+    network = create("semantic_fpn", "dfformer_s18", num_classes=150, img_size=512)
+    losses = network(images, labels)         # while training: a dictionary of losses, to be added up
+    logits = inference(network.eval(), images)
+
+Images are normalised, (B, 3, H, W); labels (B, H, W), with 255 where there is none.
+
+Layout and settings are those of the mmsegmentation configurations that DFFormer (Semantic FPN) and SPANetV2 (Semantic
+FPN, UperNet) train with. SPANet published none; its table has the same Semantic FPN by parameters and FLOPs. Batch
+norms are synchronised between processes there; that is the training's business (``convert_sync_batchnorm``).
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.ops import Conv2dNormActivation
+
+from frepro.errors import FreproError, unknown
+from frepro.tasks.pyramid import SimpleFeaturePyramid, Stages, feature_pyramid
+
+__all__ = ["Segmenter", "SemanticFPNHead", "UperNetHead", "create", "inference"]
+
+IGNORED = 255  # the label of pixels that do not count
+
+
+def conv(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
+    """Convolution, batch norm, ReLU: (B, in, H, W) to (B, out, H, W)."""
+    return Conv2dNormActivation(in_channels, out_channels, kernel_size)
+
+
+def classifier(channels: int, num_classes: int) -> nn.Sequential:
+    """Dropout of whole channels, then a 1x1 convolution: (B, C, H, W) to (B, num_classes, H, W)."""
+    last = nn.Conv2d(channels, num_classes, 1)
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Dropout2d(0.1), last)
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear, corners not aligned: (B, C, H, W) to (B, C, *size)."""
+    return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+class SemanticFPNHead(nn.Module):
+    """Brings the maps of a pyramid to the size of the largest and adds them up (Kirillov et al., Figure 3).
+
+    A map at stride 4 passes one convolution, a smaller one a convolution before each doubling. Maps (B, C, h, w) at
+    strides 4, 8, 16, 32 to logits (B, num_classes, H / 4, W / 4).
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, channels: int = 128) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList([nn.Sequential(conv(in_channels, channels))])
+        for doublings in (1, 2, 3):
+            layers = []
+            for i in range(doublings):
+                layers.append(conv(channels if i else in_channels, channels))
+                layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
+            self.branches.append(nn.Sequential(*layers))
+        self.classifier = classifier(channels, num_classes)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        size = maps[0].shape[2:]
+        return self.classifier(sum(resize(branch(x), size) for branch, x in zip(self.branches, maps, strict=True)))
+
+
+class UperNetHead(nn.Module):
+    """Pyramid pooling of the last map, a feature pyramid, and one convolution over all of it (Xiao et al., Figure 4).
+
+    Maps (B, C, h, w) of ``in_channels`` at strides 4, 8, 16, 32 to logits (B, num_classes, H / 4, W / 4). While
+    training, a batch needs two images at least: batch norms see maps of one pixel.
+    """
+
+    def __init__(self, in_channels: Sequence[int], num_classes: int, channels: int = 512) -> None:
+        super().__init__()
+        *finer, last = in_channels
+        self.poolings = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(side), conv(last, channels, 1)) for side in (1, 2, 3, 6)
+        )
+        self.bottleneck = conv(last + 4 * channels, channels)
+        self.laterals = nn.ModuleList(conv(each, channels, 1) for each in finer)
+        self.outputs = nn.ModuleList(conv(channels, channels) for _ in finer)
+        self.fusion = conv(len(in_channels) * channels, channels)
+        self.classifier = classifier(channels, num_classes)
+
+    def forward(self, maps: Sequence[Tensor]) -> Tensor:
+        *finer, last = maps
+        pooled = [resize(pooling(last), last.shape[2:]) for pooling in self.poolings]
+        top = self.bottleneck(torch.cat([last, *pooled], dim=1))
+        pyramid = [top]
+        for lateral, output, x in reversed(list(zip(self.laterals, self.outputs, finer, strict=True))):
+            top = lateral(x) + resize(top, x.shape[2:])
+            pyramid.insert(0, output(top))
+        size = pyramid[0].shape[2:]
+        return self.classifier(self.fusion(torch.cat([resize(x, size) for x in pyramid], dim=1)))
+
+
+class Segmenter(nn.Module):
+    """A backbone with maps at strides 4, 8, 16, 32, a head on them, and, while training, an auxiliary head on one.
+
+    Images (B, 3, H, W) to logits (B, num_classes, H, W); while training, images and labels (B, H, W) to losses.
+
+    Args:
+        body: Gives the maps, the largest first.
+        head: Maps to logits.
+        auxiliary: The map at stride 16 to logits, whose loss counts 0.4.
+    """
+
+    def __init__(self, body: nn.Module, head: nn.Module, auxiliary: nn.Module | None = None) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+        self.auxiliary = auxiliary
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor | dict[str, Tensor]:
+        maps = list(self.body(images).values())
+        logits = self.head(maps)
+        if not self.training:
+            return resize(logits.float(), images.shape[2:])
+        losses = {"loss_seg": cross_entropy(logits, labels)}
+        if self.auxiliary is not None:
+            losses["loss_aux"] = 0.4 * cross_entropy(self.auxiliary(maps[2]), labels)
+        return losses
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean over all pixels, ignored ones as 0 (as in mmsegmentation): (B, K, h, w) and (B, H, W) to a number."""
+    logits = resize(logits.float(), labels.shape[1:])
+    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / labels.numel()
+
+
+@torch.no_grad()
+def inference(
+    network: nn.Module,
+    images: Tensor,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    size: Sequence[int] | None = None,
+) -> Tensor:
+    """Logits of whole images, or the mean of those of overlapping windows (SPANetV2's UperNet: 512 every 341 pixels).
+
+    The last window of a row or column is moved back into the image.
+
+    Args:
+        network: In evaluation mode; images to logits of their size.
+        images: (B, 3, H, W), normalised.
+        window: Side of a window in pixels; none for whole images.
+        stride: Distance of windows in pixels; two thirds of a window unless given.
+        size: Height and width to resize the logits to, such as the labels'; the images' own unless given.
+
+    Returns:
+        (B, num_classes, *size).
+
+    Raises:
+        FreproError: The windows leave gaps.
+    """
+    if window is None:
+        logits = network(images)
+    else:
+        stride = window * 2 // 3 if stride is None else stride
+        if not 0 < stride <= window:
+            raise FreproError(f"windows of {window} pixels every {stride} leave gaps: the stride is 1 to {window}")
+        total = count = 0
+        for top in _starts(images.shape[2], window, stride):
+            for left in _starts(images.shape[3], window, stride):
+                rows, columns = slice(top, top + window), slice(left, left + window)
+                part = network(images[:, :, rows, columns]).float()
+                if isinstance(total, int):
+                    total = part.new_zeros(*part.shape[:2], *images.shape[2:])
+                    count = part.new_zeros(images.shape[2:])
+                total[:, :, rows, columns] += part
+                count[rows, columns] += 1
+        logits = total / count
+    return logits if size is None else resize(logits, size)
+
+
+def _starts(length: int, window: int, stride: int) -> list[int]:
+    """Where windows begin along a side."""
+    last = max(length - window, 0)
+    return [*range(0, last, stride), last]
+
+
+def semantic_fpn(backbone: str, num_classes: int, **backbone_args: Any) -> Segmenter:
+    """Pyramid of 256 channels, head of 128."""
+    pyramid = feature_pyramid(backbone, **backbone_args)
+    return Segmenter(pyramid, SemanticFPNHead(pyramid.out_channels, num_classes))
+
+
+def upernet(backbone: str, num_classes: int, **backbone_args: Any) -> Segmenter:
+    """Head of 512 channels on the backbone's own maps, auxiliary one of 256; a plain backbone gets a simple pyramid."""
+    body = stages = Stages(backbone, **backbone_args)
+    channels = stages.channels
+    if stages.plain:
+        body = SimpleFeaturePyramid(stages, 4, 256)
+        channels = [body.out_channels] * 4
+    auxiliary = nn.Sequential(conv(channels[2], 256), classifier(256, num_classes))
+    return Segmenter(body, UperNetHead(channels, num_classes), auxiliary)
+
+
+SEGMENTERS = {"semantic_fpn": semantic_fpn, "upernet": upernet}
+
+
+def create(segmenter: str, backbone: str, num_classes: int = 150, **backbone_args: Any) -> Segmenter:
+    """A segmenter with new weights.
+
+    Args:
+        segmenter: "semantic_fpn" or "upernet".
+        backbone: Name of a model with timm, of four stages or plain.
+        num_classes: ADE20K has 150.
+        **backbone_args: For the backbone, such as ``drop_path_rate`` and ``pretrained``; DFFormer's filters are made
+            for an ``img_size`` of 512 in its paper, SPANetV2's for 224.
+
+    Raises:
+        FreproError: There is no such segmenter or model.
+    """
+    if segmenter not in SEGMENTERS:
+        raise unknown("segmenter", segmenter, SEGMENTERS)
+    return SEGMENTERS[segmenter](backbone, num_classes, **backbone_args)
