@@ -1,5 +1,6 @@
 """Stored weights, of a run or of the authors, on the test images of a data set."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from frepro import tasks, train
 from frepro.data.loading import TestBatches, loader
 from frepro.errors import FreproError
 from frepro.models.official import load_strictly, read, unwrap
-from frepro.runs import Run
+from frepro.runs import Run, Start
 
 
 def network(run: Run) -> nn.Module:
@@ -51,6 +52,17 @@ def evaluate_checkpoint(run: Run, weights: Path, execution: train.Execution) -> 
     batches = TestBatches(len(test_set), batch, accelerator.process_index, accelerator.num_processes)
     test_loader = loader(test_set, batches, execution.workers, accelerator.device.type == "cuda", task.collate)
     return {"test_images": len(test_set), **train.evaluate(task, found, test_loader, accelerator)}
+
+
+def reevaluate(run: Run, checkpoint: Start, execution: train.Execution) -> dict[str, Any]:
+    """The record of ``evaluate_checkpoint``: the stored one if there is one, else it is made."""
+    measurement = run.evaluation(checkpoint)
+    with measurement.lock():
+        if record := measurement.record():
+            return record
+        started = time.perf_counter()
+        values = evaluate_checkpoint(run, checkpoint.file, execution)
+        return measurement.write(values, time.perf_counter() - started, execution.device)
 
 
 def check_classes(network: nn.Module, tensors: dict[str, Any], run: Run, weights: Path) -> None:

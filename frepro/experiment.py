@@ -7,9 +7,10 @@ the same one to tell what is still to do. Making one imports no torch.
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, field, fields
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from statistics import mean, median, stdev
 from typing import Any
@@ -18,13 +19,20 @@ from frepro import papers, provenance, recipes, results
 from frepro.data import Source, locate
 from frepro.errors import FreproError, unknown
 from frepro.progress import Progress
-from frepro.runs import Run, Throughput, code_of, ingredients
+from frepro.runs import Run, Start, Throughput, code_of, ingredients
 
 Variant = tuple[str, str, dict[str, Any]]
 
 # Columns whose values are measured; a published column of another kind stays as it is printed.
 MEASURED = ("params", "flops", "throughput", "top1")
 UNITS = {"params": "M", "flops": "G", "throughput": "img/s", "top1": "%"}
+# The task of a table by its data set, and the scores of each task that are shown on other data than that.
+TASKS = {"COCO": "detection", "ADE20K": "segmentation"}
+SHOWN = {
+    "classification": ("top1",),
+    "detection": ("box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75"),
+    "segmentation": ("miou", "aacc"),
+}
 DEVICES = ("auto", "cpu", "cuda")
 CONFIDENCE = 0.95
 
@@ -37,6 +45,7 @@ class Finding:
         setting: Where the measured value comes from: a data set, or a device.
         spread: Standard deviation over seeds, or of the rounds of a timing.
         n: Seeds, or rounds.
+        weights: File whose weights were evaluated, where nothing was trained here.
     """
 
     group: str
@@ -49,6 +58,35 @@ class Finding:
     spread: float | None = None
     n: int | None = None
     setting: str = ""
+    weights: str = ""
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What is trained of a variant, with several seeds, or evaluated with the weights of a file.
+
+    Attributes:
+        network: The detector or segmenter that the model is the backbone of; none for a classifier.
+        runs: A training run for each seed; of a file the one that it stands for.
+        checkpoint: The file.
+    """
+
+    label: str
+    model: str
+    args: dict[str, Any]
+    network: str | None
+    runs: list[Run]
+    checkpoint: Start | None = None
+
+    def records(self) -> list[dict[str, Any]]:
+        """What was found, seed by seed; empty where it is still to be found."""
+        found = [measurement.record() for measurement in self.measurements()]
+        return found if all(found) else []
+
+    def measurements(self) -> list[results.Measurement]:
+        if self.checkpoint is None:
+            return [run.measurement for run in self.runs]
+        return [self.runs[0].evaluation(self.checkpoint)]
 
 
 @dataclass(frozen=True)
@@ -93,10 +131,14 @@ class Experiment:
         data: What to train on, as ``data.locate`` takes it; none for the embedded data.
         device: "auto", "cpu" or "cuda".
         trained: Train and time only the variants of these models, and count the others; none for all. Of a table of
-            detectors or segmentation models nothing is trained, since there is no task for them yet: its backbones are
-            counted without a head, and all are timed as classifiers.
-        sizes: Height and width of the images that such backbones are counted at.
+            detectors or segmenters a mapping: network -> the models that are trained as its backbones, and none for
+            nothing; all of its variants are counted, with and without the network, and timed as classifiers.
+        sizes: Height and width of the images that such backbones are counted at; the networks at the first of them.
         made_for: Pixels a side that filters, masks and position embeddings of ours are made for; none for ``sizes``.
+        checkpoints: Files with weights by model, or a folder that holds <model>.safetensors or <model>.pth: these are
+            evaluated, and nothing is trained. Of a table of detectors or segmenters the files are of whole networks,
+            as our runs leave them, and named <network>-<model>.
+        backbones: The same for the weights that detectors and segmenters start from; "none" for random ones.
     """
 
     paper: str
@@ -107,33 +149,30 @@ class Experiment:
     models: Sequence[str] | None = None
     data: str | None = None
     device: str = "auto"
-    trained: Sequence[str] | None = None
+    trained: Sequence[str] | Mapping[str, Sequence[str]] | None = None
     sizes: Sequence[Sequence[int]] = ()
     made_for: int | None = None
+    checkpoints: Mapping[str, str] | str | None = None
+    backbones: Mapping[str, str] | str | None = None
     recipe: recipes.Recipe = field(init=False)
     source: Source = field(init=False)
 
     def __post_init__(self) -> None:
         if self.table not in papers.load(self.paper).tables:
             raise unknown(f"table of {self.paper}", self.table, papers.load(self.paper).tables)
-        source = locate(self.data) if isinstance(self.data, str | None) else None
+        source = locate(self.data, self.task) if isinstance(self.data, str | None) else None
         if source is None:
             raise FreproError(f"data is the name of a folder or nothing, not {self.data!r}")
-        if self.published.is_of_backbones and self.trained:
-            raise FreproError(
-                f"Table {self.table} of {self.paper} is about {self.published.dataset}, for which there is no task "
-                "to train yet: leave trained empty"
-            )
-        trains = self.trained != [] and not self.published.is_of_backbones
-        if self.profile == "paper" and source.embedded and trains:
-            raise FreproError(
-                "profile paper needs the real data set: add DATA=/path/to/imagenet (a folder with train/ and val/), "
-                "or use profile demo, which trains on embedded data"
-            )
+        if self.published.is_of_backbones:
+            self._check_networks()
+        trains = self.trained != [] and not (self.published.is_of_backbones and not self.trained)
+        if self.profile == "paper" and trains:
+            self._check_paper(source)
         check_seeds(self.seeds)
         for name in ("models", "trained"):
-            if not isinstance(getattr(self, name), list | tuple | None):
-                raise FreproError(f"{name} are a list of names, or nothing for all, not {getattr(self, name)!r}")
+            given = getattr(self, name)
+            if not isinstance(given, list | tuple | None) and not (name == "trained" and self.networks):
+                raise FreproError(f"{name} are a list of names, or nothing for all, not {given!r}")
         check_sizes(self.sizes, self.made_for)
         if self.device not in DEVICES:
             raise unknown("device", self.device, DEVICES)
@@ -144,7 +183,8 @@ class Experiment:
             if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
                 raise FreproError(f"two variants have the same {kind}: {doubled[0]}")
         known = [model for _, model, _ in self.variants]
-        for model in [*(self.models or ()), *(self.trained or ())]:
+        named = chain(*self.trained.values()) if isinstance(self.trained, Mapping) else self.trained or ()
+        for model in [*(self.models or ()), *named]:
             if model not in known:
                 raise unknown("model of this table", model, known)
         kept = tuple(variant for variant in self.variants if not self.models or variant[1] in self.models)
@@ -158,27 +198,82 @@ class Experiment:
     def published(self) -> papers.Table:
         return papers.load(self.paper).tables[self.table]
 
+    def _check_networks(self) -> None:
+        given = {} if self.trained is None else self.trained
+        if not isinstance(given, Mapping):
+            raise FreproError(
+                f"Table {self.table} of {self.paper} is about {self.published.dataset}: trained names models for each "
+                f"of {', '.join(self.networks)}, as {{{next(iter(self.networks))!r}: ['spanet_small']}}"
+            )
+        for network in given:
+            if network not in self.networks:
+                raise unknown("network of this table", network, self.networks)
+
+    def _check_paper(self, source: Source) -> None:
+        if source.embedded:
+            raise FreproError(
+                "profile paper needs the real data set: add DATA=/path/to/it, for ImageNet a folder with train/ and "
+                "val/, or use profile demo, which trains on embedded data"
+            )
+        if self.networks and self.backbones is None and self.checkpoints is None:
+            raise FreproError(
+                "profile paper trains from backbones that were trained on ImageNet: add BACKBONES=/folder with files "
+                "like spanet_small.pth, or BACKBONES=none for random weights"
+            )
+
+    @property
+    def task(self) -> str:
+        return TASKS.get(self.published.dataset, "classification")
+
+    @cached_property
+    def networks(self) -> dict[str, recipes.Recipe]:
+        """The detectors or segmenters that the table is about -> recipe; empty for a table of classifiers."""
+        if not self.published.is_of_backbones:
+            return {}
+        return recipes.of_wholes(self.paper, self.task, self.profile)
+
     @cached_property
     def measured(self) -> tuple[Variant, ...]:
         """The variants that are timed."""
-        return tuple(variant for variant in self.variants if self.trained is None or variant[1] in self.trained)
+        if self.networks or self.trained is None:
+            return tuple(self.variants)
+        return tuple(variant for variant in self.variants if variant[1] in self.trained)
 
     @cached_property
-    def learners(self) -> tuple[Variant, ...]:
-        """The variants that are trained: those that are timed, but for detectors and segmentation models."""
-        return () if self.published.is_of_backbones else self.measured
+    def learners(self) -> list[Learner]:
+        """What is trained or evaluated: the variants that are timed, or the networks on those that are named."""
+        if not self.networks:
+            return [self._learner(variant, None, self.recipe) for variant in self.measured]
+        return [
+            self._learner(variant, network, self.networks[network])
+            for network, models in (self.trained or {}).items()
+            for variant in self.variants
+            if variant[1] in models
+        ]
+
+    def _learner(self, variant: Variant, network: str | None, recipe: recipes.Recipe) -> Learner:
+        label, model, args = variant
+        start = find_weights(self.backbones, model) if network and self.backbones != "none" else None
+        if network and isinstance(self.backbones, str) and self.backbones != "none" and start is None:
+            raise FreproError(f"no weights of {model} in {self.backbones}: add {model}.pth, or leave the model out")
+        runs = [Run(model, recipe, self.profile, self.source, seed, args, start) for seed in self.seeds]
+        checkpoint = find_weights(self.checkpoints, f"{network}-{model}" if network else model)
+        return Learner(label, model, args, network, runs, checkpoint)
 
     @cached_property
     def runs(self) -> list[Run]:
         """Every training run, one seed of all variants after the other, so that early results compare all variants."""
-        return [
-            Run(model, self.recipe, self.profile, self.source, seed, args)
-            for seed in self.seeds
-            for _, model, args in self.learners
-        ]
+        if self.checkpoints is not None:
+            return []
+        return [run for of_seed in zip(*(learner.runs for learner in self.learners), strict=True) for run in of_seed]
 
     def to_train(self) -> list[Run]:
         return [run for run in self.runs if run.measurement.record() is None]
+
+    @cached_property
+    def evaluated(self) -> list[Learner]:
+        """The learners whose weights come from files."""
+        return [learner for learner in self.learners if learner.checkpoint]
 
     @cached_property
     def timing(self) -> Throughput:
@@ -209,6 +304,9 @@ class Experiment:
         parts = code_of(["frepro.experiment", "frepro.analysis.cost"], models)
         if self.runs:
             parts |= ingredients(self.runs, self.paper)
+        for learner in self.evaluated:
+            parts |= ingredients(learner.runs, self.paper)
+            parts[f"checkpoint of {learner.label}"] = learner.checkpoint.fingerprint
         if self.measured:
             parts[f"benchmark of recipe {self.paper}"] = provenance.sha256(results.canonical(self.recipe.benchmark))
             parts["device"] = provenance.sha256(self.timing.name)
@@ -231,6 +329,14 @@ class Experiment:
             log: Called with a line for each run that ends.
         """
         train_missing(self.to_train(), self.device, jobs or self.default_jobs(), per_device, workers, log)
+        for learner in self.evaluated:
+            if not learner.records():
+                from frepro import evaluate
+                from frepro.train import Execution
+
+                execution = Execution(self._device[0], per_device, workers or 0)
+                evaluate.reevaluate(learner.runs[0], learner.checkpoint, execution)
+                log(f"evaluated {learner.checkpoint.file}")
         if not self.is_timed():
             self.time()
             log(f"timed {len(self.measured)} models on {self.timing.name}")
@@ -251,21 +357,18 @@ class Experiment:
         Raises:
             FreproError: Something is still to be run.
         """
-        if self.to_train() or not self.is_timed():
+        if self.to_train() or not self.is_timed() or not all(learner.records() for learner in self.evaluated):
             raise FreproError("not everything has been measured: call run() first")
-        rates, scores = self.rates, self.scores()
+        rates = self.rates
         found = []
         for variant in self.variants:
-            label, *_ = variant
-            if self.published.is_of_backbones:
-                found += self._of_backbone(*variant, rates.get(label))
+            if self.networks:
+                found += self._of_backbone(*variant, rates.get(variant[0]))
             else:
-                found += self._of_classifier(*variant, rates.get(label), scores.get(label))
+                found += self._of_classifier(*variant, rates.get(variant[0]))
         return found
 
-    def _of_classifier(
-        self, label: str, model: str, args: dict[str, Any], rates: list[float] | None, scores: list[float] | None
-    ) -> list[Finding]:
+    def _of_classifier(self, label: str, model: str, args: dict[str, Any], rates: list[float] | None) -> list[Finding]:
         from frepro.analysis import cost
 
         counted = cost.count(model, **args)
@@ -273,24 +376,48 @@ class Experiment:
             "params": {"measured": counted["params"] / 1e6},
             "flops": {"measured": counted["macs"] / 1e9},
         }
-        if rates and scores:
+        if rates:
             values["throughput"] = {**spread_of(rates, median), "setting": self.timing.name}
-            values[self.own_metric] = {**spread_of(scores, mean), "setting": self.source.name}
+        for learner in self.learners:
+            if learner.label == label and (scored := self._scored(learner, "top1")):
+                values[self.own_metric] = scored
         metrics = dict.fromkeys([*MEASURED, *values])
         return [self._finding(label, model, args, key, values.get(key, {})) for key in metrics]
 
+    def _scored(self, learner: Learner, metric: str) -> dict[str, Any]:
+        """A score of a learner as a finding has it; empty where there is none."""
+        values = [record["values"][metric] for record in learner.records() if metric in record["values"]]
+        if not values or (self.checkpoints is not None and learner.checkpoint is None):
+            return {}
+        weights = learner.checkpoint.file.name if learner.checkpoint else ""
+        return {**spread_of(values, mean), "setting": self.source.name, "weights": weights}
+
     def _of_backbone(self, label: str, model: str, args: dict[str, Any], rates: list[float] | None) -> list[Finding]:
-        """What is printed of the wholes that a backbone is part of, of which nothing is measured; and its own cost."""
+        """The whole networks as printed, counted and scored; the backbone alone; and scores on data at hand."""
         from frepro.analysis import cost
 
-        table = self.published
-        found = [
-            Finding(table.group(row), label, model, column.key, column.unit, table.value(row, column.key))
-            for row in table.rows
-            if row.model == model and not args
-            for column in table.columns
-            if column.decimals is not None
-        ]
+        table, found = self.published, []
+        wholes = {
+            network: cost.count_whole(network, model, tuple(self.sizes[0]), self.made_for, **args)
+            for network in (self.networks if self.sizes else ())
+        }
+        learners = {learner.network: learner for learner in self.learners if learner.label == label}
+        for row in table.rows:
+            if row.model != model or args:
+                continue
+            for column in table.columns:
+                if column.decimals is None:
+                    continue
+                network, metric = self._meant(row, column)
+                measured = {}
+                if metric in ("params", "flops") and network in wholes:
+                    scale = {"params": 1e6, "flops": 1e9}[metric]
+                    counted = wholes[network]["macs" if metric == "flops" else "params"]
+                    measured = {"measured": counted / scale, "setting": pixels(self.sizes[0])}
+                elif self.is_published_setting and network in learners:
+                    measured = self._scored(learners[network], metric)
+                printed = table.value(row, column.key)
+                found.append(Finding(table.group(row), label, model, column.key, column.unit, printed, **measured))
         for size in self.sizes:
             counted = cost.count_backbone(model, tuple(size), self.made_for, **args)
             for metric, unit, value in (
@@ -301,12 +428,33 @@ class Experiment:
         if rates:
             spread = {**spread_of(rates, median), "setting": self.timing.name}
             found.append(Finding("", label, model, "throughput", UNITS["throughput"], None, **spread))
+        if not self.is_published_setting:
+            for network, learner in learners.items():
+                for metric in SHOWN[self.task]:
+                    if scored := self._scored(learner, metric):
+                        key = f"{self.source.name}_{metric}"
+                        found.append(Finding(recipes.NETWORKS[network], label, model, key, "%", None, **scored))
         return found
+
+    def _meant(self, row: papers.Row, column: papers.Column) -> tuple[str, str]:
+        """The network that a printed value is of, and its metric as a run's record has it.
+
+        In a table without sections a network's columns begin with its name, and "retinanet_ap" is a box AP.
+        """
+        if group := self.published.group(row):
+            return next(name for name in self.networks if recipes.NETWORKS[name] == group), column.key
+        for network in self.networks:
+            if column.key.startswith(f"{network}_"):
+                metric = column.key.removeprefix(f"{network}_")
+                return network, f"box_{metric}" if metric.startswith("ap") else metric
+        named = {name for name in self.networks for each in self.published.columns if each.key.startswith(f"{name}_")}
+        return next(name for name in self.networks if name not in named), column.key
 
     @property
     def own_metric(self) -> str:
-        """Metric of the accuracy on the data at hand: the table's own if they are its data set, else one apart."""
-        return "top1" if self.is_published_setting else f"{self.source.name}_top1"
+        """Metric of the score on the data at hand: the table's own if they are its data set, else one apart."""
+        metric = SHOWN[self.task][0]
+        return metric if self.is_published_setting else f"{self.source.name}_{metric}"
 
     @property
     def is_published_setting(self) -> bool:
@@ -315,45 +463,50 @@ class Experiment:
 
     @property
     def own_title(self) -> str:
-        return f"{self.source.name} test top-1"
+        names = {"classification": "top-1", "detection": "box AP", "segmentation": "mIoU"}
+        return f"{self.source.name} test {names[self.task]}"
 
-    def scores(self) -> dict[str, list[float]]:
-        """Label of each variant that is trained -> its test top-1 in percent, seed by seed."""
+    def scores(self, metric: str | None = None, network: str | None = None) -> dict[str, list[float]]:
+        """Label of each variant that is trained -> a score of it in percent, seed by seed.
+
+        Args:
+            metric: As a run's record has it; none for the task's own.
+            network: Of which detector or segmenter; none for classifiers.
+        """
+        metric = metric or SHOWN[self.task][0]
         return {
-            label: [
-                run.measurement.record()["values"]["top1"]
-                for run in self.runs
-                if (run.model, run.model_args) == (model, args)
-            ]
-            for label, model, args in self.learners
+            learner.label: [record["values"][metric] for record in learner.records()]
+            for learner in self.learners
+            if learner.network == network and all(metric in record["values"] for record in learner.records())
         }
 
     def outcomes(self) -> list[Outcome]:
         """The claims of the table whose two models are both measured here, each tested by itself."""
         labels = {model: label for label, model, args in self.measured if not args}
-        values = {"top1": self.scores(), "throughput": self.rates}
-        settings = {"top1": self.source.name, "throughput": self.timing.name}
         found = []
         for claim in self.published.claims:
             if claim.better not in labels or claim.worse not in labels:
                 continue
-            unit = UNITS["throughput"] if claim.metric == "throughput" else "points"
+            is_speed = claim.metric == "throughput"
+            unit = UNITS["throughput"] if is_speed else "points"
             published = self._published_difference(claim)
-            if claim.metric not in values:  # no task measures it yet
+            values = self.rates if is_speed else self._claimed(claim)
+            pair = [values.get(labels[model]) for model in (claim.better, claim.worse)]
+            if not all(pair):
                 found.append(Outcome(claim, unit, published))
                 continue
-            pair = [values[claim.metric][labels[model]] for model in (claim.better, claim.worse)]
-            found.append(
-                Outcome(
-                    claim,
-                    unit,
-                    published,
-                    *paired(*pair),
-                    n=len(pair[0]),
-                    setting=settings[claim.metric],
-                )
-            )
+            setting = self.timing.name if is_speed else self.source.name
+            found.append(Outcome(claim, unit, published, *paired(*pair), n=len(pair[0]), setting=setting))
         return found
+
+    def _claimed(self, claim: papers.Claim) -> dict[str, list[float]]:
+        """The scores that a claim is about."""
+        if not self.networks:
+            return self.scores(claim.metric)
+        network, metric = self._meant(
+            self.published.row(claim.better, claim.group), self.published.column(claim.metric)
+        )
+        return self.scores(metric, network)
 
     def _published_difference(self, claim: papers.Claim) -> float | None:
         if self.published.column(claim.metric) is None:
@@ -375,18 +528,20 @@ class Experiment:
     def provenance(self) -> dict[str, Any]:
         """Every run with its seed, score and origin; the timing with all its rounds, if anything was timed."""
         records = [(run, run.measurement.record()) for run in self.runs]
+        records += [(learner.runs[0], learner.records()[0]) for learner in self.evaluated]
         timing = self.timing.measurement.record() if self.measured else None
         return {
             "paper": self.paper,
             "table": self.table,
             "profile": self.profile,
             "data": asdict(self.source) | {"root": None, "folders": {}},
-            "recipe": asdict(self.recipe),
+            "recipe": {name: asdict(recipe) for name, recipe in self.networks.items()} or asdict(self.recipe),
             "runs": [
                 {
                     "key": record["key"],
                     "model": run.model,
                     "model_args": run.all_model_args,
+                    "network": run.recipe.network,
                     "seed": run.seed,
                     "values": record["values"],
                     "seconds": record["seconds"],
@@ -446,6 +601,19 @@ def train_missing(
 def default_jobs(device: str, profile: str) -> int:
     """One run a core on a CPU; one at a time on a GPU, and in smoke, whose runs end before a process is up."""
     return provenance.machine()["cores"] if device == "cpu" and profile != "smoke" else 1
+
+
+def find_weights(given: Mapping[str, str] | str | None, name: str) -> Start | None:
+    """The file of that name among those given by name, or in a folder; none where there is none."""
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        return Start.of(Path(given[name])) if name in given else None
+    folder = Path(given)
+    if not folder.is_dir():
+        raise FreproError(f"{folder} is no folder: give one that holds files like {name}.safetensors or {name}.pth")
+    files = [folder / f"{name}{suffix}" for suffix in (".safetensors", ".pth")]
+    return next((Start.of(file) for file in files if file.is_file()), None)
 
 
 def check_seeds(seeds: Any) -> None:

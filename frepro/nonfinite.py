@@ -6,6 +6,7 @@ results/runs/<key>/nonfinite/batch.pt              inputs and targets, as the ne
 """
 
 import json
+import pickle
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -72,8 +73,8 @@ def replay(folder: Path, accelerator: Accelerator) -> dict[str, Any]:
         said = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         weights = load_file(folder / "weights.safetensors")
         batch = torch.load(folder / "batch.pt", weights_only=True)
-    except (OSError, ValueError, SafetensorError, RuntimeError) as error:
-        raise FreproError(f"{folder} holds no update to go through again: {error}") from error
+    except (OSError, ValueError, SafetensorError, RuntimeError, pickle.UnpicklingError) as error:
+        raise FreproError(f"{folder} holds no update to go through again: {str(error).splitlines()[0]}") from error
     recipe = recipes.from_plain(said["task"], said["recipe"])
     job = Run(said["model"], recipe, said["profile"], Source(**said["source"]), said["seed"], said["model_args"])
     task = tasks.of(job)

@@ -78,7 +78,7 @@ class Run:
     def measurement(self) -> Measurement:
         recipe = asdict(self.recipe)
         for key in ("benchmark", "by_model", "model_args"):  # not of the training, or resolved already
-            del recipe[key]
+            recipe.pop(key, None)
         spec = {
             "model": self.model,
             "model_args": self.all_model_args,
@@ -90,6 +90,12 @@ class Run:
         if self.start is not None:
             spec["start"] = self.start.fingerprint
         return Measurement("train", spec, model_code(self.modules, self.model))
+
+    def evaluation(self, checkpoint: Start) -> Measurement:
+        """The scores of a file's weights in place of those that the run would train."""
+        spec = {**self.measurement.spec, "weights": checkpoint.fingerprint, "name": checkpoint.file.name}
+        del spec["seed"]
+        return Measurement("evaluate", spec, model_code((*self.modules, "frepro.evaluate"), self.model))
 
     @property
     def modules(self) -> tuple[str, ...]:

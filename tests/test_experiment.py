@@ -137,25 +137,58 @@ def test_an_experiment_that_trains_nothing(store):
 
 
 BACKBONES = [("SPANetV2-S18-pure", "spanetv2_s18_pure", {}), ("SPANetV2-S18-hybrid", "spanetv2_s18_hybrid", {})]
+PAIR = ["spanetv2_s18_pure", "spanetv2_s18_hybrid"]
 
 
-def test_a_table_of_segmentation_trains_nothing_and_times_its_backbones(store):
-    made = Experiment("spanetv2", 4, BACKBONES, "smoke", device="cpu", sizes=[[512, 512], [64, 128]], made_for=224)
-    assert made.runs == made.to_train() == []
-    made.run(log=lambda line: None)
-    found = {(f.group, f.label, f.metric, f.setting): f for f in made.findings}
-    for group, params in (("Semantic FPN", 33), ("UperNet", 60)):  # the same backbone stands in both
-        whole = found[group, "SPANetV2-S18-pure", "params", ""]
-        assert (whole.published, whole.measured) == (params, None)  # a backbone's parameters never stand for a whole's
-    alone = found["", "SPANetV2-S18-pure", "backbone_params", "512 × 512 pixels"]
+@pytest.fixture(scope="module")
+def segmenters(tmp_path_factory) -> Path:
+    """A store with the runs of ``segmentation``."""
+    folder = tmp_path_factory.mktemp("segmenters")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FREPRO_RESULTS", str(folder))
+        table_of_segmentation().run(log=lambda line: None)
+    return folder
+
+
+def table_of_segmentation(**more) -> Experiment:
+    settings = {"seeds": [0, 1], "device": "cpu", "sizes": [[512, 512], [64, 128]], "made_for": 224, **more}
+    settings = {"trained": {"semantic_fpn": PAIR}, **settings}
+    return Experiment("spanetv2", 4, BACKBONES, "smoke", **settings)
+
+
+@pytest.fixture
+def segmentation(segmenters, monkeypatch, store) -> Experiment:
+    monkeypatch.setenv("FREPRO_RESULTS", str(segmenters))
+    return table_of_segmentation()
+
+
+def test_a_table_of_segmentation(segmentation, tmp_path):
+    """Wholes as printed and as counted, backbones alone and as classifiers in time, scores apart from ADE20K's."""
+    assert [(run.model, run.recipe.network, run.seed) for run in segmentation.runs] == [
+        (model, "semantic_fpn", seed) for seed in (0, 1) for model in PAIR
+    ]
+    found = {(f.group, f.label, f.metric, f.setting): f for f in segmentation.findings}
+    size = "512 × 512 pixels"
+    for group, params, ours in (("Semantic FPN", 33, 29.93), ("UperNet", 60, 57.0)):
+        whole = found[group, "SPANetV2-S18-pure", "params", size]  # the same backbone stands in both
+        assert (whole.published, whole.measured) == (params, pytest.approx(ours, abs=0.6))
+    assert found["Semantic FPN", "SPANetV2-S18-pure", "flops", size].measured == pytest.approx(43, abs=1)
+    assert found["Semantic FPN", "SPANetV2-S18-pure", "miou", ""].measured is None  # scenes never stand for ADE20K
+    alone = found["", "SPANetV2-S18-pure", "backbone_params", size]
     assert (alone.published, alone.measured) == (None, pytest.approx(29.16 - 3.10, abs=0.05))  # without its classifier
     small = found["", "SPANetV2-S18-pure", "backbone_flops", "64 × 128 pixels"]
     assert small.measured == pytest.approx(4.19 * 64 * 128 / 224**2, rel=0.01)
-    assert module.from_csv(module.to_csv(made.findings)) == list(made.findings)
-    assert made.provenance()["runs"] == []
+    scored = found["Semantic FPN", "SPANetV2-S18-pure", "scenes_miou", "scenes"]
+    scores = segmentation.scores("miou", "semantic_fpn")["SPANetV2-S18-pure"]
+    assert (scored.measured, scored.n) == (pytest.approx(sum(scores) / 2), 2)
+    assert module.from_csv(module.to_csv(segmentation.findings)) == list(segmentation.findings)
+    origin = segmentation.provenance()
+    assert [run["network"] for run in origin["runs"]] == ["semantic_fpn"] * 4
+    assert set(origin["recipe"]) == {"semantic_fpn", "upernet"}
 
+    table = segmentation.published
     whole = report.published_beside_measured(
-        made.findings, made.published, ["group", "params", "flops", "miou"], whole=True
+        segmentation.findings, table, ["group", "params", "flops", "miou"], whole=True
     )
     assert [row[:2] for row in whole.rows] == [
         ["SPANetV2-S18-pure", "Semantic FPN"],
@@ -163,37 +196,56 @@ def test_a_table_of_segmentation_trains_nothing_and_times_its_backbones(store):
         ["SPANetV2-S18-pure", "UperNet"],
         ["SPANetV2-S18-hybrid", "UperNet"],
     ]
-    assert whole.rows[0][2:] == ["33", "not run", "43", "not run", "46.7", "not run"]
-    alone = report.backbones(made.findings)
-    assert [upper for upper, _ in alone.headings] == [
-        "",
-        *["512 × 512 pixels"] * 2,
-        *["64 × 128 pixels"] * 2,
-        "classifier, here",
-    ]
-    assert all(all(row) for row in alone.rows)
-    assert report.summary(made.findings, made.published, made.own_metric, made.own_title) == alone
-    rest = report.remainder(made.findings, made.published, [512, 512], group="Semantic FPN")
-    printed, ours, difference = map(float, rest.rows[0][1:4])
-    assert (printed, difference) == (33, pytest.approx(printed - ours))
-    assert len(rest.rows) == 2
+    assert whole.rows[0][2:] == ["33", whole.rows[0][3], "43", whole.rows[0][5], "46.7", "not run"]
+    backbones = report.backbones(segmentation.findings)
+    assert [upper for upper, _ in backbones.headings] == ["", *[size] * 2, *["64 × 128 pixels"] * 2, "classifier, here"]
+    assert all(all(row) for row in backbones.rows)
+    learnt = report.dense_scores(segmentation.findings)
+    assert [row[:2] for row in learnt.rows] == [[label, "Semantic FPN"] for label, *_ in BACKBONES]
+    assert learnt.rows[0][-1] == "2"
+    rest = report.remainder(segmentation.findings, table, [512, 512], group="Semantic FPN")
+    printed, _, difference = map(float, rest.rows[0][1:4])
+    assert (printed, difference) == (33, pytest.approx(6.9, abs=0.1))
+
+    pictures = figures.predictions(segmentation, "semantic_fpn", count=2)
+    segmentation.write(str(tmp_path), predictions=pictures)
+    assert (tmp_path / "predictions.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_claims_of_tasks_that_do_not_exist_are_not_run(store):
-    made = Experiment("spanetv2", 4, BACKBONES, "smoke", device="cpu")
+def test_claims_of_segmenters_are_tested_where_they_were_trained(segmentation):
+    trained, untrained = segmentation.outcomes()
+    assert [round(o.published, 1) for o in (trained, untrained)] == [1.1, 0.4]
+    better, worse = (segmentation.scores("miou", "semantic_fpn")[label] for label, *_ in reversed(BACKBONES))
+    assert trained.measured == pytest.approx(sum(better) / 2 - sum(worse) / 2)
+    assert (trained.n, trained.setting) == (2, "scenes")
+    assert (untrained.claim.group, untrained.measured, untrained.verdict) == ("UperNet", None, "not run")
+    assert report.claims([untrained], segmentation.published).rows[0][3:] == ["", "", "0", "not run"]
+
+
+def test_weights_of_files_are_evaluated_and_nothing_is_trained(segmentation, tmp_path):
+    """Those that a run has left, under the name that they go by: the same score again, and it says whose it is."""
+    weights = segmentation.runs[0].measurement.folder / "model.safetensors"
+    (tmp_path / "semantic_fpn-spanetv2_s18_pure.safetensors").write_bytes(weights.read_bytes())
+    made = table_of_segmentation(checkpoints=str(tmp_path))
+    assert made.runs == made.to_train() == []
+    assert [learner.label for learner in made.evaluated] == ["SPANetV2-S18-pure"]
     made.run(log=lambda line: None)
-    outcomes = made.outcomes()
-    assert [(o.claim.group, round(o.published, 1)) for o in outcomes] == [("Semantic FPN", 1.1), ("UperNet", 0.4)]
-    assert {(o.measured, o.n, o.verdict) for o in outcomes} == {(None, 0, "not run")}
-    assert [row[3:] for row in report.claims(outcomes, made.published).rows] == [["", "", "0", "not run"]] * 2
+    (scored,) = [f for f in made.findings if f.metric == "scenes_miou"]
+    assert scored.measured == segmentation.scores("miou", "semantic_fpn")["SPANetV2-S18-pure"][0]
+    assert (scored.n, scored.spread, scored.weights) == (1, None, "semantic_fpn-spanetv2_s18_pure.safetensors")
+    assert "semantic_fpn-spanetv2_s18_pure.safetensors" in report.dense_scores(made.findings).notes[0]
+    assert made.provenance()["runs"][0]["values"]["miou"] == scored.measured
+    with pytest.raises(FreproError, match="is no folder: give one that holds files like"):
+        table_of_segmentation(checkpoints="/nowhere").run()
 
 
 def test_models_that_nobody_has_stand_in_a_table_of_detection(store):
-    made = Experiment("spanet", 3, [("SPANet-S", "spanet_small", {})], "paper", trained=[])
+    made = Experiment("spanet", 3, [("SPANet-S", "spanet_small", {})], "paper", trained=None, sizes=[[800, 1280]])
     made.run(log=lambda line: None)  # profile paper needs no data where nothing is trained
     view = report.published_beside_measured(made.findings, made.published, ["retinanet_params", "box_ap"], whole=True)
     cells = {label.rstrip("*"): row for label, *row in view.rows}
-    assert cells["SPANet-S"] == ["38", "not run", "44.7", "not run"]
+    assert cells["SPANet-S"] == ["38", cells["SPANet-S"][1], "44.7", "not run"]
+    assert round(float(cells["SPANet-S"][1])) == 38
     assert cells["PVT-Small"] == ["34", "no model", "40.4", "no model"]
     assert "cannot be read" in view.notes[0]
 
@@ -230,6 +282,9 @@ def test_findings_before_the_runs_are_an_error():
         ({"variants": [("x", "dfformer_s81", {})]}, "did you mean dfformer_s18"),
         ({"data": "/nowhere"}, "no data at /nowhere"),
         ({"paper": "spanetv2", "table": 4, "variants": BACKBONES, "trained": ["spanetv2_s18_pure"]}, "about ADE20K"),
+        ({"paper": "spanetv2", "table": 4, "variants": BACKBONES, "trained": {"fpn": []}}, "unknown network of this"),
+        ({"paper": "spanetv2", "table": 4, "variants": BACKBONES, "data": "digits"}, "digits is no data for segment"),
+        ({"data": "scenes"}, "scenes is no data for classification"),
         ({"sizes": [512, 512]}, r"sizes are a list of heights and widths in pixels, as \[\[512, 512\]\]"),
         ({"sizes": [[512, 0]]}, "sizes are a list of heights and widths"),
         ({"made_for": "224"}, "made_for is a number of pixels"),

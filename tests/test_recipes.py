@@ -1,5 +1,8 @@
 """Recipes: profiles of one file; nothing misspelt passes; every model of a family can be made as its recipe says."""
 
+import dataclasses
+import json
+
 import pytest
 import timm
 import torch
@@ -7,12 +10,15 @@ import torch
 from frepro import papers, paths, provenance, recipes
 from frepro.data import locate
 from frepro.errors import FreproError
+from frepro.models.create import create_model
 from frepro.runs import Run
-from frepro.train import create_model
+
+CLASSIFIERS = papers.names()
+WHOLES = [name for name in recipes.names() if name not in CLASSIFIERS]
 
 
 def family(name: str) -> list[str]:
-    """Models that a recipe is for."""
+    """Models that a recipe of classifiers is for."""
     found = [m for m, module in provenance.own_models().items() if recipes.of_family(module.split(".")[-1]) == name]
     assert found
     return found
@@ -24,8 +30,66 @@ def test_every_recipe_loads(name, profile):
     assert recipes.load(name, profile).batch_size > 0
 
 
-def test_every_paper_has_a_recipe():
-    assert recipes.names() == papers.names()
+def test_every_paper_has_a_recipe_and_one_for_each_network_of_its_tables():
+    assert set(papers.names()) <= set(recipes.names())
+    assert {name: [*recipes.of_wholes(name, "detection", "demo")] for name in papers.names()} == {
+        "dfformer": [],
+        "spanet": ["mask_rcnn", "retinanet"],
+        "spanetv2": ["cascade_mask_rcnn", "mask_rcnn"],
+        "vim-f": ["mask_rcnn"],
+    }
+    assert {name: [*recipes.of_wholes(name, "segmentation", "demo")] for name in papers.names()} == {
+        "dfformer": ["semantic_fpn"],
+        "spanet": ["semantic_fpn"],
+        "spanetv2": ["semantic_fpn", "upernet"],
+        "vim-f": [],
+    }
+    assert len(WHOLES) == 9
+
+
+@pytest.mark.parametrize("name", WHOLES)
+@pytest.mark.parametrize("profile", recipes.PROFILES)
+def test_a_recipe_of_a_whole_is_plain_data(name, profile):
+    """So that what is kept of a run can be read back (``nonfinite``)."""
+    recipe = recipes.load(name, profile)
+    plain = json.loads(json.dumps(dataclasses.asdict(recipe) | {"by_model": {}}))
+    again = recipes.from_plain(recipe.task, plain)
+    assert again == dataclasses.replace(recipe, by_model={})
+    assert recipe.network in recipes.NETWORKS
+
+
+def test_published_recipes_of_detectors_and_segmenters():
+    """A few that are easily mixed up."""
+    mask = {paper: recipes.load(f"{paper}-mask_rcnn", "paper") for paper in ("spanet", "spanetv2", "vim-f")}
+    assert {paper: (each.epochs, each.milestones) for paper, each in mask.items()} == {
+        "spanet": (12, (8, 11)),
+        "spanetv2": (36, (27, 33)),
+        "vim-f": (12, (9, 11)),
+    }
+    assert [each.lr for each in mask.values()] == [2e-4, 1e-4, 1e-4]
+    assert mask["spanet"].min_size == (800,)
+    assert mask["spanetv2"].min_size[-1] == 800  # in tests, when one at random is taken in training
+    fpn = {paper: recipes.load(f"{paper}-semantic_fpn", "paper") for paper in ("dfformer", "spanet", "spanetv2")}
+    assert [(each.updates, each.batch_size) for each in fpn.values()] == [(40000, 32), (80000, 16), (40000, 32)]
+    uper = recipes.load("spanetv2-upernet", "paper")
+    assert (uper.updates, uper.window, uper.stride, uper.power) == (160000, 512, 341, 1.0)
+    assert uper.of("spanetv2_s36_pure").layer_decay.layers == 12
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("base: detektion\npaper: {detector: mask_rcnn}", "unknown base 'detektion': did you mean detection"),
+        ("base: detection\npaper: {detector: maskrcnn}", "expected one of 'retinanet', 'mask_rcnn'"),
+        ("base: detection\npaper: {detector: mask_rcnn, updates: 9}", "either so many epochs or so many updates"),
+        ("base: detection\npaper: {detector: mask_rcnn, schedule: poly}", "milestones are for the schedule step"),
+        ("paper: {detector: mask_rcnn}", "profile 'smoke' is missing"),
+    ],
+)
+def test_a_mistake_in_a_recipe_with_a_base_is_an_error(tmp_path, text, message):
+    (tmp_path / "r.yaml").write_text(text)
+    with pytest.raises(FreproError, match=message):
+        recipes.read(tmp_path / "r.yaml", "paper")
 
 
 def test_recipes_of_families():
@@ -34,25 +98,26 @@ def test_recipes_of_families():
     assert recipes.of_family("gfnet") is None
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("profile", ["smoke", "demo"])
 def test_every_model_of_the_family_can_be_made_as_the_recipe_says(name, profile):
     """On the meta device: built with the recipe's arguments, and shapes that fit together at its image size."""
     for model in family(name):
         recipe = recipes.load(name, profile).of(model)
         with torch.device("meta"):
-            network = create_model(model, recipe.model_args, 10, recipe.img_size, recipe.drop_path).eval()
+            more = {"num_classes": 10, "drop_path_rate": recipe.drop_path}
+            network = create_model(model, recipe.img_size, recipe.model_args, **more).eval()
             image = torch.empty(2, 3, recipe.img_size, recipe.img_size)
         assert network(image).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("profile", recipes.PROFILES)
 def test_changes_are_for_models_of_the_family(name, profile):
     assert set(recipes.load(name, profile).by_model) <= set(family(name))
 
 
-@pytest.mark.parametrize("name", recipes.names())
+@pytest.mark.parametrize("name", CLASSIFIERS)
 def test_crops_of_the_published_recipe_are_those_of_the_models(name):
     recipe = recipes.load(name, "paper")
     assert {model: recipe.of(model).crop_pct for model in family(name)} == {

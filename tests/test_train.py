@@ -306,11 +306,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_can_be_gone_through_again(f
 
 def test_a_finite_loss_is_gone_through_again_to_the_bit(monkeypatch):
     """What is kept is what the network saw: with the loss taken for infinite, the same number comes out again."""
-    monkeypatch.setattr(torch, "isfinite", lambda loss, finite=torch.isfinite: finite(loss) & (loss.ndim > 0))
     run = job()
-    with pytest.raises(FreproError, match="at update 1") as error:
-        train.run(run, CPU)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "isfinite", lambda loss, finite=torch.isfinite: finite(loss) & (loss.ndim > 0))
+        with pytest.raises(FreproError, match="at update 1") as error:
+            train.run(run, CPU)
     found = nonfinite.replay(run.measurement.folder / "nonfinite", train.make_accelerator("cpu", "no"))
     assert found["again"] == found["loss"]
     assert found["loss"] in str(error.value)

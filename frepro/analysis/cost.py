@@ -114,6 +114,48 @@ def count_backbone(
     return count(model, img_size, features_only=True, **sized(model, own_size), **model_args)
 
 
+def count_whole(
+    network: str, model: str, img_size: tuple[int, int], made_for: int | None = None, /, **model_args: Any
+) -> dict[str, int]:
+    """``count`` of a detector or segmenter on a backbone, as mmdetection and mmsegmentation count.
+
+    Parameters are the trainable ones. Of an R-CNN, multiply-accumulates are those of what does not depend on the image:
+    backbone, pyramid, region proposals, and the heads of 1000 boxes, 100 of which have masks. A ResNet in a segmenter
+    has a stem of three convolutions, as mmsegmentation's.
+
+    Args:
+        network: A name of ``tasks.detectors`` or ``tasks.segmenters``.
+        img_size, made_for: As for ``count_backbone``.
+    """
+    from frepro.tasks import detectors, segmenters  # detectors take seconds to import
+
+    task = segmenters if network in segmenters.SEGMENTERS else detectors
+    if task is segmenters and model.startswith("resnet"):
+        model += "c"
+    own_size = made_for if made_for and model in provenance.own_models() else img_size
+    with attention_written_out():
+        with torch.device("meta"):
+            made = task.create(network, model, **sized(model, own_size), **model_args).eval()
+            image = torch.empty(1, 3, *img_size)
+
+        def run() -> None:
+            if task is segmenters:
+                made(image)
+                return
+            maps = list(made.backbone(image).values())
+            if network == "retinanet":
+                made.head(maps)
+                return
+            made.rpn.head(maps)
+            for stage in made.roi_heads.stages:
+                stage.box_predictor(stage.box_head(torch.empty(1000, detectors.CHANNELS, 7, 7, device="meta")))
+                stage.mask_predictor(stage.mask_head(torch.empty(100, detectors.CHANNELS, 14, 14, device="meta")))
+
+        counted = count_network(made, run)
+    trainable = sum(parameter.numel() for parameter in made.parameters() if parameter.requires_grad)
+    return {**counted, "params": trainable}
+
+
 def real_fft(elements: int, points: int) -> float:
     """Operations of real FFTs of so many points each, with so many points altogether."""
     return 2.5 * elements * math.log2(points)

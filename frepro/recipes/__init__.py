@@ -19,6 +19,15 @@ from frepro.schema import Document
 PROFILES = ("smoke", "demo", "paper")
 BASES = ("detection", "segmentation")
 
+# Detectors and segmenters as the papers' tables call them.
+NETWORKS = {
+    "retinanet": "RetinaNet",
+    "mask_rcnn": "Mask R-CNN",
+    "cascade_mask_rcnn": "Cascade Mask R-CNN",
+    "semantic_fpn": "Semantic FPN",
+    "upernet": "UperNet",
+}
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -113,7 +122,6 @@ class Recipe:
     optimizer: Literal["adamw", "lamb"] = "adamw"
     precision: Literal["no", "fp16", "bf16"]
     score_every: int = 1
-    benchmark: Benchmark
     by_model: dict[str, Change] = field(default_factory=dict)
     samples: tuple[int, int] | None = None
     model_args: dict[str, Any] = field(default_factory=dict)
@@ -134,10 +142,9 @@ class Recipe:
         return None
 
     def of(self, model: str) -> "Recipe":
-        """This recipe with the values of one model; its arguments are added to those of all."""
+        """This recipe with the values of one model."""
         change = self.by_model.get(model, Change())
         own = {each.name: value for each in fields(Change) if (value := getattr(change, each.name)) is not None}
-        own["model_args"] = {**self.model_args, **own.get("model_args", {})}
         return replace(self, **own, by_model={})
 
 
@@ -152,6 +159,7 @@ class Classification(Recipe):
             is as long, and shows so many fewer images.
         scale: Range of the area of random resized crops, relative to the image.
         crop_pct: Share of the resized image that the centre crop keeps in evaluation.
+        benchmark: How throughput is measured; no part of the training.
     """
 
     task, metric, metric_name = "classification", "top1", "top-1"
@@ -165,6 +173,7 @@ class Classification(Recipe):
     scale: tuple[float, float]
     interpolation: Literal["random", "bicubic", "bilinear"]
     crop_pct: float
+    benchmark: Benchmark
     repeats: int = 1
 
     def __post_init__(self) -> None:
@@ -233,6 +242,13 @@ class Segmentation(Recipe):
 def names() -> list[str]:
     """The recipes there are."""
     return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml") if path.stem not in BASES)
+
+
+def of_wholes(paper: str, task: str, profile: str) -> dict[str, Recipe]:
+    """The networks of a task that a paper trains -> recipe."""
+    wholes = [name for name in names() if name.startswith(f"{paper}-")]
+    found = {name.removeprefix(f"{paper}-"): load(name, profile) for name in wholes}
+    return {network: recipe for network, recipe in found.items() if recipe.task == task}
 
 
 def of_family(module: str) -> str | None:
