@@ -64,18 +64,18 @@ class Detection:
     """An annotated image as torchvision's detectors take it, which resize and normalise it themselves.
 
     Gives an image (3, H, W) with values in [0, 1], and a mapping of boxes (N, 4), labels (N,) from 1 on (0 is the
-    ground), masks (N, H, W) uint8, area (N,), iscrowd (N,) and image_id. In training, crowds are left out and every
-    second image is mirrored.
+    ground), masks (N, H, W) uint8, area (N,), iscrowd (N,) and image_id. In training, crowds are left out.
 
     Args:
         crop: In training, every second image is resized to a short side of 400, 500 or 600 and cut to a piece with
             sides of 384 to 600 pixels, as DETR does before it resizes (mmdetection's multi-scale recipe of SPANetV2).
+        mirror: In training, every second image is mirrored; a mirrored digit is another sign.
     """
 
-    def __init__(self, train: bool, crop: bool = False) -> None:
+    def __init__(self, train: bool, crop: bool = False, mirror: bool = True) -> None:
         self.train, self.crop = train, crop
         self.resize = v2.RandomShortestSize([400, 500, 600], max_size=4200)
-        self.mirror = v2.RandomHorizontalFlip()
+        self.mirror = v2.RandomHorizontalFlip(0.5 if mirror else 0.0)
         self.sanitize = v2.SanitizeBoundingBoxes(
             # Beside boxes and masks, which it knows by their types.
             labels_getter=lambda inputs: [inputs[1][key] for key in ("labels", "area", "iscrowd")]
@@ -105,22 +105,33 @@ class Segmentation:
     """An annotated image and its semantic map as mmsegmentation's recipes for ADE20K have them.
 
     In training the image is resized by a random ratio, cut to a square in which no class has more than three quarters
-    of the labelled pixels (ten trials), mirrored every second time, changed in colour, and filled up to the square with
+    of the labelled pixels (ten trials), mirrored, changed in colour, and filled up to the square with
     mean colour and 255. In tests it is resized alone, and its map keeps the size of the file, in which it is scored.
     Gives an image (3, H, W), normalised, and a map (H, W) int64.
 
     Args:
         side: The short side that images are resized to, and the side of the square.
         long: Most of the long side, before the random ratio.
+        ratios: Least and greatest random ratio.
+        mirror: In training, every second image is mirrored; a mirrored digit is another sign.
     """
 
-    RATIOS = (0.5, 2.0)
     MOST = 0.75
     TRIALS = 10
 
-    def __init__(self, train: bool, side: int, mean: tuple, std: tuple, long: int = 2048) -> None:
+    def __init__(
+        self,
+        train: bool,
+        side: int,
+        mean: tuple,
+        std: tuple,
+        long: int = 2048,
+        ratios: tuple[float, float] = (0.5, 2.0),
+        mirror: bool = True,
+    ) -> None:
         self.train, self.side, self.long, self.mean, self.std = train, side, long, list(mean), list(std)
-        self.mirror = v2.RandomHorizontalFlip()
+        self.ratios = ratios
+        self.mirror = v2.RandomHorizontalFlip(0.5 if mirror else 0.0)
         # mmsegmentation adds up to 32 of 255 to the brightness, where torchvision multiplies; hue is in turns.
         self.colours = v2.RandomPhotometricDistort(brightness=(0.875, 1.125), hue=(-0.1, 0.1))
 
@@ -130,7 +141,7 @@ class Segmentation:
         image = F.to_dtype(F.to_image(annotated.image), torch.float32, scale=True)
         semantic = tv_tensors.Mask(annotated.semantic[None].long())
         if self.train:
-            ratio = random.uniform(*self.RATIOS)
+            ratio = random.uniform(*self.ratios)
             image, semantic = self.resized(image, ratio), self.resized(semantic, ratio)
             image, semantic = self.cut(image, semantic)
             image, semantic = self.mirror(image, semantic)
