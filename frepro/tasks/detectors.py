@@ -25,6 +25,7 @@ mmdetection, frepro:
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -49,7 +50,6 @@ from frepro.tasks.pyramid import feature_pyramid
 
 __all__ = ["Anchors", "CascadeRoIHeads", "RetinaNet", "create"]
 
-CHANNELS = 256  # of all pyramids
 Targets = list[dict[str, Tensor]]
 
 
@@ -238,80 +238,109 @@ def _refine(
     return [clip_boxes_to_image(each, shape) for each, shape in zip(moved, image_shapes, strict=True)]
 
 
-def _stage(num_classes: int, box_head: nn.Module, iou: float = 0.5, precision: float = 10) -> RoIHeads:
+@dataclass(frozen=True)
+class Sizes:
+    """What makes a detector large or small; ``create`` says what each is."""
+
+    channels: int
+    width: int
+    convs: int
+    smallest_anchor: float
+    anchors: int
+    proposals: int
+    rois: int
+    samples: int
+    detections: int
+
+
+def _stage(num_classes: int, sizes: Sizes, box_head: nn.Module, iou: float = 0.5, precision: float = 10) -> RoIHeads:
     """Heads on boxes that overlap an object by ``iou``; ``precision`` is 1 over the standard deviation of centres."""
     levels = ["0", "1", "2", "3"]
+    channels = sizes.channels
     return RoIHeads(
-        box_roi_pool=MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=2),
+        box_roi_pool=MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=sizes.samples),
         box_head=box_head,
-        box_predictor=FastRCNNPredictor(1024, 1 + num_classes),
+        box_predictor=FastRCNNPredictor(sizes.width, 1 + num_classes),
         fg_iou_thresh=iou,
         bg_iou_thresh=iou,
-        batch_size_per_image=512,
+        batch_size_per_image=sizes.rois,
         positive_fraction=0.25,
         bbox_reg_weights=(precision, precision, precision / 2, precision / 2),
         score_thresh=0.05,
         nms_thresh=0.5,
-        detections_per_img=100,
-        mask_roi_pool=MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=2),
-        mask_head=MaskRCNNHeads(CHANNELS, (CHANNELS,) * 4, dilation=1),
-        mask_predictor=MaskRCNNPredictor(CHANNELS, CHANNELS, 1 + num_classes),
+        detections_per_img=sizes.detections,
+        mask_roi_pool=MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=sizes.samples),
+        mask_head=MaskRCNNHeads(channels, (channels,) * sizes.convs, dilation=1),
+        mask_predictor=MaskRCNNPredictor(channels, channels, 1 + num_classes),
     )
 
 
-def _rcnn(backbone: str, roi_heads: nn.Module, transform: nn.Module, **backbone_args: Any) -> GeneralizedRCNN:
-    pyramid = feature_pyramid(backbone, 4, CHANNELS, lambda *_: LastLevelMaxPool(), **backbone_args)
-    anchors = Anchors(strides=(4, 8, 16, 32, 64), scales=(8,))
+def _rcnn(
+    backbone: str, roi_heads: nn.Module, transform: nn.Module, sizes: Sizes, **backbone_args: Any
+) -> GeneralizedRCNN:
+    pyramid = feature_pyramid(backbone, 4, sizes.channels, lambda *_: LastLevelMaxPool(), **backbone_args)
+    anchors = Anchors(strides=(4, 8, 16, 32, 64), scales=(sizes.smallest_anchor / 4,))
     proposals = RegionProposalNetwork(
         anchors,
-        ProposalHead(CHANNELS, anchors.num_anchors_per_location()[0]),
+        ProposalHead(sizes.channels, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
-        batch_size_per_image=256,
+        batch_size_per_image=sizes.anchors,
         positive_fraction=0.5,
-        pre_nms_top_n={"training": 2000, "testing": 1000},
-        post_nms_top_n={"training": 1000, "testing": 1000},
+        pre_nms_top_n={"training": 2 * sizes.proposals, "testing": sizes.proposals},
+        post_nms_top_n={"training": sizes.proposals, "testing": sizes.proposals},
         nms_thresh=0.7,
     )
     return GeneralizedRCNN(pyramid, proposals, roi_heads, transform)
 
 
-def retinanet(backbone: str, num_classes: int, transform: nn.Module, **backbone_args: Any) -> RetinaNet:
+def retinanet(backbone: str, num_classes: int, transform: nn.Module, sizes: Sizes, **backbone_args: Any) -> RetinaNet:
     """Strides 8 to 128, nine anchors a location, heads of four 3x3 convolutions shared by all maps; no norms."""
-    anchors = Anchors(strides=(8, 16, 32, 64, 128), scales=[4 * 2 ** (i / 3) for i in range(3)])
+    scales = [sizes.smallest_anchor / 8 * 2 ** (i / 3) for i in range(3)]
+    anchors = Anchors(strides=(8, 16, 32, 64, 128), scales=scales)
+    head = DetectionHead(sizes.channels, anchors.num_anchors_per_location()[0], num_classes)
+    for each in (head.classification_head, head.regression_head):
+        each.conv = each.conv[: sizes.convs]  # torchvision makes four, whatever is asked for
     network = RetinaNet(
-        feature_pyramid(backbone, 3, CHANNELS, P6P7, **backbone_args),
+        feature_pyramid(backbone, 3, sizes.channels, P6P7, **backbone_args),
         num_classes,
         anchor_generator=anchors,
-        head=DetectionHead(CHANNELS, anchors.num_anchors_per_location()[0], num_classes),
-        detections_per_img=100,
+        head=head,
+        topk_candidates=sizes.proposals,
+        detections_per_img=sizes.detections,
     )
     network.transform = transform
     return network
 
 
-def mask_rcnn(backbone: str, num_classes: int, transform: nn.Module, **backbone_args: Any) -> GeneralizedRCNN:
+def mask_rcnn(
+    backbone: str, num_classes: int, transform: nn.Module, sizes: Sizes, **backbone_args: Any
+) -> GeneralizedRCNN:
     """Strides 4 to 64, three anchors a location, a box head of two linear layers, a mask head of four convolutions."""
-    stage = _stage(num_classes, TwoMLPHead(CHANNELS * 7 * 7, 1024))
-    return _rcnn(backbone, CascadeRoIHeads([stage], [1.0], box_loss="l1"), transform, **backbone_args)
+    stage = _stage(num_classes, sizes, TwoMLPHead(sizes.channels * 7 * 7, sizes.width))
+    return _rcnn(backbone, CascadeRoIHeads([stage], [1.0], box_loss="l1"), transform, sizes, **backbone_args)
 
 
-def cascade_mask_rcnn(backbone: str, num_classes: int, transform: nn.Module, **backbone_args: Any) -> GeneralizedRCNN:
+def cascade_mask_rcnn(
+    backbone: str, num_classes: int, transform: nn.Module, sizes: Sizes, **backbone_args: Any
+) -> GeneralizedRCNN:
     """Mask R-CNN with three stages of heads, the box heads of four convolutions with batch norm and a linear layer.
 
     Boxes are of each class, as in the configurations of Swin, ConvNeXt and SPANetV2; in the paper they are of all.
     """
+    channels = sizes.channels
     stages = [
         _stage(
             num_classes,
-            FastRCNNConvFCHead((CHANNELS, 7, 7), [CHANNELS] * 4, [1024], norm_layer=nn.BatchNorm2d),
+            sizes,
+            FastRCNNConvFCHead((channels, 7, 7), [channels] * sizes.convs, [sizes.width], norm_layer=nn.BatchNorm2d),
             iou,
             precision,
         )
         for iou, precision in ((0.5, 10), (0.6, 20), (0.7, 30))
     ]
     heads = CascadeRoIHeads(stages, [1.0, 0.5, 0.25], box_loss="giou", box_loss_weight=10.0)
-    return _rcnn(backbone, heads, transform, **backbone_args)
+    return _rcnn(backbone, heads, transform, sizes, **backbone_args)
 
 
 DETECTORS = {"retinanet": retinanet, "mask_rcnn": mask_rcnn, "cascade_mask_rcnn": cascade_mask_rcnn}
@@ -324,9 +353,18 @@ def create(
     *,
     min_size: int | Sequence[int] = 800,
     max_size: int = 1333,
+    channels: int = 256,
+    width: int = 1024,
+    convs: int = 4,
+    smallest_anchor: float = 32,
+    anchors: int = 256,
+    proposals: int = 1000,
+    rois: int = 512,
+    samples: int = 2,
+    detections: int = 100,
     **backbone_args: Any,
 ) -> nn.Module:
-    """A detector with new weights.
+    """A detector with new weights; what is given by default is published, for images of 800 pixels.
 
     Args:
         detector: "retinanet", "mask_rcnn" or "cascade_mask_rcnn".
@@ -335,6 +373,16 @@ def create(
         min_size: Length that an image's shorter side is resized to; of several, one at random while training, else the
             last.
         max_size: What the longer side may then have at most.
+        channels: Of the pyramid and of the heads' convolutions.
+        width: Outputs of each linear layer of a box head.
+        convs: 3x3 convolutions in each of RetinaNet's heads, 1 to 4, and in a mask head and a cascade's box head.
+        smallest_anchor: Side of the smallest square anchors in pixels; each coarser map has them twice as large.
+        anchors: Of them, those of an image that the loss of the region proposals samples.
+        proposals: Boxes of an image that the region proposals hand on; before suppression they keep so many of each
+            map, while training twice as many. Candidates of each map in RetinaNet.
+        rois: Boxes of an image that a stage of heads samples while training, at most a quarter of them on objects.
+        samples: Of RoI align along each side of a bin, whose gradient costs most of a small network's step.
+        detections: Most of an image.
         **backbone_args: For the backbone, such as ``drop_path_rate`` and ``pretrained``.
 
     Raises:
@@ -343,4 +391,5 @@ def create(
     if detector not in DETECTORS:
         raise unknown("detector", detector, DETECTORS)
     transform = GeneralizedRCNNTransform(min_size, max_size, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    return DETECTORS[detector](backbone, num_classes, transform, **backbone_args)
+    sizes = Sizes(channels, width, convs, smallest_anchor, anchors, proposals, rois, samples, detections)
+    return DETECTORS[detector](backbone, num_classes, transform, sizes, **backbone_args)

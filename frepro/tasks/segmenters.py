@@ -188,33 +188,41 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def semantic_fpn(backbone: str, num_classes: int, **backbone_args: Any) -> Segmenter:
-    """Pyramid of 256 channels, head of 128."""
-    pyramid = feature_pyramid(backbone, **backbone_args)
-    return Segmenter(pyramid, SemanticFPNHead(pyramid.out_channels, num_classes))
+def semantic_fpn(backbone: str, num_classes: int, channels: int, **backbone_args: Any) -> Segmenter:
+    """Pyramid of ``channels``, 256 in the paper, head of half as many."""
+    pyramid = feature_pyramid(backbone, 4, channels, **backbone_args)
+    return Segmenter(pyramid, SemanticFPNHead(channels, num_classes, channels // 2))
 
 
-def upernet(backbone: str, num_classes: int, **backbone_args: Any) -> Segmenter:
-    """Head of 512 channels on the backbone's own maps, auxiliary one of 256; a plain backbone gets a simple pyramid."""
+def upernet(backbone: str, num_classes: int, channels: int, **backbone_args: Any) -> Segmenter:
+    """Head of ``channels``, 512 in the paper, on the backbone's own maps, auxiliary one of half as many.
+
+    A plain backbone gets a simple pyramid, of half as many too.
+    """
     body = stages = Stages(backbone, **backbone_args)
-    channels = stages.channels
+    in_channels = stages.channels
     if stages.plain:
-        body = SimpleFeaturePyramid(stages, 4, 256)
-        channels = [body.out_channels] * 4
-    auxiliary = nn.Sequential(conv(channels[2], 256), classifier(256, num_classes))
-    return Segmenter(body, UperNetHead(channels, num_classes), auxiliary)
+        body = SimpleFeaturePyramid(stages, 4, channels // 2)
+        in_channels = [body.out_channels] * 4
+    auxiliary = nn.Sequential(conv(in_channels[2], channels // 2), classifier(channels // 2, num_classes))
+    return Segmenter(body, UperNetHead(in_channels, num_classes, channels), auxiliary)
 
 
 SEGMENTERS = {"semantic_fpn": semantic_fpn, "upernet": upernet}
+CHANNELS = {"semantic_fpn": 256, "upernet": 512}  # as published
 
 
-def create(segmenter: str, backbone: str, num_classes: int = 150, **backbone_args: Any) -> Segmenter:
+def create(
+    segmenter: str, backbone: str, num_classes: int = 150, *, channels: int | None = None, **backbone_args: Any
+) -> Segmenter:
     """A segmenter with new weights.
 
     Args:
         segmenter: "semantic_fpn" or "upernet".
         backbone: Name of a model with timm, of four stages or plain.
         num_classes: ADE20K has 150.
+        channels: Of Semantic FPN's pyramid, whose head has half as many, or of UperNet's head, whose auxiliary one has
+            half as many; an even number, 256 and 512 unless given, as published.
         **backbone_args: For the backbone, such as ``drop_path_rate`` and ``pretrained``; DFFormer's filters are made
             for an ``img_size`` of 512 in its paper, SPANetV2's for 224.
 
@@ -223,4 +231,5 @@ def create(segmenter: str, backbone: str, num_classes: int = 150, **backbone_arg
     """
     if segmenter not in SEGMENTERS:
         raise unknown("segmenter", segmenter, SEGMENTERS)
-    return SEGMENTERS[segmenter](backbone, num_classes, **backbone_args)
+    channels = CHANNELS[segmenter] if channels is None else channels
+    return SEGMENTERS[segmenter](backbone, num_classes, channels, **backbone_args)

@@ -75,12 +75,24 @@ def test_crowds_are_left_out_in_training_alone(scenes):
     assert torch.equal(Detection(train=False)(scene)[1]["iscrowd"], crowd)
 
 
+def test_nothing_is_mirrored_where_it_would_be_another_sign(scenes):
+    scene = scenes[1]
+    detection, segmentation = Detection(True, mirror=False), Segmentation(True, SIZE, MEAN, STD, mirror=False)
+    for _ in range(8):
+        image, target = detection(scene)
+        torch.testing.assert_close(image, Detection(False)(scene)[0])
+        assert torch.equal(target["masks"].bool(), scene.masks)
+    segmentation.ratios = (1.0, 1.0)
+    for _ in range(8):
+        assert torch.equal(segmentation(scene)[1], scene.semantic.long())
+
+
 def test_image_and_map_move_together(scenes):
     """The map in place of the picture: wherever it is known, both are still the same."""
     from PIL import Image
 
-    transform = Segmentation(True, 48, (0,) * 3, (1,) * 3)
-    transform.RATIOS, transform.colours = (1.0, 2.0), torch.nn.Identity()
+    transform = Segmentation(True, 48, (0,) * 3, (1,) * 3, ratios=(1.0, 2.0))
+    transform.colours = torch.nn.Identity()
     agree, mirrored, ignored = [], [], 0
     for index in range(1, COUNT):
         scene = scenes[index]

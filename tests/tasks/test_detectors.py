@@ -11,6 +11,17 @@ from frepro.tasks import detectors as detection
 from tests.tasks.test_pyramid import TINY
 
 SIZE = 64
+SMALL = {
+    "channels": 16,
+    "width": 32,
+    "convs": 1,
+    "smallest_anchor": 12,
+    "anchors": 24,
+    "proposals": 20,
+    "rois": 16,
+    "samples": 1,
+    "detections": 5,
+}
 
 
 def images(count: int = 2) -> list[torch.Tensor]:
@@ -33,12 +44,9 @@ def target(*boxes: tuple[int, int, int, int]) -> dict[str, torch.Tensor]:
 def make(detector: str, backbone: str, num_classes: int = 3) -> torch.nn.Module:
     """A detector that looks at few boxes, for speed."""
     torch.manual_seed(0)
-    network = detection.create(detector, backbone, num_classes, min_size=SIZE, max_size=SIZE, **TINY[backbone])
-    if detector != "retinanet":
-        network.rpn._post_nms_top_n = {"training": 50, "testing": 20}
-        for stage in network.roi_heads.stages:
-            stage.fg_bg_sampler.batch_size_per_image = 16
-    return network
+    return detection.create(
+        detector, backbone, num_classes, min_size=SIZE, max_size=SIZE, proposals=50, rois=16, **TINY[backbone]
+    )
 
 
 @pytest.mark.parametrize("backbone", ["dfformer_s18", "vimf_tiny_h"])
@@ -182,6 +190,54 @@ def test_anchors_lie_at_the_maps_strides():
     # torchvision's are the same, but for rounding and strides.
     theirs = AnchorGenerator(((32,),), ((0.5, 1.0, 2.0),))
     assert (theirs.cell_anchors[0] - anchors.cell_anchors[0]).abs().max() <= 0.5
+
+
+@pytest.mark.parametrize("detector", detection.DETECTORS)
+def test_small_detectors_train(detector):
+    network = detection.create(detector, "dfformer_s18", 3, min_size=SIZE, **SMALL, **TINY["dfformer_s18"])
+    losses = network(images(), [target((4, 4, 40, 36), (30, 30, 60, 62)), target((10, 20, 50, 60))])
+    sum(losses.values()).backward()
+    assert not [name for name, each in network.named_parameters() if each.requires_grad and each.grad is None]
+    with torch.no_grad():
+        assert all(len(each["boxes"]) <= SMALL["detections"] for each in network.eval()(images()))
+
+
+def test_every_size_of_the_r_cnns_does_what_it_says():
+    network = detection.create("cascade_mask_rcnn", "dfformer_s18", 3, min_size=SIZE, **SMALL, **TINY["dfformer_s18"])
+    given, laid, shapes = [], [], []
+    network.rpn.register_forward_hook(lambda module, inputs, output: given.extend(output[0]))
+    network.rpn.anchor_generator.register_forward_hook(lambda module, inputs, output: laid.extend(output))
+    for stage in network.roi_heads.stages:
+        assert stage.box_roi_pool.sampling_ratio == stage.mask_roi_pool.sampling_ratio == SMALL["samples"]
+        stage.box_head.register_forward_hook(
+            lambda module, inputs, output: shapes.append((*inputs[0].shape, output.shape[1]))
+        )
+    network(images(1), [target((4, 4, 40, 36), (30, 30, 60, 62))])
+    assert len(given[0]) <= SMALL["proposals"]
+    assert network.rpn.fg_bg_sampler.batch_size_per_image == SMALL["anchors"]
+    areas = {round(area) for area in (laid[0][:, 2:] - laid[0][:, :2]).prod(dim=1).tolist()}
+    assert areas == {round((SMALL["smallest_anchor"] * 2**i) ** 2) for i in range(5)}
+    assert [shape[1:] for shape in shapes] == 3 * [(SMALL["channels"], 7, 7, SMALL["width"])]
+    assert max(shape[0] for shape in shapes) <= SMALL["rois"]
+
+
+def test_retinanets_smallest_anchor():
+    anchors = detection.create("retinanet", "dfformer_s18", smallest_anchor=12, **TINY["dfformer_s18"]).anchor_generator
+    areas = torch.cat([(each[:, 2:] - each[:, :2]).prod(dim=1) for each in anchors.cell_anchors])
+    torch.testing.assert_close(areas.min().sqrt(), torch.tensor(12.0))
+    torch.testing.assert_close(areas.max().sqrt(), torch.tensor(12 * 16 * 2 ** (2 / 3)))
+
+
+def test_what_is_published_is_what_is_given_by_default():
+    network = detection.create("mask_rcnn", "dfformer_s18", **TINY["dfformer_s18"])
+    (stage,) = network.roi_heads.stages
+    assert network.rpn._pre_nms_top_n == {"training": 2000, "testing": 1000}
+    assert network.rpn._post_nms_top_n == {"training": 1000, "testing": 1000}
+    assert (network.rpn.fg_bg_sampler.batch_size_per_image, stage.fg_bg_sampler.batch_size_per_image) == (256, 512)
+    assert (stage.box_roi_pool.sampling_ratio, stage.detections_per_img) == (2, 100)
+    assert (stage.box_head.fc6.in_features, stage.box_head.fc7.out_features) == (256 * 49, 1024)
+    assert [tuple(each.shape) for each in network.rpn.anchor_generator.cell_anchors] == 5 * [(3, 4)]
+    torch.testing.assert_close(network.rpn.anchor_generator.cell_anchors[0][1], torch.tensor([-16.0, -16, 16, 16]))
 
 
 def test_an_unknown_detector_is_named():

@@ -115,6 +115,16 @@ def test_windows_with_gaps_are_refused():
         inference(Colours(), torch.zeros(1, 3, 20, 20), window=8, stride=9)
 
 
+@pytest.mark.parametrize("backbone", ["dfformer_s18", "vimf_tiny_h"])
+@pytest.mark.parametrize("segmenter", segmentation.SEGMENTERS)
+def test_channels_are_those_of_all_new_layers(segmenter, backbone):
+    network = segmentation.create(segmenter, backbone, 5, channels=16, **TINY[backbone])
+    sum(network(images(), torch.zeros(2, 64, 96, dtype=torch.long)).values()).backward()
+    heads = [network.head] if network.auxiliary is None else [network.head, network.auxiliary]
+    widths = {each.out_channels for head in heads for each in head.modules() if isinstance(each, nn.Conv2d)}
+    assert widths == ({8, 5} if segmenter == "semantic_fpn" else {16, 8, 5})
+
+
 def test_an_unknown_segmenter_is_named():
     with pytest.raises(FreproError, match="unknown segmenter 'fpn': there is semantic_fpn, upernet"):
         segmentation.create("fpn", "dfformer_s18")
