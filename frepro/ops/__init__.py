@@ -1,6 +1,7 @@
 """Operations with one meaning each: spectral filters and the selective scan; every fast form equals its reference."""
 
 from .causal_conv import causal_conv
+from .depthwise import depthwise_conv
 from .pointwise import linear, star_relu
 from .selective_scan import selective_scan
 from .spectral import (
@@ -17,6 +18,7 @@ from .spectral import (
 __all__ = [
     "amplitude_spectrum",
     "causal_conv",
+    "depthwise_conv",
     "dynamic_filter",
     "global_filter",
     "linear",
