@@ -53,7 +53,7 @@ def _onednn_obstacle(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | No
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 # With more rows than this, MKL is the faster one at the weight's gradient, a product over all rows.
-MOST_ROWS = 8192
+MOST_ROWS = 1024
 
 
 class _OneDNNLinear(torch.autograd.Function):
