@@ -7,9 +7,9 @@ from timm.layers import to_2tuple
 from timm.models import metaformer
 from torch import Tensor, nn
 
-from frepro.ops import depthwise_conv, linear, star_relu
+from frepro.ops import depthwise_conv, gelu, linear, star_relu
 
-__all__ = ["Conv1x1", "DepthwiseConv", "Linear", "Mlp", "StarReLU"]
+__all__ = ["GELU", "Conv1x1", "DepthwiseConv", "Linear", "Mlp", "StarReLU"]
 
 
 class Linear(nn.Linear):
@@ -40,6 +40,13 @@ class DepthwiseConv(nn.Conv2d):
         return depthwise_conv(x, self.weight, self.bias)
 
 
+class GELU(nn.GELU):
+    """``torch.nn.GELU`` by ``ops.gelu``: any shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gelu(x)
+
+
 class StarReLU(metaformer.StarReLU):
     """timm's StarReLU with its learnable scale and bias, by ``ops.star_relu``: any shape."""
 
@@ -59,7 +66,7 @@ class Mlp(nn.Module):
         hidden_dim: int,
         out_dim: int | None = None,
         *,
-        act_layer: Callable = nn.GELU,
+        act_layer: Callable = GELU,
         bias: bool = True,
         layer: Callable = Linear,
         **dd: Any,

@@ -2,7 +2,7 @@
 
 from .causal_conv import causal_conv
 from .depthwise import depthwise_conv
-from .pointwise import linear, star_relu
+from .pointwise import gelu, linear, star_relu
 from .selective_scan import selective_scan
 from .spectral import (
     amplitude_spectrum,
@@ -20,6 +20,7 @@ __all__ = [
     "causal_conv",
     "depthwise_conv",
     "dynamic_filter",
+    "gelu",
     "global_filter",
     "linear",
     "pooled_linear",

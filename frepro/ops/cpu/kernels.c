@@ -515,6 +515,41 @@ int32_t depthwise_gradient(
     return 0;
 }
 
+/* ---------------------------------------------------------------------------------------------------------------- GELU */
+
+/* Phi(x), the share of a normal distribution below x, within 1e-7, and its density ("Handbook of Mathematical
+   Functions", Abramowitz and Stegun, 7.1.26). What is no number stays none. */
+INLINE vec normal(vec x, vec *density) {
+    vec z = maximum(-x, x) * 0.70710678118654752f, t = 1.0f / (0.3275911f * z + 1.0f);
+    vec e = exp2v(maximum(fill(-126.0f), -LOG2_E * z * z));
+    vec p = 1.061405429f * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    vec tail = 0.5f * p * t * e;
+    *density = 0.39894228040143268f * e;
+    ivec mask = x < 0;
+    return (vec)((mask & (ivec)tail) | (~mask & (ivec)(1.0f - tail)));
+}
+
+int32_t gelu_forward(const float *x, int64_t count, float *y, int32_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < count; i += LANES) {
+        vec at = load(x + i, count - i), density;
+        store(y + i, at * normal(at, &density), count - i);
+    }
+    return 0;
+}
+
+int32_t gelu_backward(const float *x, const float *dy, int64_t count, float *dx, int32_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < count; i += LANES) {
+        vec at = load(x + i, count - i), density, share = normal(at, &density);
+        store(dx + i, load(dy + i, count - i) * (share + at * density), count - i);
+    }
+    return 0;
+}
+
 /* -------------------------------------------------------------------------------------------------- spectral filters */
 
 /* Two blocks of channels make one complex map, z = x1 + i x2, so that one complex transform serves both. With K1 and K2
