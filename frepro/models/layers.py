@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+from timm.layers import to_2tuple
 from timm.models import metaformer
 from torch import Tensor, nn
 
-from frepro.ops import linear, star_relu
+from frepro.ops import depthwise_conv, gelu, linear, star_relu
 
-__all__ = ["Conv1x1", "Linear", "Mlp", "StarReLU"]
+__all__ = ["GELU", "Conv1x1", "DepthwiseConv", "Linear", "Mlp", "StarReLU"]
 
 
 class Linear(nn.Linear):
@@ -26,6 +27,24 @@ class Conv1x1(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
+
+
+class DepthwiseConv(nn.Conv2d):
+    """``torch.nn.Conv2d``, depthwise with an odd kernel, by ``ops.depthwise_conv``: (B, C, H, W) to (B, C, H, W)."""
+
+    def __init__(self, dim: int, kernel_size: int | tuple[int, int], bias: bool = True, **dd: Any) -> None:
+        rows, columns = to_2tuple(kernel_size)
+        super().__init__(dim, dim, (rows, columns), padding=(rows // 2, columns // 2), groups=dim, bias=bias, **dd)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return depthwise_conv(x, self.weight, self.bias)
+
+
+class GELU(nn.GELU):
+    """``torch.nn.GELU`` by ``ops.gelu``: any shape."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gelu(x)
 
 
 class StarReLU(metaformer.StarReLU):
@@ -47,7 +66,7 @@ class Mlp(nn.Module):
         hidden_dim: int,
         out_dim: int | None = None,
         *,
-        act_layer: Callable = nn.GELU,
+        act_layer: Callable = GELU,
         bias: bool = True,
         layer: Callable = Linear,
         **dd: Any,

@@ -22,7 +22,7 @@ from timm.models.metaformer import MlpHead, Scale
 from torch import Tensor, nn
 
 from frepro.models.backbone import Backbone, init_weights
-from frepro.models.layers import Linear, Mlp, StarReLU
+from frepro.models.layers import DepthwiseConv, Linear, Mlp, StarReLU
 
 __all__ = ["MetaFormer", "Pyramid", "SepConv"]
 
@@ -53,7 +53,7 @@ class SepConv(nn.Module):
         hidden = 2 * dim
         self.pwconv1 = Linear(dim, hidden, bias=False, **dd)
         self.act1 = act_layer()
-        self.dwconv = nn.Conv2d(hidden, hidden, 7, padding=3, groups=hidden, bias=False, **dd)
+        self.dwconv = DepthwiseConv(hidden, 7, bias=False, **dd)
         self.pwconv2 = Linear(hidden, dim, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:

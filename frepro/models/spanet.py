@@ -54,7 +54,7 @@ from timm.models.metaformer import Scale
 from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg, init_weights
-from frepro.models.layers import Conv1x1, Mlp
+from frepro.models.layers import Conv1x1, DepthwiseConv, Mlp
 from frepro.models.metaformer import Pyramid
 from frepro.ops import pooled_linear, spectral_pool, spectral_pooling_mask
 
@@ -141,11 +141,10 @@ class SPAM(nn.Module):
         self.splits = [min(share, dim - start) for start in range(0, dim, share)]
         if len(self.splits) != len(balances):
             raise ValueError(f"{dim} channels cannot be split among {len(balances)} gates")
-        padding = kernel_size // 2
         self.proj_in = Conv1x1(dim, dim, **dd)
         self.conv = nn.Sequential(
-            nn.Conv2d(dim, dim, (1, kernel_size), padding=(0, padding), groups=dim, **dd),
-            nn.Conv2d(dim, dim, (kernel_size, 1), padding=(padding, 0), groups=dim, **dd),
+            DepthwiseConv(dim, (1, kernel_size), **dd),
+            DepthwiseConv(dim, (kernel_size, 1), **dd),
         )
         self.proj_out = Conv1x1(dim, dim, **dd)
         pooling = partial(SpectralPooling, size, radius=radius, ring=ring, **dd)

@@ -39,7 +39,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg
-from frepro.models.layers import Conv1x1, Linear
+from frepro.models.layers import GELU, Conv1x1, DepthwiseConv, Linear
 from frepro.models.metaformer import MetaFormer, SepConv
 from frepro.ops import resize_filter, spectral_rescale
 
@@ -79,10 +79,10 @@ class SpectralAdaptiveModulation(nn.Module):
         if dim % self.num_heads:
             raise ValueError(f"SPAM splits dim = {dim} channels into {self.num_heads} heads of equal size")
         groups = dim // self.num_heads
-        self.query = nn.Sequential(Linear(dim, dim, bias=False, **dd), nn.GELU())
+        self.query = nn.Sequential(Linear(dim, dim, bias=False, **dd), GELU())
         self.ctx = Linear(dim, dim, bias=False, **dd)
         for i in range(1, self.num_heads + 1):
-            conv = nn.Conv2d(groups, groups, 2 * i + 1, padding=i, groups=groups, **dd)
+            conv = DepthwiseConv(groups, 2 * i + 1, **dd)
             self.register_module(f"local_conv_{i}", conv)
             spectrum = nn.Parameter(0.02 * torch.randn(groups, size[0], size[1] // 2 + 1, **dd))
             self.register_parameter(f"filter_{i}", spectrum)
@@ -90,7 +90,7 @@ class SpectralAdaptiveModulation(nn.Module):
         self.proj = nn.Sequential(
             nn.Conv2d(dim, 2 * dim, 1, groups=groups, bias=False, **dd),
             GroupNorm1(2 * dim, **dd),
-            nn.GELU(),
+            GELU(),
             Conv1x1(2 * dim, dim, bias=False, **dd),
         )
         self.proj_out = Linear(dim, dim, bias=False, **dd)
@@ -132,7 +132,7 @@ class Attention(nn.Module):
         if dim % self.head_dim:
             raise ValueError(f"attention splits dim = {dim} channels into heads of {self.head_dim}")
         self.qkv = Linear(dim, 3 * dim, bias=False, **dd)
-        self.local_conv = nn.Conv2d(dim, dim, 7, padding=3, groups=dim, bias=False, **dd) if local_conv else None
+        self.local_conv = DepthwiseConv(dim, 7, bias=False, **dd) if local_conv else None
         self.proj = Linear(dim, dim, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:

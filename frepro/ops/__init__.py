@@ -1,7 +1,8 @@
 """Operations with one meaning each: spectral filters and the selective scan; every fast form equals its reference."""
 
 from .causal_conv import causal_conv
-from .pointwise import linear, star_relu
+from .depthwise import depthwise_conv
+from .pointwise import gelu, linear, star_relu
 from .selective_scan import selective_scan
 from .spectral import (
     amplitude_spectrum,
@@ -17,7 +18,9 @@ from .spectral import (
 __all__ = [
     "amplitude_spectrum",
     "causal_conv",
+    "depthwise_conv",
     "dynamic_filter",
+    "gelu",
     "global_filter",
     "linear",
     "pooled_linear",

@@ -1,4 +1,4 @@
-"""What works on the channels of each position alone: the linear layer and StarReLU."""
+"""What works on the channels of each position alone: the linear layer, StarReLU and GELU."""
 
 import math
 from typing import Any
@@ -53,7 +53,7 @@ def _onednn_obstacle(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | No
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 # With more rows than this, MKL is the faster one at the weight's gradient, a product over all rows.
-MOST_ROWS = 8192
+MOST_ROWS = 1024
 
 
 class _OneDNNLinear(torch.autograd.Function):
@@ -88,6 +88,27 @@ if HAS_ONEDNN:
     @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
     def _linear_flops(x_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
         return 2 * math.prod(x_shape) * weight_shape[0]
+
+
+def gelu(x: Tensor, *, backend: str | None = None) -> Tensor:
+    """GELU, x Phi(x) with the normal distribution Phi, not its approximation by tanh.
+
+    Args:
+        x: Any shape.
+        backend: "torch" or "cpu"; the fastest that can take the inputs unless given.
+
+    Returns:
+        The shape and dtype of ``x``.
+    """
+    # Half precision has less to read than it costs to convert.
+    obstacle = f"tensors are {x.dtype}" if x.dtype != torch.float32 else cpu.obstacle(x)
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        obstacle = "compilers choose for themselves, and it has no rule for vmap"
+    if backends.choose("gelu", {"cpu": obstacle}, backend) == "cpu":
+        from frepro.ops.cpu.spectral import gelu as kernel
+
+        return kernel(x)
+    return F.gelu(x)
 
 
 def star_relu(x: Tensor, scale: Tensor, bias: Tensor, *, backend: str | None = None) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from frepro.ops import causal_conv, cpu, dynamic_filter, global_filter, selective_scan, star_relu
+from frepro.ops import causal_conv, cpu, dynamic_filter, gelu, global_filter, selective_scan, star_relu
 from tests.compiler import needs_compiler
 
 pytestmark = needs_compiler
@@ -134,6 +134,20 @@ def test_star_relu():
     assert_equal_to_reference(star_relu, [torch.randn(4, 6).t(), torch.tensor([-1.0]), torch.tensor([2.0])])
 
 
+def test_gelu():
+    for x in (torch.randn(3, 1001), 40 * torch.randn(4, 6).t(), torch.randn(2, 5, 3, 4)[:, ::2], torch.zeros(1)):
+        assert_equal_to_reference(gelu, [x])
+    x = torch.randn(2, 6, 3, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = gelu(x, backend="cpu")
+    y.backward(torch.ones(2, 6, 3, 4))  # whose channels lie elsewhere
+    assert y.stride() == x.stride()
+    torch.testing.assert_close(x.grad, torch.func.grad(lambda x: gelu(x, backend="torch").sum())(x.detach()))
+    second = torch.func.grad(torch.func.grad(lambda x: gelu(x)))(torch.tensor(0.3))
+    (first,) = torch.autograd.grad(gelu(z := torch.tensor([0.3], requires_grad=True)), z, create_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(first, z)[0][0], second)
+    assert gelu(torch.tensor([torch.nan, 1.0]), backend="cpu").isnan().tolist() == [True, False]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precisions_are_computed_in_float32(dtype):
     """The result is that of float32 rounded, inside autocast and outside."""
@@ -156,11 +170,12 @@ def operator_samples():
         "selective_scan": (sequence[0], sequence[1], A, sequence[2], sequence[3], D, sequence[4], bias, True, True),
         "causal_conv": (sequence[0], torch.randn(8, 4), bias, False),
         "spectral_filter": (x, torch.randn(4, 4, 3, 2), coefficients),
+        "gelu": (x,),
         "star_relu": (x, torch.ones(1), torch.zeros(1)),
     }
 
 
-@pytest.mark.parametrize("name", ["selective_scan", "causal_conv", "spectral_filter", "star_relu"])
+@pytest.mark.parametrize("name", ["selective_scan", "causal_conv", "spectral_filter", "gelu", "star_relu"])
 def test_operators_keep_torchs_contract(name):
     """Schema, fake kernel, autograd registration and tracing, by torch's own check of custom operators."""
     import frepro.ops.cpu.scan

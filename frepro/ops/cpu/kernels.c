@@ -2,8 +2,8 @@
 
    Tensors are float32 and channels-last: the channel is the contiguous axis, and LANES channels are computed side by
    side in one vector. A last block of fewer channels is padded with zeros. Each kernel equals the plain torch form of
-   its operation in selective_scan.py, spectral.py and pointwise.py, where the mathematics is stated; tests hold the two
-   together. Each returns 0, or 1 where there was no memory. */
+   its operation in the files of frepro/ops, where the mathematics is stated; tests hold the two together. Each returns
+   0, or 1 where there was no memory. */
 
 #include <math.h>
 #include <stdint.h>
@@ -444,6 +444,109 @@ int32_t star_relu_backward(
     }
     sums[0] = dscale;
     sums[1] = dbias;
+    return 0;
+}
+
+/* ---------------------------------------------------------------------------------------------- depthwise convolution */
+
+#define MAX_KERNEL 16
+
+/* sum[j] += sum_w g(w) x(w + j - K / 2), for one row of a map. Columns near an edge have fewer neighbours. */
+INLINE void row_products(
+    const int64_t K, const float *x, const float *g, int64_t stride, int64_t width, int64_t count, vec *sum
+) {
+    int64_t reach = K / 2, begin = MIN(reach, width), end = width - reach > begin ? width - reach : begin;
+    vec s[MAX_KERNEL];
+    UNROLL for (int64_t j = 0; j < K; j++) s[j] = sum[j];
+    for (int64_t w = begin; w < end; w++) {
+        vec at = load(g + w * stride, count);
+        UNROLL for (int64_t j = 0; j < K; j++) s[j] += at * load(x + (w + j - reach) * stride, count);
+    }
+    UNROLL for (int64_t j = 0; j < K; j++) sum[j] = s[j];
+    for (int64_t w = 0; w < width; w++) {
+        if (w == begin) w = end;
+        if (w >= width) break;
+        vec at = load(g + w * stride, count);
+        for (int64_t j = 0; j < K; j++) {
+            int64_t from = w + j - reach;
+            if (from >= 0 && from < width) sum[j] += at * load(x + from * stride, count);
+        }
+    }
+}
+
+/* The gradient of the kernels of a depthwise convolution that keeps the map's size, and of its bias.
+   x, dy: (batch, H, W, C). dweight: (batch, KH, KW, C). dbias: (batch, C). KH and KW are odd, KW is below MAX_KERNEL. */
+int32_t depthwise_gradient(
+    const float *x, const float *dy, int64_t batch, int64_t height, int64_t width, int64_t channels, int64_t rows,
+    int64_t columns, float *dweight, float *dbias, int32_t threads
+) {
+    int64_t blocks = (channels + LANES - 1) / LANES;
+#pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
+    for (int64_t b = 0; b < batch; b++)
+        for (int64_t block = 0; block < blocks; block++) {
+            int64_t c = block * LANES, count = channels - c, line = width * channels;
+            const float *map = x + b * height * line + c, *gradient = dy + b * height * line + c;
+            vec bias = fill(0);
+            for (int64_t p = 0; p < height * width; p++) bias += load(gradient + p * channels, count);
+            store(dbias + b * channels + c, bias, count);
+            for (int64_t i = 0; i < rows; i++) {
+                vec sum[MAX_KERNEL] = {{0}};
+                for (int64_t h = 0; h < height; h++) {
+                    int64_t from = h + i - rows / 2;
+                    if (from < 0 || from >= height) continue;
+                    const float *in = map + from * line, *out = gradient + h * line;
+#define CASE(k) \
+    case k: \
+        if (count >= LANES) \
+            row_products(k, in, out, channels, width, LANES, sum); \
+        else \
+            row_products(k, in, out, channels, width, count, sum); \
+        break;
+                    switch (columns) { /* constant sizes, so that the sums stay in registers */
+                        CASE(5) CASE(7) CASE(9)
+                        default: row_products(columns, in, out, channels, width, count, sum);
+                    }
+#undef CASE
+                }
+                for (int64_t j = 0; j < columns; j++)
+                    store(dweight + ((b * rows + i) * columns + j) * channels + c, sum[j], count);
+            }
+        }
+    return 0;
+}
+
+/* ---------------------------------------------------------------------------------------------------------------- GELU */
+
+/* Phi(x), the share of a normal distribution below x, within 1e-7, and its density ("Handbook of Mathematical
+   Functions", Abramowitz and Stegun, 7.1.26). What is no number stays none. */
+INLINE vec normal(vec x, vec *density) {
+    vec z = maximum(-x, x) * 0.70710678118654752f, t = 1.0f / (0.3275911f * z + 1.0f);
+    vec e = exp2v(maximum(fill(-126.0f), -LOG2_E * z * z));
+    vec p = 1.061405429f * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    vec tail = 0.5f * p * t * e;
+    *density = 0.39894228040143268f * e;
+    ivec mask = x < 0;
+    return (vec)((mask & (ivec)tail) | (~mask & (ivec)(1.0f - tail)));
+}
+
+int32_t gelu_forward(const float *x, int64_t count, float *y, int32_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < count; i += LANES) {
+        vec at = load(x + i, count - i), density;
+        store(y + i, at * normal(at, &density), count - i);
+    }
+    return 0;
+}
+
+int32_t gelu_backward(const float *x, const float *dy, int64_t count, float *dx, int32_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t i = 0; i < count; i += LANES) {
+        vec at = load(x + i, count - i), density, share = normal(at, &density);
+        store(dx + i, load(dy + i, count - i) * (share + at * density), count - i);
+    }
     return 0;
 }
 

@@ -1,4 +1,4 @@
-"""Spectral filters and StarReLU on the CPU: torch's view of the kernels."""
+"""Spectral filters, StarReLU and GELU on the CPU: torch's view of the kernels."""
 
 import ctypes
 import functools
@@ -165,6 +165,50 @@ def _backward_star(ctx, dy):
 
 
 star_relu.register_autograd(_backward_star, setup_context=_setup_star)
+
+
+@torch.library.custom_op("frepro::gelu", mutates_args=(), device_types="cpu")
+def gelu(x: Tensor) -> Tensor:
+    """Any x; float32."""
+    y = torch.empty_like(x)  # lies in memory as x does, if that is dense
+    x = _lying_as(x, y)
+    call("gelu_forward", pointer(x), ctypes.c_int64(x.numel()), pointer(y))
+    return y
+
+
+def _lying_as(x: Tensor, other: Tensor) -> Tensor:
+    return x if x.stride() == other.stride() else torch.empty_like(other).copy_(x)
+
+
+@gelu.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("frepro::gelu_backward", mutates_args=(), device_types="cpu")
+def gelu_backward(dy: Tensor, x: Tensor) -> Tensor:
+    dx = torch.empty_like(x)
+    x, dy = _lying_as(x, dx), _lying_as(dy, dx)
+    call("gelu_backward", *map(pointer, (x, dy)), ctypes.c_int64(x.numel()), pointer(dx))
+    return dx
+
+
+@gelu_backward.register_fake
+def _(dy, x):
+    return torch.empty_like(x)
+
+
+def _setup_gelu(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _backward_gelu(ctx, dy):
+    if torch.is_grad_enabled():  # somebody wants the derivative of the gradient
+        return torch.ops.aten.gelu_backward(dy, *ctx.saved_tensors)
+    return torch.ops.frepro.gelu_backward(dy, *ctx.saved_tensors)
+
+
+gelu.register_autograd(_backward_gelu, setup_context=_setup_gelu)
 
 
 @register_flop_formula([torch.ops.frepro.spectral_filter])
