@@ -49,8 +49,9 @@ OPTION_FOR = {
 }
 FIXED = {"array", "error", "open_mode", "output", "requeue"}
 
-# In logs: where an attempt begins, a line of error of frepro's own, and one of any.
+# In logs: where an attempt begins, what torch puts before lines of a traceback; our own errors, and any.
 ATTEMPT = " - Starting with JobEnvironment("
+RANK = re.compile(r"^\[rank\d+\]: ", re.M)
 OURS = re.compile(r"^frepro\.errors\.FreproError: ")
 ANY = re.compile(r"^(?:[\w.]+(?:Error|Exception|Interrupt)\b|slurmstepd: error: )")
 
@@ -371,7 +372,8 @@ def last_error(job: str) -> tuple[str, Path | None]:
     logs = sorted(folder().glob(f"{job}_*_log.out"), key=lambda path: path.stat().st_mtime_ns)
     if not logs:
         return "it left no log", None
-    lines = {log: log.read_text(errors="replace").rpartition(ATTEMPT)[2].strip().splitlines() for log in logs}
+    texts = {log: log.read_text(errors="replace").rpartition(ATTEMPT)[2] for log in logs}
+    lines = {log: RANK.sub("", text).strip().splitlines() for log, text in texts.items()}
     for pattern in (OURS, ANY):
         for log in logs:
             if errors := [line for line in lines[log] if pattern.match(line)]:

@@ -198,7 +198,7 @@ def epochs_done(run: Run) -> int:
 
 def preempted_at(run: Run, epochs: int, *command: str) -> None:
     """Run a command of Slurm's once so many epochs are done."""
-    slurm.until(lambda: epochs_done(run) >= epochs, 120, f"{run.title} did not come so far")
+    slurm.until(lambda: epochs_done(run) >= epochs, 240, f"{run.title} did not come so far")
     subprocess.run(command, check=True)
 
 
@@ -300,14 +300,14 @@ def test_two_processes_are_one_run(slurm_of_one_node):
 
 @needs_slurm
 def test_a_run_that_fails_is_named(slurm_of_one_node):
-    one = [*TWO[:-1], '["gfformer_s18"]', *ON_CPUS]
+    one = [*TWO[:-1], '["gfformer_s18"]', *ON_CPUS, "--tasks", "2"]
     done = submit(*one, "--per-device", "1", "--wait")
     assert done.exit_code == 1
-    (log,) = cluster.folder().glob("*_0_log.out")
-    failed = f"job {log.name.split('_')[0]} failed: mixup pairs samples, but a batch of 32 over 1 processes in 32 steps"
+    number = next(cluster.folder().glob("*_submission.sh")).name.split("_")[0]
+    failed = f"job {number} failed: mixup pairs samples, but a batch of 32 over 2 processes in 16 steps"
     first, second = done.stderr.splitlines()
     assert first.startswith(f"frepro: error: gfformer_s18, seed 0: {failed}")
-    assert first.endswith(f"(see {reproduce.shown(log)})")
+    assert re.search(rf"\(see \S*slurm/{number}_[01]_log\.out\)$", first)
     assert second == "frepro: error: not made, as runs of theirs failed: Table 4 of dfformer"
     assert f"gfformer_s18, seed 0: to send again, {failed}" in submit(*one, "--dry-run").output
 
