@@ -60,8 +60,8 @@ format: $(READY)  ## mend what lint can mend
 
 lock: $(READY)  ## requirements.lock anew from pyproject.toml
 	@{ sed -n '/^#/p' requirements.lock; $(PYTHON) -m uv pip compile --universal --python-version 3.11 --no-header \
-		--no-annotate --no-emit-index-url --no-emit-find-links --extra book --extra dense --extra test --quiet \
-		pyproject.toml; } \
+		--no-annotate --no-emit-index-url --no-emit-find-links --extra book --extra cluster --extra dense --extra test \
+		--quiet pyproject.toml; } \
 		> requirements.lock.new && mv requirements.lock.new requirements.lock
 
 clean:  ## remove what was built; results and environment stay

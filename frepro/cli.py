@@ -1,13 +1,17 @@
-"""The command line: reproduce, train, eval, replay, convert, data, sizes, bench, list, doctor."""
+"""The command line: reproduce, submit, train, eval, replay, convert, data, sizes, bench, list, doctor."""
 
 import json
 import os
+import re
+import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 import frepro
 from frepro import papers, paths, provenance, recipes, reproduce
@@ -61,6 +65,7 @@ def cli() -> None:
     frepro reproduce                       every table and figure, on embedded data
     frepro reproduce --table 4             Table 4 of every paper that has one
     frepro reproduce --paper dfformer      everything of one paper
+    frepro submit --paper dfformer         its training runs to a Slurm cluster
     frepro train --model dfformer_s18      one training run
     frepro replay FOLDER                   what led to a loss that is not finite
     frepro data check PATH                 what a data set holds, and what is missing or damaged
@@ -71,58 +76,58 @@ def cli() -> None:
     """
 
 
-@cli.command("reproduce")
-@click.option("--table", type=int, help="Number of a table.")
-@click.option("--figure", type=int, help="Number of a figure.")
-@click.option("--paper", callback=blank_as_none, help="One paper. Default: all.")
-@click.option(
-    "--profile",
-    default="demo",
-    show_default=True,
-    help="smoke (all in minutes), demo (in an hour and more) \
-or paper (weeks).",
-)
-@click.option("--data", callback=blank_as_none, help=DATA_HELP)
-@click.option("--seeds", type=Seeds(), help="How many, or which, as 0,7,11. Default: 3 with profile demo, else 1.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
-@click.option(
-    "--jobs", type=click.IntRange(1), help="Runs and notebooks at a time. Default: one a core, or one on a GPU."
-)
-@click.option("--per-device", type=click.IntRange(1), help="Most samples in a forward pass; the rest is accumulated.")
-@click.option("--workers", type=click.IntRange(0), help="Data-loading processes of a run. Default: as many as help.")
-@click.option(
-    "-p",
-    "--parameter",
-    "extra",
-    nargs=2,
-    type=(str, Value()),
-    multiple=True,
-    help="Any other parameter of \
-the notebook, as: -p models '[\"dfformer_s18\"]'.",
-)
-@click.option("--dry-run", is_flag=True, help="Print the plan and stop.")
-def reproduce_command(
+def choice_options(command: Any) -> Any:
+    """The options that reproduce and submit share: which artefacts, and how their runs are carried out."""
+    options = [
+        click.option("--table", type=int, help="Number of a table."),
+        click.option("--figure", type=int, help="Number of a figure."),
+        click.option("--paper", callback=blank_as_none, help="One paper. Default: all."),
+        click.option(
+            "--profile",
+            default="demo",
+            show_default=True,
+            help="smoke (all in minutes), demo (in an hour and more) or paper (weeks).",
+        ),
+        click.option("--data", callback=blank_as_none, help=DATA_HELP),
+        click.option(
+            "--seeds", type=Seeds(), help="How many, or which, as 0,7,11. Default: 3 with profile demo, else 1."
+        ),
+        click.option(
+            "-p",
+            "--parameter",
+            "extra",
+            nargs=2,
+            type=(str, Value()),
+            multiple=True,
+            help="Any other parameter of the notebook, as: -p models '[\"dfformer_s18\"]'.",
+        ),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
+        click.option(
+            "--per-device",
+            type=click.IntRange(1),
+            help="Most samples in a forward pass; the rest is accumulated.",
+        ),
+        click.option(
+            "--workers", type=click.IntRange(0), help="Data-loading processes of a run. Default: as many as help."
+        ),
+        click.option("--dry-run", is_flag=True, help="Print the plan and stop."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def choose(
+    paper: str | None,
     table: int | None,
     figure: int | None,
-    paper: str | None,
     profile: str,
     data: str | None,
     seeds: list[int] | None,
     device: str,
-    jobs: int | None,
-    per_device: int | None,
-    workers: int | None,
     extra: tuple[tuple[str, Any], ...],
-    dry_run: bool,
-) -> None:
-    """Make tables and figures anew, published beside measured: all of them, or those that the options name.
-
-    Prints the plan first, and why what is stale is so; runs only what is missing; ends with the table, or of many
-    artefacts with an overview. What fails takes along only what rests on it, and is named at the end. Runs are stored,
-    so that a second call answers at once, and a call that was stopped goes on where it was.
-    """
-    from frepro.batch import FEW, Batch, summary
-
+) -> tuple[list[reproduce.Plan | reproduce.FigurePlan], list[reproduce.Artefact]]:
+    """The plans that the shared options ask for, and what is not built yet; says so where data are not ImageNet."""
     chosen, unbuilt = reproduce.find(paper, table, figure)
     seeds = seeds or ([0, 1, 2] if profile == "demo" else [0])
     given = {"profile": profile, "data": data, "seeds": seeds, "device": device}
@@ -132,25 +137,207 @@ def reproduce_command(
             f"No DATA given: profile {profile} on embedded data ({locate(None).name}). "
             "Numbers from them are not ImageNet's."
         )
-    batch = Batch(plans, device, jobs)
+    return plans, unbuilt
+
+
+@cli.command("reproduce")
+@choice_options
+@click.option(
+    "--jobs", type=click.IntRange(1), help="Runs and notebooks at a time. Default: one a core, or one on a GPU."
+)
+def reproduce_command(
+    jobs: int | None, per_device: int | None, workers: int | None, dry_run: bool, **choice: Any
+) -> None:
+    """Make tables and figures anew, published beside measured: all of them, or those that the options name.
+
+    Prints the plan first, and why what is stale is so; runs only what is missing; ends with the table, or of many
+    artefacts with an overview. What fails takes along only what rests on it, and is named at the end. Runs are stored,
+    so that a second call answers at once, and a call that was stopped goes on where it was.
+    """
+    from frepro.batch import Batch
+
+    plans, unbuilt = choose(**choice)
+    batch = Batch(plans, choice["device"], jobs)
     click.echo(batch.describe())
     if unbuilt:
         click.echo(f"Not built yet: {reproduce.listed(unbuilt)}.")
-    if dry_run:
-        return
+    if not dry_run:
+        end(make_and_show(batch, per_device, workers))
+
+
+def make_and_show(batch: Any, per_device: int | None, workers: int | None) -> list[str]:
+    """Make the artefacts of a ``Batch`` and print them, of many an overview; returns a line for each that failed."""
+    from frepro.batch import FEW, summary
+
     made = batch.make(per_device, workers, click.echo)
-    if len(plans) > FEW:
+    if len(batch.plans) > FEW:
         click.echo(f"\n{summary(made).text()}")
     else:
         for plan in (one.plan for one in made if not one.failure):
             click.echo(f"\n{plan.artefact.title}, profile {plan.profile}\n{plan.text()}\n")
             for file in sorted(plan.folder.iterdir()):
                 click.echo(f"  {reproduce.shown(file)}")
-    failed = [one for one in made if one.failure]
-    for one in failed:
-        click.echo(f"frepro: error: {one.cause()}", err=True)
-    if failed:
+    return [one.cause() for one in made if one.failure]
+
+
+def end(failures: list[str]) -> None:
+    """Name what failed, if anything did, and end with status 1."""
+    for line in failures:
+        click.echo(f"frepro: error: {line}", err=True)
+    if failures:
         sys.exit(1)
+
+
+class Limit(click.ParamType):
+    """A limit of time as Slurm writes it, in whole minutes."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
+        match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(value))
+        if not match:
+            self.fail(f"{value!r} is no time like 90 (minutes), 12:00:00 or 3-00 (days-hours)", parameter, context)
+        days, *rest = match.groups()
+        parts = [int(part) for part in rest if part is not None]
+        if days is not None:
+            hours, minutes, seconds = (*parts, 0, 0)[:3]
+        elif len(parts) == 3:
+            hours, minutes, seconds = parts
+        else:
+            hours, minutes, seconds = 0, *(*parts, 0)[:2]
+        return max(1, (int(days or 0) * 24 + hours) * 60 + minutes + (seconds > 0))
+
+
+@cli.command("submit")
+@choice_options
+@click.option("--gpus", default="1", show_default=True, help="GPUs of a node, as 8 or a100:8; 0 computes on CPUs.")
+@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Nodes that share a run.")
+@click.option(
+    "--tasks", type=click.IntRange(1), default=1, show_default=True, help="Processes on a node, with --gpus 0."
+)
+@click.option(
+    "--time",
+    "minutes",
+    type=Limit(),
+    default="1-00",
+    show_default=True,
+    help="Limit of a run, as Slurm writes it; after it the run is requeued and goes on.",
+)
+@click.option("--partition", help="Where it runs. Default: the cluster's.")
+@click.option("--account", help="Who it is charged to. Default: yours.")
+@click.option("--cpus", type=click.IntRange(1), help="Cores of each process. Default: the cluster's.")
+@click.option("--mem", help="Memory of a node, as 64G. Default: the cluster's.")
+@click.option(
+    "--slurm",
+    "settings",
+    nargs=2,
+    multiple=True,
+    metavar="NAME VALUE",
+    help="Any further setting of sbatch, as: --slurm constraint h100; a flag as: --slurm exclusive true.",
+)
+@click.option("--at-once", type=click.IntRange(1), help="Most runs that compute at a time. Default: all that fit.")
+@click.option(
+    "--requeues",
+    type=click.IntRange(0),
+    default=30,
+    show_default=True,
+    help="Times that a run may use up its --time and go on; preemptions are not counted.",
+)
+@click.option("--wait", "is_waiting", is_flag=True, help="Wait for the runs, then make tables and figures.")
+@click.pass_context
+def submit_command(
+    context: click.Context,
+    gpus: str,
+    nodes: int,
+    tasks: int,
+    minutes: int,
+    partition: str | None,
+    account: str | None,
+    cpus: int | None,
+    mem: str | None,
+    settings: tuple[tuple[str, str], ...],
+    at_once: int | None,
+    requeues: int,
+    is_waiting: bool,
+    per_device: int | None,
+    workers: int | None,
+    dry_run: bool,
+    **choice: Any,
+) -> None:
+    """Send the training runs of tables and figures to Slurm, all at once.
+
+    Prints the plan and the script first; sends what is neither in the store nor queued or running already. A run that
+    is preempted, or whose time is up, is requeued and goes on from its last state. With --wait, ends with the tables
+    as `frepro reproduce` does, which also makes them once the runs are done. FREPRO_RESULTS must be a folder that all
+    nodes see.
+    """
+    from frepro import cluster
+    from frepro.batch import Batch
+
+    where = cluster.Cluster(
+        gpus=gpus,
+        nodes=nodes,
+        tasks=tasks,
+        minutes=minutes,
+        partition=partition,
+        account=account,
+        cpus=cpus,
+        mem=mem,
+        at_once=at_once,
+        requeues=requeues,
+        settings={name: value == "true" or value for name, value in settings},
+        per_device=per_device,
+        workers=workers,
+    )
+    plans, _ = choose(**choice)
+    for plan in plans:
+        click.echo(f"{plan.artefact.title}, profile {plan.profile}: {reproduce.because(plan.reasons)}")
+    runs = {run.measurement.key: run for plan in plans for run in plan.missing}
+    where.check(runs.values())
+    found = cluster.survey(runs.values())
+    live, new = [sent for sent in found if sent.is_live], [sent.run for sent in found if not sent.is_live]
+    click.echo(f"Training runs: {len(new)} to send, {len(live)} queued or running")
+    for sent in found:
+        click.echo(f"  {sent.told()}")
+    if new:
+        click.echo(f"\n{where.script(len(new))}")
+    if dry_run:
+        return
+    if new:
+        sent = where.send(new)
+        click.echo(f"Sent as {cluster.named(sent)}; logs in {reproduce.shown(cluster.folder())}")
+        live += sent
+    if not is_waiting:
+        click.echo(f"Once they are done, `{same_choice(context)}` makes the tables; this with --wait does both.")
+        return
+    try:
+        if live:
+            click.echo(f"Waiting for {cluster.named(live)}; Ctrl-C ends the waiting and leaves them running")
+        failed = cluster.wait(live, click.echo)
+    except KeyboardInterrupt:
+        click.echo(f"\nstopped waiting; {cluster.named(live)} go on, and the same command waits again", err=True)
+        sys.exit(130)
+    plans = [replace(plan) for plan in plans]  # which look anew at what is missing
+    failures = [f"{run.title}: {failure.cause}" for run, failure in failed]
+    if lost := [plan.artefact for plan in plans if plan.missing]:  # made now, it would be trained here
+        failures.append(f"not made, as runs of theirs failed: {reproduce.listed(lost)}")
+    if whole := [plan for plan in plans if not plan.missing]:
+        failures += make_and_show(Batch(whole, choice["device"]), per_device, workers)
+    end(failures)
+
+
+def same_choice(context: click.Context) -> str:
+    """The command that reproduces what the options of this one chose."""
+    words = ["frepro", "reproduce"]
+    for name in ("paper", "table", "figure", "profile", "data", "device"):
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and context.params[name] is not None:
+            words += [f"--{name}", str(context.params[name])]
+    if seeds := context.params["seeds"]:
+        is_count = seeds == list(range(len(seeds)))
+        words += ["--seeds", str(len(seeds)) if is_count else ",".join(map(str, seeds))]
+    for name, value in context.params["extra"]:
+        words += ["-p", name, value if isinstance(value, str) else json.dumps(value)]
+    return shlex.join(words)
 
 
 def training_options(command: Any) -> Any:
