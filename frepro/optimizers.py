@@ -21,6 +21,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
         recipe.optimizer,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
+        betas=recipe.betas,
         filter_bias_and_bn=not recipe.decay_all,
     )
 

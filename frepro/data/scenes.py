@@ -1,4 +1,4 @@
-"""Embedded scenes: digits of different size and colour on photographs, some in front of others, with all annotations.
+"""Embedded scenes: bright digits on dimmed photographs, some in front of others, with all annotations.
 
 They are composed from scikit-learn's scans and photographs, so that detection, instance and semantic segmentation run
 on any machine. A scene is a function of (seed, split, index, size) alone. The scans and the parts of the photographs
@@ -23,12 +23,14 @@ CLASSES = [str(digit) for digit in range(10)]
 SEMANTIC_CLASSES = ["ground", *CLASSES]
 
 EMPTY = 1 / 32  # share of scenes without a digit
-MOST = 6  # digits in a scene
-SIDES = (0.25, 0.6)  # of a scan with a border of one of its pixels, as shares of the scene's side
+MOST = 8  # digits in a scene
+SIDES = (0.3, 0.6)  # of a scan with a border of one of its pixels, as shares of the scene's side
 VISIBLE = 0.7  # least share of a digit that those in front of it leave to be seen
 APART = 0.4  # least distance of a digit's colour from its ground and from other digits; black and white are 1.73 apart
 TRIALS = 20  # for a place and a colour that keep these two
-EDGE = (0.1, 0.9)  # a pixel that a digit covers by a share between these is ignored in the semantic map
+DIMMED = 0.5  # brightness of a photograph, relative to its own
+BRIGHT = (0.6, 1.0)  # red, green and blue of a digit
+EDGE = (0.4, 0.6)  # a pixel that a digit covers by a share between these is ignored in the semantic map
 
 SCENE = 3  # what random numbers are for
 SPLITS = ("train", "test")
@@ -137,7 +139,7 @@ def _ground(rng: Generator, split: str, size: int) -> np.ndarray:
     side = int(rng.integers(96, min(image.shape[:2]) + 1))
     top, left = rng.integers(0, np.array(image.shape[:2]) - side + 1)
     piece = Image.fromarray(image[top : top + side, left : left + side])
-    picture = np.asarray(piece.resize((size, size), Image.Resampling.BILINEAR)) / 255
+    picture = DIMMED * np.asarray(piece.resize((size, size), Image.Resampling.BILINEAR)) / 255
     return picture[:, ::-1].copy() if rng.random() < 0.5 else picture
 
 
@@ -145,7 +147,7 @@ def _placement(rng: Generator, split: str, size: int) -> Placement:
     first, count = (0, DIGITS_TRAIN) if split == "train" else (DIGITS_TRAIN, DIGITS_TEST)
     side = int(rng.integers(round(SIDES[0] * size), round(SIDES[1] * size) + 1))
     left, top = rng.integers(0, size - side + 1, 2).tolist()
-    return Placement(first + int(rng.integers(count)), left, top, side, tuple(rng.random(3).tolist()))
+    return Placement(first + int(rng.integers(count)), left, top, side, tuple(rng.uniform(*BRIGHT, 3).tolist()))
 
 
 def _shape(placement: Placement, size: int) -> np.ndarray:

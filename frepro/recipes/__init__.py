@@ -89,6 +89,7 @@ class Recipe:
         ema_decay: Decay of the moving average of the weights; none without one.
         clip_grad: Largest norm of the gradient; none without clipping.
         optimizer: AdamW, or LAMB as timm has it.
+        betas: How far it averages the gradient and its square.
         precision: Of forward and backward on a GPU; a CPU always computes in float32.
         score_every: Epochs between two evaluations; the last one is always evaluated.
         by_model: Values of single models (see ``of``).
@@ -120,6 +121,7 @@ class Recipe:
     ema_decay: float | None
     clip_grad: float | None
     optimizer: Literal["adamw", "lamb"] = "adamw"
+    betas: tuple[float, float] = (0.9, 0.999)
     precision: Literal["no", "fp16", "bf16"]
     score_every: int = 1
     by_model: dict[str, Change] = field(default_factory=dict)
@@ -220,6 +222,7 @@ class Segmentation(Recipe):
         mirror: Whether every second image is mirrored.
         distort: Whether colours are changed at random.
         window, stride: Of sliding inference, in pixels; none for whole images.
+        class_weights: Of pixels of a class in the loss; 1 for those that it does not name.
         segmenter_args: Further arguments of ``tasks.segmenters.create``, to make it small for embedded data.
     """
 
@@ -232,6 +235,7 @@ class Segmentation(Recipe):
     distort: bool = True
     window: int | None = None
     stride: int | None = None
+    class_weights: dict[int, float] = field(default_factory=dict)
     segmenter_args: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -313,5 +317,7 @@ def from_plain(task: str, values: dict[str, Any]) -> Recipe:
     if kind is None:
         raise FreproError(f"there is no task {task!r}")
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    if weights := plain.get("class_weights"):  # JSON has text for keys
+        plain["class_weights"] = {int(label): weight for label, weight in weights.items()}
     parts = {"benchmark": Benchmark, "layer_decay": LayerDecay}
     return kind(**{**plain, **{name: part(**plain[name]) for name, part in parts.items() if plain.get(name)}})

@@ -242,7 +242,8 @@ def _refine(
 class Sizes:
     """What makes a detector large or small; ``create`` says what each is."""
 
-    channels: int
+    pyramid: int
+    norms: bool
     width: int
     convs: int
     smallest_anchor: float
@@ -256,7 +257,7 @@ class Sizes:
 def _stage(num_classes: int, sizes: Sizes, box_head: nn.Module, iou: float = 0.5, precision: float = 10) -> RoIHeads:
     """Heads on boxes that overlap an object by ``iou``; ``precision`` is 1 over the standard deviation of centres."""
     levels = ["0", "1", "2", "3"]
-    channels = sizes.channels
+    channels = sizes.pyramid
     return RoIHeads(
         box_roi_pool=MultiScaleRoIAlign(levels, output_size=7, sampling_ratio=sizes.samples),
         box_head=box_head,
@@ -270,7 +271,7 @@ def _stage(num_classes: int, sizes: Sizes, box_head: nn.Module, iou: float = 0.5
         nms_thresh=0.5,
         detections_per_img=sizes.detections,
         mask_roi_pool=MultiScaleRoIAlign(levels, output_size=14, sampling_ratio=sizes.samples),
-        mask_head=MaskRCNNHeads(channels, (channels,) * sizes.convs, dilation=1),
+        mask_head=MaskRCNNHeads(channels, (channels,) * sizes.convs, 1, nn.BatchNorm2d if sizes.norms else None),
         mask_predictor=MaskRCNNPredictor(channels, channels, 1 + num_classes),
     )
 
@@ -278,11 +279,13 @@ def _stage(num_classes: int, sizes: Sizes, box_head: nn.Module, iou: float = 0.5
 def _rcnn(
     backbone: str, roi_heads: nn.Module, transform: nn.Module, sizes: Sizes, **backbone_args: Any
 ) -> GeneralizedRCNN:
-    pyramid = feature_pyramid(backbone, 4, sizes.channels, lambda *_: LastLevelMaxPool(), **backbone_args)
+    pyramid = feature_pyramid(
+        backbone, 4, sizes.pyramid, lambda *_: LastLevelMaxPool(), norms=sizes.norms, **backbone_args
+    )
     anchors = Anchors(strides=(4, 8, 16, 32, 64), scales=(sizes.smallest_anchor / 4,))
     proposals = RegionProposalNetwork(
         anchors,
-        ProposalHead(sizes.channels, anchors.num_anchors_per_location()[0]),
+        ProposalHead(sizes.pyramid, anchors.num_anchors_per_location()[0]),
         fg_iou_thresh=0.7,
         bg_iou_thresh=0.3,
         batch_size_per_image=sizes.anchors,
@@ -298,11 +301,11 @@ def retinanet(backbone: str, num_classes: int, transform: nn.Module, sizes: Size
     """Strides 8 to 128, nine anchors a location, heads of four 3x3 convolutions shared by all maps; no norms."""
     scales = [sizes.smallest_anchor / 8 * 2 ** (i / 3) for i in range(3)]
     anchors = Anchors(strides=(8, 16, 32, 64, 128), scales=scales)
-    head = DetectionHead(sizes.channels, anchors.num_anchors_per_location()[0], num_classes)
+    head = DetectionHead(sizes.pyramid, anchors.num_anchors_per_location()[0], num_classes)
     for each in (head.classification_head, head.regression_head):
         each.conv = each.conv[: sizes.convs]  # torchvision makes four, whatever is asked for
     network = RetinaNet(
-        feature_pyramid(backbone, 3, sizes.channels, P6P7, **backbone_args),
+        feature_pyramid(backbone, 3, sizes.pyramid, P6P7, norms=sizes.norms, **backbone_args),
         num_classes,
         anchor_generator=anchors,
         head=head,
@@ -317,7 +320,7 @@ def mask_rcnn(
     backbone: str, num_classes: int, transform: nn.Module, sizes: Sizes, **backbone_args: Any
 ) -> GeneralizedRCNN:
     """Strides 4 to 64, three anchors a location, a box head of two linear layers, a mask head of four convolutions."""
-    stage = _stage(num_classes, sizes, TwoMLPHead(sizes.channels * 7 * 7, sizes.width))
+    stage = _stage(num_classes, sizes, TwoMLPHead(sizes.pyramid * 7 * 7, sizes.width))
     return _rcnn(backbone, CascadeRoIHeads([stage], [1.0], box_loss="l1"), transform, sizes, **backbone_args)
 
 
@@ -328,7 +331,7 @@ def cascade_mask_rcnn(
 
     Boxes are of each class, as in the configurations of Swin, ConvNeXt and SPANetV2; in the paper they are of all.
     """
-    channels = sizes.channels
+    channels = sizes.pyramid
     stages = [
         _stage(
             num_classes,
@@ -353,7 +356,8 @@ def create(
     *,
     min_size: int | Sequence[int] = 800,
     max_size: int = 1333,
-    channels: int = 256,
+    pyramid: int = 256,
+    norms: bool = False,
     width: int = 1024,
     convs: int = 4,
     smallest_anchor: float = 32,
@@ -373,7 +377,8 @@ def create(
         min_size: Length that an image's shorter side is resized to; of several, one at random while training, else the
             last.
         max_size: What the longer side may then have at most.
-        channels: Of the pyramid and of the heads' convolutions.
+        pyramid: Channels of the pyramid and of the heads' convolutions.
+        norms: Batch norms in the pyramid of an R-CNN and in its mask heads, as training from random weights needs.
         width: Outputs of each linear layer of a box head.
         convs: 3x3 convolutions in each of RetinaNet's heads, 1 to 4, and in a mask head and a cascade's box head.
         smallest_anchor: Side of the smallest square anchors in pixels; each coarser map has them twice as large.
@@ -391,5 +396,5 @@ def create(
     if detector not in DETECTORS:
         raise unknown("detector", detector, DETECTORS)
     transform = GeneralizedRCNNTransform(min_size, max_size, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
-    sizes = Sizes(channels, width, convs, smallest_anchor, anchors, proposals, rois, samples, detections)
+    sizes = Sizes(pyramid, norms, width, convs, smallest_anchor, anchors, proposals, rois, samples, detections)
     return DETECTORS[detector](backbone, num_classes, transform, sizes, **backbone_args)

@@ -22,18 +22,16 @@ from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
 
+import frepro.models  # noqa: F401 - registers them with timm
 from frepro.errors import unknown
-from frepro.models.dfformer import DFFormer
-from frepro.models.spanet import SPANet
-from frepro.models.spanetv2 import SPANetV2
 
 __all__ = ["FeaturePyramid", "SimpleFeaturePyramid", "Stages", "feature_pyramid"]
 
 # The norm that the official dense-prediction code has on each map of a family.
 OUTPUT_NORMS = {
-    DFFormer: partial(LayerNorm2d, eps=1e-6),
-    SPANet: GroupNorm1,
-    SPANetV2: partial(LayerNorm2d, eps=1e-6, bias=False),
+    "dfformer": partial(LayerNorm2d, eps=1e-6),
+    "spanet": GroupNorm1,
+    "spanetv2": partial(LayerNorm2d, eps=1e-6, bias=False),
 }
 
 # Makes coarser maps of a pyramid's; called with the channels of the backbone's last map and those of the pyramid.
@@ -71,7 +69,7 @@ class Stages(nn.Module):
         self.channels: list[int] = [each["num_chs"] for each in maps]
         self.strides: list[int] = [each["reduction"] for each in maps]
         self.indices = self.body.prune_intermediate_layers(list(range(-len(maps), 0)), prune_norm=True)
-        norm = OUTPUT_NORMS.get(type(self.body), nn.Identity)
+        norm = OUTPUT_NORMS.get(type(self.body).__module__.rpartition(".")[2], nn.Identity)
         self.norms = nn.ModuleList(norm(channels) for channels in self.channels)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -82,15 +80,17 @@ class Stages(nn.Module):
 class FeaturePyramid(nn.Module):
     """Feature pyramid network on a four-stage backbone: (B, 3, H, W) to a dictionary of (B, out_channels, h, w).
 
-    Its 1x1 and 3x3 convolutions have biases and no norms, as in mmdetection and mmsegmentation.
+    Its 1x1 and 3x3 convolutions have biases and no norms, as in mmdetection and mmsegmentation, unless ``norms`` asks
+    for batch norms.
     """
 
-    def __init__(self, stages: Stages, out_channels: int, extra: Extra | None = None) -> None:
+    def __init__(self, stages: Stages, out_channels: int, extra: Extra | None = None, norms: bool = False) -> None:
         super().__init__()
         self.out_channels = out_channels
         self.stages = stages
         more = extra(stages.channels[-1], out_channels) if extra else None
-        self.network = FeaturePyramidNetwork(stages.channels, out_channels, more)
+        norm = nn.BatchNorm2d if norms else None
+        self.network = FeaturePyramidNetwork(stages.channels, out_channels, more, norm)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return self.network(self.stages(x))
@@ -139,10 +139,18 @@ def _resize(channels: int, doublings: int) -> tuple[nn.Module, int]:
 
 
 def feature_pyramid(
-    backbone: str, count: int = 4, out_channels: int = 256, extra: Extra | None = None, **backbone_args: Any
+    backbone: str,
+    count: int = 4,
+    out_channels: int = 256,
+    extra: Extra | None = None,
+    norms: bool = False,
+    **backbone_args: Any,
 ) -> FeaturePyramid | SimpleFeaturePyramid:
-    """The pyramid that fits a backbone: ``count`` maps, the coarsest at stride 32, and extra ones of theirs."""
+    """The pyramid that fits a backbone: ``count`` maps, the coarsest at stride 32, and extra ones of theirs.
+
+    ``norms`` is for the pyramid of a four-stage backbone; a simple one has norms anyway.
+    """
     stages = Stages(backbone, count, **backbone_args)
     if stages.plain:
         return SimpleFeaturePyramid(stages, count, out_channels, extra)
-    return FeaturePyramid(stages, out_channels, extra)
+    return FeaturePyramid(stages, out_channels, extra, norms)

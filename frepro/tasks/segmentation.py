@@ -46,6 +46,7 @@ class Segmentation(Task):
             recipe.segmenter,
             model,
             self.num_classes,
+            class_weights=recipe.class_weights,
             **recipe.segmenter_args,
             **sized(model, recipe.img_size),
             drop_path_rate=drop_path,

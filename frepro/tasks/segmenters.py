@@ -14,7 +14,7 @@ FPN, UperNet) train with. SPANet published none; its table has the same Semantic
 norms are synchronised between processes there; that is the training's business (``convert_sync_batchnorm``).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -118,22 +118,24 @@ class Segmenter(nn.Module):
         self.body = body
         self.head = head
         self.auxiliary = auxiliary
+        self.register_buffer("class_weights", None, persistent=False)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor | dict[str, Tensor]:
         maps = list(self.body(images).values())
         logits = self.head(maps)
         if not self.training:
             return resize(logits.float(), images.shape[2:])
-        losses = {"loss_seg": cross_entropy(logits, labels)}
+        losses = {"loss_seg": cross_entropy(logits, labels, self.class_weights)}
         if self.auxiliary is not None:
-            losses["loss_aux"] = 0.4 * cross_entropy(self.auxiliary(maps[2]), labels)
+            losses["loss_aux"] = 0.4 * cross_entropy(self.auxiliary(maps[2]), labels, self.class_weights)
         return losses
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Mean over all pixels, ignored ones as 0 (as in mmsegmentation): (B, K, h, w) and (B, H, W) to a number."""
     logits = resize(logits.float(), labels.shape[1:])
-    return F.cross_entropy(logits, labels, ignore_index=IGNORED, reduction="sum") / labels.numel()
+    loss = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORED, reduction="sum")
+    return loss / labels.numel()
 
 
 @torch.no_grad()
@@ -190,8 +192,8 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
 
 def semantic_fpn(backbone: str, num_classes: int, channels: int, **backbone_args: Any) -> Segmenter:
     """Pyramid of ``channels``, 256 in the paper, head of half as many."""
-    pyramid = feature_pyramid(backbone, 4, channels, **backbone_args)
-    return Segmenter(pyramid, SemanticFPNHead(channels, num_classes, channels // 2))
+    body = feature_pyramid(backbone, 4, channels, **backbone_args)
+    return Segmenter(body, SemanticFPNHead(channels, num_classes, channels // 2))
 
 
 def upernet(backbone: str, num_classes: int, channels: int, **backbone_args: Any) -> Segmenter:
@@ -213,7 +215,13 @@ CHANNELS = {"semantic_fpn": 256, "upernet": 512}  # as published
 
 
 def create(
-    segmenter: str, backbone: str, num_classes: int = 150, *, channels: int | None = None, **backbone_args: Any
+    segmenter: str,
+    backbone: str,
+    num_classes: int = 150,
+    *,
+    pyramid: int | None = None,
+    class_weights: Mapping[int, float] | None = None,
+    **backbone_args: Any,
 ) -> Segmenter:
     """A segmenter with new weights.
 
@@ -221,8 +229,9 @@ def create(
         segmenter: "semantic_fpn" or "upernet".
         backbone: Name of a model with timm, of four stages or plain.
         num_classes: ADE20K has 150.
-        channels: Of Semantic FPN's pyramid, whose head has half as many, or of UperNet's head, whose auxiliary one has
-            half as many; an even number, 256 and 512 unless given, as published.
+        pyramid: Channels of Semantic FPN's pyramid, whose head has half as many, or of UperNet's, whose auxiliary head
+            has half as many; an even number, 256 and 512 unless given, as published.
+        class_weights: Of pixels of a class in the loss; 1 for those that it does not name.
         **backbone_args: For the backbone, such as ``drop_path_rate`` and ``pretrained``; DFFormer's filters are made
             for an ``img_size`` of 512 in its paper, SPANetV2's for 224.
 
@@ -231,5 +240,7 @@ def create(
     """
     if segmenter not in SEGMENTERS:
         raise unknown("segmenter", segmenter, SEGMENTERS)
-    channels = CHANNELS[segmenter] if channels is None else channels
-    return SEGMENTERS[segmenter](backbone, num_classes, channels, **backbone_args)
+    network = SEGMENTERS[segmenter](backbone, num_classes, pyramid or CHANNELS[segmenter], **backbone_args)
+    if class_weights:
+        network.class_weights = torch.tensor([float(class_weights.get(label, 1)) for label in range(num_classes)])
+    return network

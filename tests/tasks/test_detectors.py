@@ -12,7 +12,7 @@ from tests.tasks.test_pyramid import TINY
 
 SIZE = 64
 SMALL = {
-    "channels": 16,
+    "pyramid": 16,
     "width": 32,
     "convs": 1,
     "smallest_anchor": 12,
@@ -217,7 +217,7 @@ def test_every_size_of_the_r_cnns_does_what_it_says():
     assert network.rpn.fg_bg_sampler.batch_size_per_image == SMALL["anchors"]
     areas = {round(area) for area in (laid[0][:, 2:] - laid[0][:, :2]).prod(dim=1).tolist()}
     assert areas == {round((SMALL["smallest_anchor"] * 2**i) ** 2) for i in range(5)}
-    assert [shape[1:] for shape in shapes] == 3 * [(SMALL["channels"], 7, 7, SMALL["width"])]
+    assert [shape[1:] for shape in shapes] == 3 * [(SMALL["pyramid"], 7, 7, SMALL["width"])]
     assert max(shape[0] for shape in shapes) <= SMALL["rois"]
 
 

@@ -118,7 +118,7 @@ def test_windows_with_gaps_are_refused():
 @pytest.mark.parametrize("backbone", ["dfformer_s18", "vimf_tiny_h"])
 @pytest.mark.parametrize("segmenter", segmentation.SEGMENTERS)
 def test_channels_are_those_of_all_new_layers(segmenter, backbone):
-    network = segmentation.create(segmenter, backbone, 5, channels=16, **TINY[backbone])
+    network = segmentation.create(segmenter, backbone, 5, pyramid=16, **TINY[backbone])
     sum(network(images(), torch.zeros(2, 64, 96, dtype=torch.long)).values()).backward()
     heads = [network.head] if network.auxiliary is None else [network.head, network.auxiliary]
     widths = {each.out_channels for head in heads for each in head.modules() if isinstance(each, nn.Conv2d)}
