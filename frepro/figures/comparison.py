@@ -9,9 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from frepro import recipes, report
-from frepro.errors import FreproError
 from frepro.experiment import SHOWN, Experiment
-from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, subplots
+from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, sentence, subplots
 
 PUBLISHED, MEASURED = COLOURS[:2]
 
@@ -69,7 +68,7 @@ def dense_comparison(experiment: Experiment) -> Figure:
     found = {network: experiment.scores(metric, network) for network in networks}
     found = {network: scores for network, scores in found.items() if any(scores.values())}
     if not found:
-        raise FreproError("nothing was trained: name the backbones of a network in trained")
+        return sentence("Nothing was trained.")
     lines = [max(2, len(scores)) for scores in found.values()]
     height = sum(1.0 + 0.36 * count for count in lines)
     figure, grid = subplots(len(found), 2, squeeze=False, figsize=(PAGE_WIDTH, height), height_ratios=lines)

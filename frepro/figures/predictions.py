@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from frepro import evaluate, recipes, tasks
 from frepro.data.annotated import IGNORED, AnnotatedImage
-from frepro.errors import FreproError
+from frepro.errors import unknown
 from frepro.experiment import Experiment, Learner
 from frepro.figures.scenes import draw_legend, draw_map, draw_objects
-from frepro.figures.style import PAGE_WIDTH, finished, subplots
+from frepro.figures.style import PAGE_WIDTH, finished, sentence, subplots
 from frepro.models.official import load_strictly, read, unwrap
 from frepro.tasks.segmenters import resize
 
@@ -32,13 +32,12 @@ def predictions(experiment: Experiment, network: str, count: int = 4) -> Figure:
     Args:
         network: A name of ``experiment.networks``.
         count: Test images: the first that hold something.
-
-    Raises:
-        FreproError: No network of that kind was trained or evaluated.
     """
+    if network not in experiment.networks:
+        raise unknown("network of this table", network, experiment.networks)
     learners = [each for each in experiment.learners if each.network == network and _is_known(experiment, each)]
     if not learners:
-        raise FreproError(f"no {recipes.NETWORKS.get(network, network)} was trained: name its backbones in trained")
+        return sentence(f"No {recipes.NETWORKS[network]} was trained.")
     detects = experiment.task == "detection"
     samples = tasks.of(learners[0].runs[0]).samples("test")
     chosen = _with_content(samples, count)
