@@ -63,6 +63,7 @@ class Scenes(Dataset):
     def __init__(self, split: str, size: int = SIZE, seed: int = 0, length: int | None = None) -> None:
         self.split, self.size, self.seed = split, size, seed
         self.length = SCENES[split] if length is None else length
+        self.composed: dict[int, AnnotatedImage] = {}  # each epoch shows them again
 
     def __len__(self) -> int:
         return self.length
@@ -70,6 +71,11 @@ class Scenes(Dataset):
     def __getitem__(self, index: int) -> AnnotatedImage:
         if not 0 <= index < self.length:
             raise IndexError(index)
+        if index not in self.composed:
+            self.composed[index] = self._annotated(index)
+        return self.composed[index]
+
+    def _annotated(self, index: int) -> AnnotatedImage:
         picture, placements = self.compose(index)
         semantic = np.zeros((self.size, self.size), dtype=np.uint8)
         masks = np.zeros((len(placements), self.size, self.size), dtype=bool)

@@ -45,7 +45,7 @@ DIGITS_TRAIN, DIGITS_TEST = 1297, 500
 # Textured pictures: each training scan comes four times, each test scan twice.
 COMPOSED_TRAIN, COMPOSED_TEST = 4 * DIGITS_TRAIN, 2 * DIGITS_TEST
 
-SCENES_TRAIN, SCENES_TEST = 1024, 256
+SCENES_TRAIN, SCENES_TEST = 2048, 256
 
 # Embedded data by name, with training and test images. All show the ten digits.
 EMBEDDED = {
