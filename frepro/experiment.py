@@ -543,8 +543,8 @@ class Experiment:
 
     def provenance(self) -> dict[str, Any]:
         """Every run with its seed, score and origin; the timing with all its rounds, if anything was timed."""
-        records = [(run, run.measurement.record()) for run in self.runs]
-        records += [(learner.runs[0], learner.records()[0]) for learner in self.evaluated]
+        records = [(run, run.measurement.record(), None) for run in self.runs]
+        records += [(each.runs[0], each.records()[0], each.checkpoint.file.name) for each in self.evaluated]
         timing = self.timing.measurement.record() if self.measured else None
         return {
             "paper": self.paper,
@@ -559,11 +559,12 @@ class Experiment:
                     "model_args": run.all_model_args,
                     "network": run.recipe.network,
                     "seed": run.seed,
+                    "weights": weights,
                     "values": record["values"],
                     "seconds": record["seconds"],
                     "origin": _origin(record),
                 }
-                for run, record in records
+                for run, record, weights in records
             ],
             "timing": timing
             and {

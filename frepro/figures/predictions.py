@@ -19,19 +19,22 @@ from frepro.figures.style import PAGE_WIDTH, finished, sentence, subplots
 from frepro.models.official import load_strictly, read, unwrap
 from frepro.tasks.segmenters import resize
 
-SCORE = 0.5  # least of a detection that is shown
 NAMED = 0.01  # least share of a map that a region with its class written on it has
 
 
-def predictions(experiment: Experiment, network: str, count: int = 4) -> Figure:
+def predictions(experiment: Experiment, network: str, count: int = 4, score: float = 0.5) -> Figure:
     """A column for each test image; rows are what is true, and what each network with that detector or segmenter finds.
 
-    Of each variant that was trained the network of the first seed. Detections are those with a score of ``SCORE`` at
-    least. On maps the classes of larger regions are written, so that colour alone tells nothing.
+    Of each variant that was trained the network of the first seed. On maps the classes of larger regions are written,
+    so that nothing is told by colour alone.
 
     Args:
         network: A name of ``experiment.networks``.
         count: Test images: the first that hold something.
+        score: Least of a detection that is shown.
+
+    Raises:
+        FreproError: There is no such network.
     """
     if network not in experiment.networks:
         raise unknown("network of this table", network, experiment.networks)
@@ -54,8 +57,14 @@ def predictions(experiment: Experiment, network: str, count: int = 4) -> Figure:
         axes.set_ylabel(name)
 
     found = [_answers(learner, chosen) for learner in learners]
-    draw = _draw_detections if detects else _draw_maps
-    draw(figure, grid, images, samples.images, found)
+    if detects:
+        _draw_detections(grid, images, samples.images.classes, found, score)
+        kinds = "boxes and masks" if "masks" in found[0][0] else "boxes"
+        figure.supxlabel(f"{kinds} with a score of {score:g} at least: class, score", fontsize=8)
+    else:
+        classes = [str(name).split(",")[0] for name in samples.images.semantic_classes]  # "building, edifice"
+        shown = _draw_maps(grid, images, classes, found)
+        draw_legend(figure, classes, shown)
     return finished(figure)
 
 
@@ -98,28 +107,30 @@ def _answers(learner: Learner, chosen: Sequence[int]) -> list[Any]:
 
 
 def _draw_detections(
-    figure: Figure, grid: np.ndarray, images: Sequence[AnnotatedImage], data: Any, found: Sequence[list[Any]]
+    grid: np.ndarray,
+    images: Sequence[AnnotatedImage],
+    classes: Sequence[str],
+    found: Sequence[list[dict[str, Tensor]]],
+    least: float,
 ) -> None:
     has_masks = "masks" in found[0][0]
     for column, image, *of_learners in zip(grid.T, images, *found, strict=True):
-        texts = [str(data.classes[label]) for label in image.labels]
+        texts = [str(classes[label]) for label in image.labels]
         draw_objects(column[0], image.image, image.boxes.numpy(), texts, image.masks.numpy() if has_masks else None)
         for axes, objects in zip(column[1:], of_learners, strict=True):
-            kept = {key: values[objects["scores"] >= SCORE] for key, values in objects.items()}
+            kept = {key: values[objects["scores"] >= least] for key, values in objects.items()}
             pairs = zip(kept["labels"].tolist(), kept["scores"].tolist(), strict=True)
-            texts = [f"{data.classes[label - 1]} {score:.2f}" for label, score in pairs]
+            texts = [f"{classes[label - 1]} {score:.2f}" for label, score in pairs]
             masks = (kept["masks"][:, 0] >= 0.5).numpy() if has_masks else None
             draw_objects(axes, image.image, kept["boxes"].numpy(), texts, masks)
             if not texts:
                 _write(axes, image.image.width / 2, image.image.height / 2, "nothing")
-    kinds = "boxes and masks" if has_masks else "boxes"
-    figure.supxlabel(f"{kinds} with a score of {SCORE} at least: class, score", fontsize=8)
 
 
 def _draw_maps(
-    figure: Figure, grid: np.ndarray, images: Sequence[AnnotatedImage], data: Any, found: Sequence[list[Tensor]]
-) -> None:
-    classes = [str(name).split(",")[0] for name in data.semantic_classes]
+    grid: np.ndarray, images: Sequence[AnnotatedImage], classes: Sequence[str], found: Sequence[list[Tensor]]
+) -> list[int]:
+    """Gives the numbers of the classes that are to be seen."""
     shown: set[int] = set()
     for column, image, *of_learners in zip(grid.T, images, *found, strict=True):
         column[0].imshow(image.image)
@@ -127,7 +138,7 @@ def _draw_maps(
             draw_map(axes, semantic.numpy(), classes)
             _name_regions(axes, semantic.numpy(), classes)
             shown |= set(semantic.unique().tolist()) - {IGNORED}
-    draw_legend(figure, classes, sorted(shown))
+    return sorted(shown)
 
 
 def _name_regions(axes: Axes, semantic: np.ndarray, classes: Sequence[str]) -> None:
