@@ -7,6 +7,7 @@ from torch import nn
 
 from frepro.errors import FreproError
 from frepro.tasks import segmenters as segmentation
+from frepro.tasks.pyramid import Stages
 from frepro.tasks.segmenters import inference
 from tests.tasks.test_pyramid import TINY, images
 
