@@ -190,13 +190,13 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def semantic_fpn(backbone: str, num_classes: int, channels: int, **backbone_args: Any) -> Segmenter:
+def semantic_fpn(backbone: str, num_classes: int, channels: int, /, **backbone_args: Any) -> Segmenter:
     """Pyramid of ``channels``, 256 in the paper, head of half as many."""
     body = feature_pyramid(backbone, 4, channels, **backbone_args)
     return Segmenter(body, SemanticFPNHead(channels, num_classes, channels // 2))
 
 
-def upernet(backbone: str, num_classes: int, channels: int, **backbone_args: Any) -> Segmenter:
+def upernet(backbone: str, num_classes: int, channels: int, /, **backbone_args: Any) -> Segmenter:
     """Head of ``channels``, 512 in the paper, on the backbone's own maps, auxiliary one of half as many.
 
     A plain backbone gets a simple pyramid, of half as many too.
