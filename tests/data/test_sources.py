@@ -77,7 +77,7 @@ def test_what_is_wrong_is_named(tmp_path):
 
     assert "no data at" in message(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    assert "no train/ and val/ folders" in message(tmp_path / "empty")
+    assert "looks like no data set" in message(tmp_path / "empty")
     (tmp_path / "file").write_text("")
     assert "is a file" in message(tmp_path / "file")
     assert "holds no images" in message(make_folder(tmp_path / "bare", images=0))
