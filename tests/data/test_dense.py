@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou, masks_to_boxes
 
+from frepro.data import locate
 from frepro.data.annotated import IGNORED
 from frepro.data.dense import DenseSamples, Detection, Segmentation, collate, open_annotated
 from frepro.data.export import export
@@ -158,12 +159,13 @@ def test_batches(scenes):
 
 
 def test_data_by_name(tmp_path):
-    assert isinstance(open_annotated(None, "test", SIZE), Scenes)
+    assert isinstance(open_annotated(locate(None, "segmentation"), "test", SIZE), Scenes)
     export("ade20k", tmp_path / "ade", (1, 1), SIZE)
-    assert torch.equal(open_annotated(str(tmp_path / "ade"), "test")[0].semantic, Scenes("test", SIZE)[0].semantic)
+    source = locate(str(tmp_path / "ade"), "segmentation")
+    assert torch.equal(open_annotated(source, "test")[0].semantic, Scenes("test", SIZE)[0].semantic)
     export("imagenet", tmp_path / "digits", (20, 20))
-    with pytest.raises(FreproError, match="detection needs COCO 2017's layout"):
-        open_annotated(str(tmp_path / "digits"), "train")
+    with pytest.raises(FreproError, match="is no data for detection: name a folder in the layout of COCO 2017"):
+        locate(str(tmp_path / "digits"), "detection")
     with pytest.raises(FreproError, match="no semantic maps"):
         scene = Scenes("train", SIZE)[0]
         object.__setattr__(scene, "semantic", None)

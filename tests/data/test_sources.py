@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from frepro.data import locate
+from frepro.data.dense import open_annotated
 from frepro.data.loading import open_split
 from frepro.data.sources import EMBEDDED, absolute
 from frepro.errors import FreproError
@@ -21,9 +22,11 @@ def make_folder(root, splits=("train", "val"), classes=("cat", "dog"), images=3)
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded(name):
-    source = locate(name)
+    task = "detection" if name == "scenes" else "classification"
+    source = locate(name, task)
     assert (source.name, source.classes, source.embedded) == (name, 10, True)
-    assert [len(open_split(source, split)) for split in ("train", "test")] == [source.train, source.test]
+    opened = open_split if task == "classification" else open_annotated
+    assert [len(opened(source, split)) for split in ("train", "test")] == [source.train, source.test]
 
 
 def test_without_data_there_are_textured_pictures():
