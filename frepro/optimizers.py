@@ -2,7 +2,7 @@
 
 import re
 
-from timm.optim import create_optimizer_v2
+from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
 from torch import nn
@@ -13,16 +13,27 @@ from frepro.recipes import LayerDecay, Recipe
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
     """The recipe's optimizer; norms, biases and what the network excepts have no weight decay unless it says so."""
-    parameters: nn.Module | list[dict] = network
     if recipe.layer_decay is not None:
-        parameters = layer_groups(network, recipe.layer_decay, recipe.weight_decay, recipe.decay_all)
+        groups = layer_groups(network, recipe.layer_decay, recipe.weight_decay, recipe.decay_all)
+    else:
+        excepted = () if recipe.decay_all else undecayed(network)
+        groups = param_groups_weight_decay(network, recipe.weight_decay, not recipe.decay_all, excepted)
     return create_optimizer_v2(
-        parameters,
+        groups,
         recipe.optimizer,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
-        filter_bias_and_bn=not recipe.decay_all,
     )
+
+
+def undecayed(network: nn.Module) -> set[str]:
+    """Names of the parameters that a network, or a backbone within it, excepts from weight decay beside vectors."""
+    return {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in network.named_modules()
+        if hasattr(module, "no_weight_decay")
+        for name in module.no_weight_decay()
+    }
 
 
 def layer_groups(network: nn.Module, decay: LayerDecay, weight_decay: float, decay_all: bool) -> list[dict]:
@@ -32,13 +43,14 @@ def layer_groups(network: nn.Module, decay: LayerDecay, weight_decay: float, dec
     """
     third = [int(found[1]) for name, _ in network.named_parameters() if (found := THIRD_STAGE.search(name))]
     depth = 1 + max(third, default=0)
+    excepted = undecayed(network)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
         group = group_of(name, decay.by, depth)
         scale = 1.0 if group is None else decay.rate ** (decay.layers - group)
-        decays = decay_all or (parameter.ndim > 1 and not name.endswith(".bias"))
+        decays = decay_all or (parameter.ndim > 1 and not name.endswith(".bias") and name not in excepted)
         groups.setdefault((scale, weight_decay if decays else 0.0), []).append(parameter)
     return [
         {"params": parameters, "lr_scale": scale, "weight_decay": own} for (scale, own), parameters in groups.items()

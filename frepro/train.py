@@ -190,7 +190,7 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
         entry = {
             "epoch": epoch + 1,
             "updates": first + last,
-            "lr": optimizer.param_groups[0]["lr"],
+            "lr": max(group["lr"] for group in optimizer.param_groups),  # first layers may have less
             "train_loss": accelerator.reduce(loss_sum, "mean").item(),
         }
         if (epoch + 1) % recipe.score_every == 0 or epoch + 1 == epochs:
