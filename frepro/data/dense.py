@@ -109,6 +109,7 @@ class Segmentation:
 
     MOST = 0.75
     TRIALS = 10
+    LEAST = 32  # pixels of a side in tests, where nothing is filled up: networks halve it five times
 
     def __init__(
         self,
@@ -152,7 +153,8 @@ class Segmentation:
         """An image, or a map by its nearest pixels, with its sides in the same proportion."""
         height, width = picture.shape[-2:]
         ratio *= min(self.side / min(height, width), self.long / max(height, width))
-        return F.resize(picture, [max(1, round(height * ratio)), max(1, round(width * ratio))])
+        least = 1 if self.train else self.LEAST
+        return F.resize(picture, [max(least, round(height * ratio)), max(least, round(width * ratio))])
 
     def cut(self, image: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor]:
         """A square of both, or all of a side that is shorter."""

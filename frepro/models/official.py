@@ -6,6 +6,7 @@ optimizer, arguments (``argparse.Namespace``) and moving average.
 """
 
 import argparse
+import math
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,10 +58,34 @@ def load_official(
     if head is not None:
         model_args = {"num_classes": head.shape[0], **model_args}
     model = timm.create_model(model_name, **model_args)
+    side = _side(model, tensors)
+    if side is not None and "img_size" not in model_args:
+        other = timm.create_model(model_name, img_size=side, **model_args)
+        model = model if _misfits(other, tensors) else other
     load_strictly(model, tensors, named)
     if img_size is not None:
         model.set_input_size(img_size)
     return model.eval()
+
+
+def _misfits(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.Size]]:
+    """Tensors that have another shape in a model than in a checkpoint, with both."""
+    own = model.state_dict()
+    shapes = {name: (own[name].shape, tensors[name].shape) for name in own.keys() & tensors.keys()}
+    return {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
+
+
+def _side(model: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
+    """Pixels a side of the images that weights were made for, where that alone can be why they do not fit a model.
+
+    Of a filter, the first side that differs is its height; position embeddings are as many as there are patches.
+    """
+    sides = set()
+    for name, shapes in _misfits(model, tensors).items():
+        own, given = next(pair for pair in zip(*shapes, strict=False) if pair[0] != pair[1])
+        ratio = math.sqrt(given / own) if name == "pos_embed" else given / own
+        sides.add(32 * round(model.pretrained_cfg["input_size"][1] * ratio / 32))
+    return sides.pop() if len(sides) == 1 and model.pretrained_cfg["fixed_input_size"] else None
 
 
 def read(path: str | Path) -> Mapping[str, Any]:

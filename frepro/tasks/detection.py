@@ -60,7 +60,12 @@ class Detection(Task):
         return sum(network(inputs, targets).values())
 
     def answers(self, network: nn.Module, inputs: list[Tensor]) -> list[dict[str, Tensor]]:
-        return network(inputs)
+        """Detections in each image; images of other sizes, which would be filled up to one, pass apart."""
+        answers: dict[int, dict[str, Tensor]] = {}
+        for size in dict.fromkeys(image.shape for image in inputs):
+            same = [i for i, image in enumerate(inputs) if image.shape == size]
+            answers |= zip(same, network([inputs[i] for i in same]), strict=True)
+        return [answers[i] for i in range(len(inputs))]
 
     def score(self) -> "AveragePrecision":
         return AveragePrecision(masks=self.recipe.detector != "retinanet")
@@ -70,6 +75,9 @@ class AveragePrecision(Score):
     """AP of boxes, and of masks where there are some; ``tasks.metrics.CocoMetrics`` has the keys.
 
     Of sizes that no object has there is no AP.
+
+    Raises:
+        FreproError: No image has an object.
     """
 
     def __init__(self, masks: bool) -> None:
@@ -83,6 +91,8 @@ class AveragePrecision(Score):
         for part in gather_object([self.metrics.images]):
             images |= part
         self.metrics.images = dict(sorted(images.items()))  # ties between equal scores fall alike for all processes
+        if images and not any(targets for targets, _ in images.values()):
+            raise FreproError("no test image holds an object: AP needs one")
         return {name: value for name, value in self.metrics.scores().items() if not math.isnan(value)}
 
 

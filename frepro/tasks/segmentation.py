@@ -74,7 +74,11 @@ class Segmentation(Task):
 
 
 class MeanIoU(Score):
-    """Mean IoU and accuracy of pixels, from one confusion matrix of the whole data set."""
+    """Mean IoU and accuracy of pixels, from one confusion matrix of the whole data set.
+
+    Raises:
+        FreproError: No pixel has a label.
+    """
 
     def __init__(self, num_classes: int) -> None:
         self.matrix = torch.zeros(num_classes, num_classes, dtype=torch.int64)
@@ -85,7 +89,10 @@ class MeanIoU(Score):
             self.matrix += confusion_matrix(predicted, labels, len(self.matrix)).cpu()
 
     def values(self, accelerator: Accelerator) -> dict[str, float]:
-        return segmentation_scores(accelerator.reduce(self.matrix.to(accelerator.device), "sum"))
+        matrix = accelerator.reduce(self.matrix.to(accelerator.device), "sum")
+        if not matrix.any():
+            raise FreproError("no pixel of the test images has a label: mIoU needs some")
+        return segmentation_scores(matrix)
 
 
 task = Segmentation
