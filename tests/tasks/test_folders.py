@@ -54,7 +54,7 @@ def test_classifiers_see_the_same_images_in_the_order_of_their_classes(tmp_path)
     """Folders have an order of their own; an update on all images has the same loss in each."""
     export("imagenet", tmp_path / "digits")
     changes = {"samples": None, "batch_size": 1297, "epochs": 2, "score_every": 2, "warmup_epochs": 0}
-    runs = embedded, read = [digits(source, **changes) for source in ("digits", str(tmp_path / "digits"))]
+    runs = [digits(source, **changes) for source in ("digits", str(tmp_path / "digits"))]
     for split in ("train", "test"):
         a, b = (tasks.of(run).samples(split) for run in runs)
         assert len(a) == len(b)
@@ -66,6 +66,6 @@ def test_classifiers_see_the_same_images_in_the_order_of_their_classes(tmp_path)
     values = [train.run(run, CPU)["values"] for run in runs]
     assert (values[0]["train_images"], values[0]["test_images"]) == (1297, 500)
     assert values[1]["train_loss"] == pytest.approx(values[0]["train_loss"], rel=1e-5)
-    file = embedded.measurement.folder / "model.safetensors"
+    file = runs[0].measurement.folder / "model.safetensors"
     scores = [evaluate_checkpoint(run, file, train.Execution(device="cpu", per_device=250)) for run in runs]
     assert scores[1] == pytest.approx(scores[0], rel=1e-6)
