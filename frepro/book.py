@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from frepro import apidoc, audit, papers, provenance, report, sizes
+from frepro import apidoc, audit, papers, provenance, recipes, report, sizes
 from frepro.bench import report as bench_report
 from frepro.bench import results as bench
 from frepro.experiment import from_csv
@@ -20,10 +20,11 @@ from frepro.reproduce import Artefact, Notebook, artefacts
 STATES = {
     "paper": "measured",
     "demo": "demo",
-    "costs": "costs only",
     "": "not run",
 }
 COMPLETE = "complete"
+# The score that a training run is about, by its name in the run's record.
+SCORES = {"top1": "top-1", "box_ap": "box AP", "miou": "mIoU"}
 NOT_BUILT = "not built"
 
 
@@ -212,8 +213,6 @@ def state(artefact: Artefact) -> str:
 def progress(artefact: Artefact) -> str:
     """How far an artefact that has a notebook has come, as the status page says it."""
     profile = state(artefact)
-    if profile and artefact.kind == "table" and papers.load(artefact.paper).tables[artefact.number].is_of_backbones:
-        return STATES["costs"]
     if artefact.kind == "figure" and profile:
         _, found = read(artefact.folder(profile))
         return STATES["demo"] if found["stands_in"] else COMPLETE
@@ -294,17 +293,22 @@ Read off the models, with nothing trained or timed; page made {made["time"]} wit
 
 
 def _training(found: dict[str, Any]) -> str:
-    """Data and every training run of a table."""
-    rows = "\n".join(
-        f"| `{run['model']}` | {run['seed']} | {run['values']['top1']:.2f} | {run['seconds']:.0f} | `{run['key']}` |"
-        for run in found["runs"]
-    )
-    data = found["data"]
+    """Data and every training run of a table; where weights of a file were evaluated, it stands for the seed."""
+    runs, data = found["runs"], found["data"]
+    metric, name = next((key, name) for key, name in SCORES.items() if key in runs[0]["values"])
+    whole = ["network"] if any(run.get("network") for run in runs) else []
+    seed = "weights" if any(run.get("weights") for run in runs) else "seed"
+    headings = ["model", *whole, seed, f"test {name} (%)", "seconds", "run"]
+    lines = [headings, ["---"] * len(headings)]
+    for run in runs:
+        network = [recipes.NETWORKS[run["network"]]] if whole else []
+        source = f"`{run['weights']}`" if run.get("weights") else str(run["seed"])
+        score, seconds = f"{run['values'][metric]:.2f}", f"{run['seconds']:.0f}"
+        lines.append([f"`{run['model']}`", *network, source, score, seconds, f"`{run['key']}`"])
+    rows = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return f"""- data: {data["name"]}, {data["train"]} training and {data["test"]} test images,
   fingerprint `{data["fingerprint"]}`
 
-| model | seed | test top-1 (%) | seconds | run |
-| --- | --- | --- | --- | --- |
 {rows}
 """
 
@@ -353,10 +357,9 @@ def status() -> str:
         "",
         "Every table and figure of the papers, and how far it has come: **measured** is the published recipe on the",
         "data set that it was published for; **complete** is a figure that needs neither data set nor trained weights;",
-        "**demo** is embedded data, with cost and throughput of the models at full size; **costs only** has backbones",
-        "counted and timed, and accuracies not run, since there is no task yet for detection and segmentation;",
-        "**not run** has a notebook and no result, **not built** no notebook yet. The last column says whether",
-        "any code that a result was made with has changed since.",
+        "**demo** is embedded data, with cost and throughput of the models at full size; **not run** has a notebook",
+        "and no result, **not built** no notebook yet. The last column says whether any code that a result was made",
+        "with has changed since.",
         "",
     ]
     for name in papers.names():

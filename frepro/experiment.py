@@ -134,6 +134,7 @@ class Experiment:
             detectors or segmenters a mapping: network -> the models that are trained as its backbones, and none for
             nothing; all of its variants are counted, with and without the network, and timed as classifiers.
         sizes: Height and width of the images that such backbones are counted at; the networks at the first of them.
+        images: Network -> another height and width that it is counted at.
         made_for: Pixels a side that filters, masks and position embeddings of ours are made for; none for ``sizes``.
         checkpoints: Weights by model as ``find_weights`` takes them: these are evaluated, and nothing is trained. Of a
             table of detectors or segmenters they are of whole networks, as our runs leave them, and go by
@@ -151,6 +152,7 @@ class Experiment:
     device: str = "auto"
     trained: Sequence[str] | Mapping[str, Sequence[str]] | None = None
     sizes: Sequence[Sequence[int]] = ()
+    images: Mapping[str, Sequence[int]] | None = None
     made_for: int | None = None
     checkpoints: Mapping[str, str] | str | None = None
     backbones: Mapping[str, str] | str | None = None
@@ -174,6 +176,7 @@ class Experiment:
             if not isinstance(given, list | tuple | None) and not (name == "trained" and self.networks):
                 raise FreproError(f"{name} are a list of names, or nothing for all, not {given!r}")
         check_sizes(self.sizes, self.made_for)
+        check_images(self.images, self.networks)
         if self.device not in DEVICES:
             raise unknown("device", self.device, DEVICES)
         for kind, keys in (
@@ -397,9 +400,10 @@ class Experiment:
         from frepro.analysis import cost
 
         table, found = self.published, []
+        counted_at = self.networks if self.sizes else ()
+        images = {network: tuple((self.images or {}).get(network, self.sizes[0])) for network in counted_at}
         wholes = {
-            network: cost.count_whole(network, model, tuple(self.sizes[0]), self.made_for, **args)
-            for network in (self.networks if self.sizes else ())
+            network: cost.count_whole(network, model, size, self.made_for, **args) for network, size in images.items()
         }
         learners = {learner.network: learner for learner in self.learners if learner.label == label}
         for row in table.rows:
@@ -413,7 +417,7 @@ class Experiment:
                 if metric in ("params", "flops") and network in wholes:
                     scale = {"params": 1e6, "flops": 1e9}[metric]
                     counted = wholes[network]["macs" if metric == "flops" else "params"]
-                    measured = {"measured": counted / scale, "setting": pixels(self.sizes[0])}
+                    measured = {"measured": counted / scale, "setting": pixels(images[network])}
                 elif self.is_published_setting and network in learners:
                     measured = self._scored(learners[network], metric)
                 printed = table.value(row, column.key)
@@ -435,6 +439,18 @@ class Experiment:
                         key = f"{self.source.name}_{metric}"
                         found.append(Finding(recipes.NETWORKS[network], label, model, key, "%", None, **scored))
         return found
+
+    def printed(self, network: str, metric: str) -> dict[str, float]:
+        """Label of each variant -> what is printed of it in a detector or segmenter, by metrics of a run's record."""
+        table = self.published
+        return {
+            label: table.value(row, column.key)
+            for label, model, args in self.variants
+            for row in table.rows
+            for column in table.columns
+            if row.model == model and not args and column.decimals is not None
+            if self._meant(row, column) == (network, metric) and table.value(row, column.key) is not None
+        }
 
     def _meant(self, row: papers.Row, column: papers.Column) -> tuple[str, str]:
         """The network that a printed value is of, and its metric as a run's record has it.
@@ -527,8 +543,8 @@ class Experiment:
 
     def provenance(self) -> dict[str, Any]:
         """Every run with its seed, score and origin; the timing with all its rounds, if anything was timed."""
-        records = [(run, run.measurement.record()) for run in self.runs]
-        records += [(learner.runs[0], learner.records()[0]) for learner in self.evaluated]
+        records = [(run, run.measurement.record(), None) for run in self.runs]
+        records += [(each.runs[0], each.records()[0], each.checkpoint.file.name) for each in self.evaluated]
         timing = self.timing.measurement.record() if self.measured else None
         return {
             "paper": self.paper,
@@ -543,11 +559,12 @@ class Experiment:
                     "model_args": run.all_model_args,
                     "network": run.recipe.network,
                     "seed": run.seed,
+                    "weights": weights,
                     "values": record["values"],
                     "seconds": record["seconds"],
                     "origin": _origin(record),
                 }
-                for run, record in records
+                for run, record, weights in records
             ],
             "timing": timing
             and {
@@ -725,6 +742,18 @@ def check_sizes(sizes: Any, made_for: Any) -> None:
         raise FreproError(f"sizes are a list of heights and widths in pixels, as [[512, 512]], not {sizes!r}")
     if made_for is not None and not is_length(made_for):
         raise FreproError(f"made_for is a number of pixels, or nothing for those of the images, not {made_for!r}")
+
+
+def check_images(images: Any, networks: Sequence[str]) -> None:
+    """Raise for what is no mapping of some networks to a height and width each."""
+    if not isinstance(images, Mapping | None):
+        raise FreproError(
+            f"images name a height and width for a network, as {{'upernet': [512, 2048]}}, not {images!r}"
+        )
+    for network, size in (images or {}).items():
+        if network not in networks:
+            raise unknown("network of this table", network, networks)
+        check_sizes([size], None)
 
 
 def check_model(name: str) -> None:

@@ -1,6 +1,6 @@
 """From findings to what people read: tables as text and HTML, and pictures. All rounding and all units are here."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
@@ -8,7 +8,7 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from frepro import papers
-from frepro.experiment import MEASURED, UNITS, Finding, Outcome, pixels
+from frepro.experiment import MEASURED, SHOWN, UNITS, Finding, Outcome
 
 if TYPE_CHECKING:  # counting sizes and drawing pictures of every family is no part of a table
     from frepro.sizes import Size, VimFlops
@@ -87,8 +87,8 @@ def published_beside_measured(
     """The columns of a table, each with the printed value and ours; an empty one of ours reads "not run".
 
     A measured number has one decimal more than the print, so that one sees how well it agrees. Text, and numbers of a
-    kind that is not measured, stand as printed. Where costs are shown, the notes of rows stand beneath.
-    Of detectors and segmentation models every number could be measured.
+    kind that is not measured, stand as printed. Where costs are shown, the notes of rows stand beneath, and so does
+    what was evaluated with the weights of a file. Of detectors and segmentation models every number could be measured.
 
     Args:
         metrics: Keys of the columns to show, in the order of the table.
@@ -108,9 +108,7 @@ def published_beside_measured(
     for label, row, by_metric in _lines(findings, table, whole):
         cells = [label]
         if with_notes and row is not None and row.note is not None:
-            if row.note not in notes:
-                notes.append(row.note)
-            cells[0] += "*" * (notes.index(row.note) + 1)
+            cells[0] += _mark(row.note, notes)
         for column in columns:
             finding = by_metric.get(column.key)
             value = finding.published if finding else table.value(row, column.key) if row else None
@@ -118,9 +116,19 @@ def published_beside_measured(
             if _is_measured(column, table) and finding is None:
                 cells.append(NO_MODEL)
             elif finding is not None:
-                cells.append(NOT_RUN if finding.measured is None else number(finding, column.decimals + 1))
+                text = NOT_RUN if finding.measured is None else number(finding, column.decimals + 1)
+                if finding.weights:
+                    text += _mark(f"weights of {finding.weights}, evaluated here; nothing was trained", notes)
+                cells.append(text)
         rows.append(cells)
     return View(headings, rows, notes)
+
+
+def _mark(note: str, notes: list[str]) -> str:
+    """The mark of a note beneath a table, to which it is added."""
+    if note not in notes:
+        notes.append(note)
+    return "*" * (notes.index(note) + 1)
 
 
 def _is_measured(column: papers.Column, table: papers.Table) -> bool:
@@ -197,44 +205,44 @@ def backbones(findings: Sequence[Finding]) -> View:
     return View(headings, rows, [])
 
 
-def remainder(
-    findings: Sequence[Finding],
-    table: papers.Table,
-    size: Sequence[int],
-    metrics: Sequence[str] = ("params", "flops"),
-    group: str | None = None,
-    without: Mapping[str, float] | None = None,
-) -> View:
-    """What a printed cost of a whole leaves for neck and head when our count of its backbone is taken off.
+# What people call the scores of detectors and segmenters.
+DENSE = {
+    "box_ap": "box AP",
+    "box_ap50": "box AP50",
+    "box_ap75": "box AP75",
+    "mask_ap": "mask AP",
+    "mask_ap50": "mask AP50",
+    "mask_ap75": "mask AP75",
+    "miou": "mIoU",
+    "aacc": "pixel accuracy",
+}
 
-    Args:
-        size: Height and width that the backbone was counted at.
-        metrics: Keys of printed parameters or FLOPs, those that the table has.
-        group: Section of the table.
-        without: Model -> G of our multiply-accumulates that are left out.
-    """
-    counted = {(f.model, f.metric): f.measured for f in findings if f.setting == pixels(size)}
-    columns = [column for column in table.columns if column.key in metrics]
-    section = table.column("group") if group is None else None
-    headings = [("", "Backbone"), *([("", section.name)] if section else [])]
-    for column in columns:
-        name = f"{column.name} ({column.unit})"
-        headings += [(name, "whole, paper"), (name, "backbone, ours"), (name, "difference")]
+
+def dense_scores(findings: Sequence[Finding]) -> View:
+    """Scores of detectors or segmenters on the data at hand with their spread, a row for each network of a backbone."""
+    order = [metric for task in ("detection", "segmentation") for metric in SHOWN[task]]
+    found: dict[tuple[str, str], dict[str, Finding]] = {}
+    for finding in findings:
+        metric = finding.metric.removeprefix(f"{finding.setting}_")
+        if metric != finding.metric and metric in order and finding.measured is not None:
+            found.setdefault((finding.label, finding.group), {})[metric] = finding
+    every = [finding for by_metric in found.values() for finding in by_metric.values()]
+    where = f"{every[0].setting}, test images" if every else ""
+    metrics = [metric for metric in order if any(metric in by_metric for by_metric in found.values())]
+    headings = [(where, "Backbone"), (where, "Network")]
+    headings += [(f"{DENSE[metric]} (%)", part) for metric in metrics for part in ("mean", "std")]
     rows = []
-    for row in table.rows:
-        if (row.model, "backbone_params") not in counted or group not in (None, table.group(row)):
-            continue
-        cells = [str(table.value(row, "label")), *([table.group(row)] if section else [])]
-        for column in columns:
-            whole = table.value(row, column.key)
-            if column.key.endswith("params"):
-                ours = counted[row.model, "backbone_params"]
-            else:
-                ours = counted[row.model, "backbone_flops"] - (without or {}).get(row.model, 0)
-            cells += [_cell(value, column.decimals + i) for i, value in enumerate((whole, ours))]
-            cells.append(_cell(whole - ours, column.decimals + 1))
-        rows.append(cells)
-    return View(headings, rows, [])
+    for (label, network), by_metric in found.items():
+        cells = [label, network]
+        for metric in metrics:
+            finding = by_metric.get(metric)
+            cells.append(f"{finding.measured:.2f}" if finding else "")
+            cells.append(f"{finding.spread:.2f}" if finding and finding.spread is not None else "")
+        first = next(iter(by_metric.values()))
+        rows.append([*cells, f"{first.n}*" if first.weights else str(first.n)])
+    files = dict.fromkeys(finding.weights for finding in every if finding.weights)
+    notes = [f"weights of {', '.join(files)}, evaluated here; nothing was trained"] if files else []
+    return View([*headings, ("", "n seeds")], rows, notes)
 
 
 def claims(outcomes: Sequence[Outcome], table: papers.Table) -> View:
@@ -281,11 +289,12 @@ def scores(findings: Sequence[Finding], metric: str, name: str, unit: str = "%")
 def summary(findings: Sequence[Finding], table: papers.Table, metric: str, name: str) -> View:
     """What is published, what was measured and the scores of those that were trained side by side, for a terminal.
 
-    Of a table that prints nothing of what is measured, what its models cost; of detectors and segmentation models, what
-    their backbones do.
+    Of a table that prints nothing of what is measured, what its models cost; of detectors and segmentation models their
+    scores where there are some, else what their backbones cost.
     """
     if table.is_of_backbones:
-        return backbones(findings)
+        scored = dense_scores(findings)
+        return scored if scored.rows else backbones(findings)
     if not any(column.key in MEASURED for column in table.columns):
         return costs(findings, ["params", "flops"])
     left, right = published_beside_measured(findings, table), scores(findings, metric, name)
@@ -321,9 +330,7 @@ def sizes(models: Sequence["Size"]) -> View:
         params, flops, note = printed[size.model] or ("", "", None)
         ours = [f"{size.params / 1e6:.2f}", f"{size.macs / 1e9:.2f}"]
         if note:
-            if note not in notes:
-                notes.append(note)
-            ours[1] += "*" * (notes.index(note) + 1)
+            ours[1] += _mark(note, notes)
         cells = [params, ours[0], flops, ours[1]] if is_printed else ours
         rows.append([size.model, size.blocks, size.channels, *cells, f"{size.all_macs / 1e9:.2f}"])
     return View(headings, rows, notes)

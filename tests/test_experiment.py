@@ -203,13 +203,40 @@ def test_a_table_of_segmentation(segmentation, tmp_path):
     learnt = report.dense_scores(segmentation.findings)
     assert [row[:2] for row in learnt.rows] == [[label, "Semantic FPN"] for label, *_ in BACKBONES]
     assert learnt.rows[0][-1] == "2"
-    rest = report.remainder(segmentation.findings, table, [512, 512], group="Semantic FPN")
-    printed, _, difference = map(float, rest.rows[0][1:4])
-    assert (printed, difference) == (33, pytest.approx(6.9, abs=0.1))
-
     pictures = figures.predictions(segmentation, "semantic_fpn", count=2)
     segmentation.write(str(tmp_path), predictions=pictures)
     assert (tmp_path / "predictions.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_network_is_counted_at_a_size_of_its_own(segmentation):
+    made = table_of_segmentation(images={"upernet": [512, 2048]})
+    found = {(f.group, f.setting): f for f in made.findings if (f.label, f.metric) == (BACKBONES[0][0], "flops")}
+    whole = found["UperNet", "512 × 2048 pixels"]
+    assert (whole.published, whole.measured) == (930, pytest.approx(930, abs=1))
+    assert found["Semantic FPN", "512 × 512 pixels"].published == 43
+
+
+def test_scores_of_detectors_and_what_a_file_gave():
+    """Networks without masks have empty cells for them, and a mark tells where nothing was trained."""
+    scores = [("RetinaNet", ("box_ap", "box_ap50"), ""), ("Mask R-CNN", ("box_ap", "mask_ap"), "mask_rcnn-x.pth")]
+    findings = [
+        module.Finding(network, "X", "x", f"scenes_{metric}", "%", None, 12.345, None, 1, "scenes", weights)
+        for network, metrics, weights in scores
+        for metric in metrics
+    ]
+    view = report.dense_scores(findings)
+    names = [upper for upper, lower in view.headings if lower == "mean"]
+    assert names == ["box AP (%)", "box AP50 (%)", "mask AP (%)"]
+    assert [row[2::2] for row in view.rows] == [["12.35", "12.35", "", "1"], ["12.35", "", "12.35", "1*"]]
+    assert view.notes == ["weights of mask_rcnn-x.pth, evaluated here; nothing was trained"]
+    assert report.summary(findings, papers.load("spanet").tables[3], "", "").rows == view.rows
+    table = papers.load("spanetv2").tables[3]
+    found = module.Finding(
+        "Mask R-CNN", "S18-pure", "spanetv2_s18_pure", "box_ap", "%", 48.0, 47.987, None, 1, "COCO", "mask_rcnn-x.pth"
+    )
+    beside = report.published_beside_measured([found], table, ["box_ap"])
+    assert beside.rows == [["S18-pure", "48.0", "47.99*"]]
+    assert "mask_rcnn-x.pth, evaluated here" in beside.notes[0]
 
 
 def test_claims_of_segmenters_are_tested_where_they_were_trained(segmentation):
@@ -288,6 +315,8 @@ def test_findings_before_the_runs_are_an_error():
         ({"sizes": [512, 512]}, r"sizes are a list of heights and widths in pixels, as \[\[512, 512\]\]"),
         ({"sizes": [[512, 0]]}, "sizes are a list of heights and widths"),
         ({"made_for": "224"}, "made_for is a number of pixels"),
+        ({"images": {"upernet": [512, 512]}}, "unknown network of this table 'upernet'"),
+        ({"images": [512, 512]}, "images name a height and width for a network"),
     ],
 )
 def test_bad_parameters(changes, message):

@@ -37,8 +37,11 @@ def test_notebook(path):
         assert trained is None or trained.runs
         return
     table = paper.tables[int(number)]
-    own = {"sizes", "made_for"} if table.is_of_backbones else {"trained"}
+    of_backbones = {"trained", "checkpoints", "backbones", "sizes", "images", "made_for"}
+    own = of_backbones if table.is_of_backbones else {"trained"}
     assert set(notebook.parameters()) - own == {"profile", "seeds", "models", "data", "device", "output"}
+    if table.is_of_backbones:
+        assert of_backbones - {"images"} <= set(notebook.parameters())
     rows = [(table.value(row, "label"), row.model) for row in table.rows if row.model]
     if rows:  # some tables of configurations name none; a backbone in several detectors is one variant
         assert [(label, model) for label, model, _ in notebook.variants()] == list(dict.fromkeys(rows))

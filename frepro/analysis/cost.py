@@ -147,9 +147,10 @@ def count_whole(
                 made.head(maps)
                 return
             made.rpn.head(maps)
+            channels = maps[0].shape[1]
             for stage in made.roi_heads.stages:
-                stage.box_predictor(stage.box_head(torch.empty(1000, detectors.CHANNELS, 7, 7, device="meta")))
-                stage.mask_predictor(stage.mask_head(torch.empty(100, detectors.CHANNELS, 14, 14, device="meta")))
+                stage.box_predictor(stage.box_head(torch.empty(1000, channels, 7, 7, device="meta")))
+                stage.mask_predictor(stage.mask_head(torch.empty(100, channels, 14, 14, device="meta")))
 
         counted = count_network(made, run)
     trainable = sum(parameter.numel() for parameter in made.parameters() if parameter.requires_grad)

@@ -1,7 +1,7 @@
 """Pictures of results, for people: labelled axes with units, readable at page width, safe for the colour-blind."""
 
 from .accuracy import accuracy_against_cost
-from .comparison import comparison
+from .comparison import comparison, dense_comparison
 from .insight import (
     context_maps,
     filter_gallery,
@@ -11,6 +11,7 @@ from .insight import (
     similarity,
     spectrum_maps,
 )
+from .predictions import predictions
 from .responses import frequency_responses
 from .scanning import scanning
 from .scenes import scenes
@@ -19,9 +20,11 @@ __all__ = [
     "accuracy_against_cost",
     "comparison",
     "context_maps",
+    "dense_comparison",
     "filter_gallery",
     "frequency_responses",
     "pictures",
+    "predictions",
     "relative_log_amplitude",
     "scanning",
     "scenes",

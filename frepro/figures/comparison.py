@@ -1,13 +1,16 @@
 """A table's variants against each other, as published and as measured."""
 
+from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from frepro.experiment import Experiment
-from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, subplots
+from frepro import recipes, report
+from frepro.experiment import SHOWN, Experiment
+from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, sentence, subplots
 
 PUBLISHED, MEASURED = COLOURS[:2]
 
@@ -32,14 +35,8 @@ def comparison(experiment: Experiment) -> Figure:
     left.set_yticks(rows, labels)
     left.set_ylim(len(labels) - 0.5, -0.5)  # the first row on top, no marker cut by the edge
 
-    for row, label in enumerate(labels):
-        values = scores[label]
-        spread = stdev(values) if len(values) > 1 else 0
-        middle.errorbar(mean(values), row, xerr=spread, fmt="D", color=MEASURED, markersize=7, capsize=4)
-        middle.plot(values, [row + 0.25] * len(values), "|", color="0.35", markersize=9)
-    count = len(experiment.seeds)
-    seeds = "1 seed" if count == 1 else f"mean ± std, ticks: {count} seeds"
-    middle.set_xlabel(f"measured {experiment.source.name}\ntop-1 accuracy (%)\n{seeds}")
+    _seed_by_seed(middle, [scores[label] for label in labels])
+    middle.set_xlabel(f"measured {experiment.source.name}\ntop-1 accuracy (%)\n{_seeds(scores)}")
 
     baseline = next((label for label, model, _ in experiment.measured if _is_baseline(experiment, model)), labels[0])
     sources = (("published", "o", PUBLISHED, -0.14), ("measured", "D", MEASURED, 0.14))
@@ -59,6 +56,49 @@ def comparison(experiment: Experiment) -> Figure:
     handles = [Line2D([], [], marker=marker, color=colour, linestyle="") for _, marker, colour, _ in sources]
     figure.legend(handles, [name for name, *_ in sources], loc="outside upper right", ncols=2, frameon=False)
     return finished(figure)
+
+
+def dense_comparison(experiment: Experiment) -> Figure:
+    """Detectors or segmenters on the trained backbones: a row for each network, with the score as published and here.
+
+    Each panel has a range of its own, as in ``comparison``.
+    """
+    metric = SHOWN[experiment.task][0]
+    networks = dict.fromkeys(learner.network for learner in experiment.learners)
+    found = {network: experiment.scores(metric, network) for network in networks}
+    found = {network: scores for network, scores in found.items() if any(scores.values())}
+    if not found:
+        return sentence("Nothing was trained.")
+    lines = [max(2, len(scores)) for scores in found.values()]
+    height = sum(1.0 + 0.36 * count for count in lines)
+    figure, grid = subplots(len(found), 2, squeeze=False, figsize=(PAGE_WIDTH, height), height_ratios=lines)
+    for (left, right), (network, scores) in zip(grid, found.items(), strict=True):
+        labels, printed = list(scores), experiment.printed(network, metric)
+        for axes in (left, right):
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.set_ylim(len(labels) - 0.5, -0.5)
+            axes.set_yticks(range(len(labels)), labels if axes is left else [""] * len(labels))
+        rows = [row for row, label in enumerate(labels) if label in printed]
+        left.plot([printed[labels[row]] for row in rows], rows, "o", color=PUBLISHED, markersize=8)
+        left.margins(x=0.15)
+        _seed_by_seed(right, list(scores.values()))
+        title, name = recipes.NETWORKS[network], report.DENSE[metric]
+        left.set_xlabel(f"{title}: published\n{experiment.published.dataset} {name} (%)")
+        right.set_xlabel(f"{title}: measured\n{experiment.source.name} {name} (%), {_seeds(scores)}")
+    return finished(figure)
+
+
+def _seed_by_seed(axes: Axes, scores: Sequence[Sequence[float]]) -> None:
+    """A line for each variant: mean and standard deviation, and beneath it a tick for each seed."""
+    for row, values in enumerate(scores):
+        spread = stdev(values) if len(values) > 1 else 0
+        axes.errorbar(mean(values), row, xerr=spread, fmt="D", color=MEASURED, markersize=7, capsize=4)
+        axes.plot(values, [row + 0.25] * len(values), "|", color="0.35", markersize=9)
+
+
+def _seeds(scores: Mapping[str, Sequence[float]]) -> str:
+    count = max(map(len, scores.values()))
+    return "1 seed" if count == 1 else f"mean ± std, ticks: {count} seeds"
 
 
 def _is_baseline(experiment: Experiment, model: str) -> bool:

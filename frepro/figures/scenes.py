@@ -1,4 +1,7 @@
-"""Images with what is in them: boxes, masks and labels over the picture, and the semantic map."""
+"""Images with what is in them: boxes, masks and labels over the picture, and the semantic map.
+
+How these are drawn is one for what is true and for what a network answers (``figures.predictions``).
+"""
 
 from collections.abc import Sequence
 
@@ -7,12 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
+from PIL.Image import Image
 from seaborn import color_palette
 
 from frepro.data.annotated import IGNORED, AnnotatedImage
-from frepro.figures.style import PAGE_WIDTH, finished, subplots
+from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, subplots
 
-OBJECTS = color_palette("husl", 6)  # neighbours in an image; the label beside each tells them apart as well
+OBJECTS = [COLOURS[i] for i in (1, 0, 2, 4, 8, 9)]  # the label beside each tells them apart as well
 
 
 def scenes(images: Sequence[AnnotatedImage], classes: Sequence[str], semantic: Sequence[str] | None = None) -> Figure:
@@ -32,29 +36,48 @@ def scenes(images: Sequence[AnnotatedImage], classes: Sequence[str], semantic: S
         axes.set_axis_off()
     for column, image in zip(grid.T, images, strict=True):
         column[0].imshow(image.image)
-        draw_objects(column[1], image, classes)
+        texts = [classes[label] for label in image.labels]
+        draw_objects(column[1], image.image, image.boxes.numpy(), texts, image.masks.numpy())
         if semantic:
-            colours = ListedColormap([(0.9, 0.9, 0.9), *color_palette("husl", len(semantic) - 1)], bad="black")
-            known = np.ma.masked_equal(image.semantic.numpy(), IGNORED)
-            column[2].imshow(known, cmap=colours, vmin=-0.5, vmax=len(semantic) - 0.5, interpolation="nearest")
+            draw_map(column[2], image.semantic.numpy(), semantic)
     if semantic:
-        handles = [Patch(color=colours(i), label=name) for i, name in enumerate(semantic)]
-        handles.append(Patch(color="black", label="ignored"))
-        figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+        draw_legend(figure, semantic)
     return finished(figure)
 
 
-def draw_objects(axes: Axes, image: AnnotatedImage, classes: Sequence[str]) -> None:
-    """An image in grey with the boxes, masks and labels of its objects in colour."""
-    axes.imshow(image.image.convert("L"), cmap="gray", vmin=0, vmax=255)
-    for i, (box, label, mask) in enumerate(zip(image.boxes.tolist(), image.labels, image.masks, strict=True)):
+def draw_objects(
+    axes: Axes, picture: Image, boxes: np.ndarray, texts: Sequence[str], masks: np.ndarray | None = None
+) -> None:
+    """A picture in grey with boxes (N, 4), a text at each, and, where there are some, masks (N, H, W) in colour."""
+    axes.imshow(picture.convert("L"), cmap="gray", vmin=0, vmax=255)
+    for i, ((x1, y1, x2, y2), text) in enumerate(zip(boxes.tolist(), texts, strict=True)):
         colour = OBJECTS[i % len(OBJECTS)]
-        overlay = np.zeros((*mask.shape, 4))
-        overlay[mask.numpy()] = (*colour, 0.6)
-        axes.imshow(overlay, interpolation="nearest")
-        x1, y1, x2, y2 = box
+        if masks is not None:
+            overlay = np.zeros((*masks[i].shape, 4))
+            overlay[masks[i]] = (*colour, 0.6)
+            axes.imshow(overlay, interpolation="nearest")
         # A pixel's middle has whole numbers in matplotlib, and its corner in boxes.
         axes.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, color=colour, linewidth=1.2))
         style = {"facecolor": colour, "edgecolor": "none", "pad": 0.8}
-        at = "bottom" if y1 > 0.1 * len(mask) else "top"  # within the picture
-        axes.text(x1, y1, classes[label], fontsize=7, color="black", va=at, bbox=style)
+        at = "bottom" if y1 > 0.1 * picture.height else "top"  # within the picture
+        axes.text(x1, y1, text, fontsize=7, color="black", va=at, bbox=style)
+
+
+def draw_map(axes: Axes, semantic: np.ndarray, classes: Sequence[str]) -> None:
+    """A map (H, W) of classes, the first of them in light grey; what is ignored (255) in black."""
+    known = np.ma.masked_equal(semantic, IGNORED)
+    axes.imshow(known, cmap=colours_of(classes), vmin=-0.5, vmax=len(classes) - 0.5, interpolation="nearest")
+
+
+def draw_legend(figure: Figure, classes: Sequence[str], shown: Sequence[int] | None = None) -> None:
+    """The colours of maps beneath them; of the classes with these numbers alone, where some are given."""
+    colours = colours_of(classes)
+    numbers = range(len(classes)) if shown is None else shown
+    handles = [Patch(color=colours(i), label=classes[i]) for i in numbers]
+    handles.append(Patch(color="black", label="ignored"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+
+
+def colours_of(classes: Sequence[str]) -> ListedColormap:
+    palette = "colorblind" if len(classes) <= 1 + len(COLOURS) else "husl"
+    return ListedColormap([(0.9, 0.9, 0.9), *color_palette(palette, len(classes) - 1)], bad="black")

@@ -29,3 +29,11 @@ def subplots(rows: int, columns: int, *, pictures: bool = False, **kwargs: Any) 
 def finished(figure: Figure) -> Figure:
     plt.close(figure)  # the caller shows it; pyplot would show it a second time
     return figure
+
+
+def sentence(text: str) -> Figure:
+    """A line of text in place of a picture that there is nothing for."""
+    figure, axes = subplots(1, 1, pictures=True, figsize=(PAGE_WIDTH, 0.5))
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, ha="center", va="center")
+    return finished(figure)

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from frepro import papers
-from frepro.analysis.cost import attention_written_out, count_network
+from frepro.analysis.cost import attention_written_out, count_network, count_whole
 from frepro.models.spanetv2 import Attention
 from frepro.tasks import detectors as detection
 from frepro.tasks import segmenters as segmentation
@@ -129,3 +129,12 @@ def test_mmdetections_retinanet_has_37_7_million_without_the_frozen_stem():
     network = make("retinanet", "resnet50")
     stem = network.backbone.stages.body
     assert trainable(network) - trainable(stem.conv1, stem.bn1, stem.layer1) == pytest.approx(37.74e6, abs=0.005e6)
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn", "cascade_mask_rcnn"])
+def test_a_whole_is_counted_with_what_does_not_depend_on_the_image(name):
+    counted = count_whole(name, "spanetv2_s18_pure", (800, 1280), 224)
+    printed = papers.load("spanetv2").tables[3]
+    rows = [row for row in printed.rows if row.model == "spanetv2_s18_pure"]
+    value = {"mask_rcnn": rows[0], "cascade_mask_rcnn": rows[1]}[name]
+    assert counted["macs"] / 1e9 == pytest.approx(printed.value(value, "flops"), abs=1)

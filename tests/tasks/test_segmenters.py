@@ -125,6 +125,14 @@ def test_channels_are_those_of_all_new_layers(segmenter, backbone):
     assert widths == ({8, 5} if segmenter == "semantic_fpn" else {16, 8, 5})
 
 
+@pytest.mark.parametrize("segmenter", segmentation.SEGMENTERS)
+def test_a_backbones_channels_are_its_own(segmenter):
+    """timm's ResNets have an argument of the name that a segmenter has for its pyramid's."""
+    made = segmentation.create(segmenter, "resnet50", 3, pyramid=16, layers=[1, 1, 1, 1], channels=[8, 16, 24, 32])
+    stages = next(module for module in made.modules() if isinstance(module, Stages))
+    assert stages.channels == [32, 64, 96, 128]
+
+
 def test_an_unknown_segmenter_is_named():
     with pytest.raises(FreproError, match="unknown segmenter 'fpn': there is semantic_fpn, upernet"):
         segmentation.create("fpn", "dfformer_s18")

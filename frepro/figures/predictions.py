@@ -1,0 +1,165 @@
+"""What trained detectors and segmenters find in test images, beneath what is there."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import ndimage
+from torch import Tensor, nn
+
+from frepro import evaluate, recipes, tasks
+from frepro.data.annotated import IGNORED, AnnotatedImage
+from frepro.errors import unknown
+from frepro.experiment import Experiment, Learner
+from frepro.figures.scenes import draw_legend, draw_map, draw_objects
+from frepro.figures.style import PAGE_WIDTH, finished, sentence, subplots
+from frepro.models.official import load_strictly, read, unwrap
+from frepro.tasks.segmenters import resize
+
+NAMED = 0.01  # least share of a map that a region with its class written on it has
+
+
+def predictions(experiment: Experiment, network: str, count: int = 4, score: float = 0.5) -> Figure:
+    """A column for each test image; rows are what is true, and what each network with that detector or segmenter finds.
+
+    Of each variant that was trained the network of the first seed. On maps the classes of larger regions are written,
+    so that nothing is told by colour alone.
+
+    Args:
+        network: A name of ``experiment.networks``.
+        count: Test images: the first that hold something.
+        score: Least of a detection that is shown.
+
+    Raises:
+        FreproError: There is no such network.
+    """
+    if network not in experiment.networks:
+        raise unknown("network of this table", network, experiment.networks)
+    learners = [each for each in experiment.learners if each.network == network and _is_known(experiment, each)]
+    if not learners:
+        return sentence(f"No {recipes.NETWORKS[network]} was trained.")
+    detects = experiment.task == "detection"
+    samples = tasks.of(learners[0].runs[0]).samples("test")
+    chosen = _with_content(samples, count)
+    images = [samples.images[samples.chosen[i]] for i in chosen]
+    rows = ["true"] if detects else ["image", "true"]
+    names = [*rows, *(learner.label for learner in learners)]
+    height = PAGE_WIDTH / len(images) * len(names) + (0.1 if detects else 0.5)
+    figure, grid = subplots(len(names), len(images), pictures=True, squeeze=False, figsize=(PAGE_WIDTH, height))
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    for axes, name in zip(grid[:, 0], names, strict=True):
+        axes.set_ylabel(name)
+
+    found = [_answers(learner, chosen) for learner in learners]
+    if detects:
+        _draw_detections(grid, images, samples.images.classes, found, score)
+        kinds = "boxes and masks" if "masks" in found[0][0] else "boxes"
+        figure.supxlabel(f"{kinds} with a score of {score:g} at least: class, score", fontsize=8)
+    else:
+        classes = [str(name).split(",")[0] for name in samples.images.semantic_classes]  # "building, edifice"
+        shown = _draw_maps(grid, images, classes, found)
+        draw_legend(figure, classes, shown)
+    return finished(figure)
+
+
+def _is_known(experiment: Experiment, learner: Learner) -> bool:
+    return bool(learner.records()) and (experiment.checkpoints is None or learner.checkpoint is not None)
+
+
+def _with_content(samples: Any, count: int) -> list[int]:
+    """Numbers of the first samples whose images hold an object or a map of more than one class."""
+    found: list[int] = []
+    for i in range(len(samples)):
+        image = samples.images[samples.chosen[i]]
+        if len(image.boxes) or (image.semantic is not None and len(image.semantic.unique()) > 1):
+            found.append(i)
+        if len(found) == count:
+            break
+    return found
+
+
+def _network(learner: Learner) -> nn.Module:
+    """The network of a learner's first seed, or with the weights of its file."""
+    run = learner.runs[0]
+    if learner.checkpoint is None:
+        return evaluate.network(run)
+    network, file = tasks.of(run).network(drop_path=0.0), learner.checkpoint.file
+    load_strictly(network, unwrap(read(file), named=str(file)), str(file))
+    return network.eval()
+
+
+@torch.no_grad()
+def _answers(learner: Learner, chosen: Sequence[int]) -> list[Any]:
+    """What it answers to those samples, one by one: detections, or a map (H, W) of classes."""
+    task, network = tasks.of(learner.runs[0]), _network(learner)
+    samples, found = task.samples("test"), []
+    for i in chosen:
+        image, target = samples[0, i]
+        (answer,) = task.answers(network, [image])
+        found.append(answer if isinstance(answer, dict) else resize(answer.float(), target.shape).argmax(dim=1)[0])
+    return found
+
+
+def _draw_detections(
+    grid: np.ndarray,
+    images: Sequence[AnnotatedImage],
+    classes: Sequence[str],
+    found: Sequence[list[dict[str, Tensor]]],
+    least: float,
+) -> None:
+    has_masks = "masks" in found[0][0]
+    for column, image, *of_learners in zip(grid.T, images, *found, strict=True):
+        texts = [str(classes[label]) for label in image.labels]
+        draw_objects(column[0], image.image, image.boxes.numpy(), texts, image.masks.numpy() if has_masks else None)
+        for axes, objects in zip(column[1:], of_learners, strict=True):
+            kept = {key: values[objects["scores"] >= least] for key, values in objects.items()}
+            pairs = zip(kept["labels"].tolist(), kept["scores"].tolist(), strict=True)
+            texts = [f"{classes[label - 1]} {score:.2f}" for label, score in pairs]
+            masks = (kept["masks"][:, 0] >= 0.5).numpy() if has_masks else None
+            draw_objects(axes, image.image, kept["boxes"].numpy(), texts, masks)
+            if not texts:
+                _write(axes, image.image.width / 2, image.image.height / 2, "nothing")
+
+
+def _draw_maps(
+    grid: np.ndarray, images: Sequence[AnnotatedImage], classes: Sequence[str], found: Sequence[list[Tensor]]
+) -> list[int]:
+    """Gives the numbers of the classes that are to be seen."""
+    shown: set[int] = set()
+    for column, image, *of_learners in zip(grid.T, images, *found, strict=True):
+        column[0].imshow(image.image)
+        for axes, semantic in zip(column[1:], [image.semantic, *of_learners], strict=True):
+            draw_map(axes, semantic.numpy(), classes)
+            _name_regions(axes, semantic.numpy(), classes)
+            shown |= set(semantic.unique().tolist()) - {IGNORED}
+    return sorted(shown)
+
+
+def _name_regions(axes: Axes, semantic: np.ndarray, classes: Sequence[str]) -> None:
+    """Write its class upon each region that is large enough, except of the first class, where scenes have the ground.
+
+    Where there is only one class it says so.
+    """
+    if len(found := np.setdiff1d(semantic, [IGNORED])) == 1:
+        height, width = semantic.shape
+        _write(axes, width / 2, height / 2, f"only {classes[found[0]]}")
+        return
+    for label in np.setdiff1d(semantic, [0, IGNORED]):
+        regions, _ = ndimage.label(semantic == label, np.ones((3, 3)))
+        sizes = np.bincount(regions.flat)[1:]
+        for i in np.flatnonzero(sizes >= NAMED * semantic.size) + 1:
+            rows, columns = np.nonzero(regions == i)
+            # The pixel of the region that is nearest to its middle: the middle of a ring is outside of it.
+            nearest = np.hypot(rows - rows.mean(), columns - columns.mean()).argmin()
+            _write(axes, columns[nearest], rows[nearest], classes[label])
+
+
+def _write(axes: Axes, x: float, y: float, text: str) -> None:
+    style = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
+    axes.text(x, y, text, fontsize=7, color="black", ha="center", va="center", bbox=style)
