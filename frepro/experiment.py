@@ -96,7 +96,7 @@ class Outcome:
     Attributes:
         published: Difference of the two printed values; none where one is not printed.
         measured: Mean over the pairs of (better - worse), a pair being runs of one seed or timings of
-            one round; none where there is no task yet that measures it.
+            one round; none where nothing measures it here.
         low, high: Student's t interval of the mean; none for a single pair.
         n: Pairs.
         setting: As in ``Finding``.
