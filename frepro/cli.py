@@ -101,6 +101,16 @@ def choice_options(command: Any) -> Any:
             multiple=True,
             help="Any other parameter of the notebook, as: -p models '[\"dfformer_s18\"]'.",
         ),
+        click.option(
+            "--checkpoint",
+            callback=blank_as_none,
+            help="Authors' weights, to be evaluated in place of training: a file like dfformer_s18.pth, or a folder.",
+        ),
+        click.option(
+            "--backbones",
+            callback=blank_as_none,
+            help="Folder with weights that detectors and segmenters start from, files as above; none for random ones.",
+        ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
         click.option(
             "--per-device",
@@ -125,17 +135,23 @@ def choose(
     data: str | None,
     seeds: list[int] | None,
     device: str,
+    checkpoint: str | None,
+    backbones: str | None,
     extra: tuple[tuple[str, Any], ...],
 ) -> tuple[list[reproduce.Plan | reproduce.FigurePlan], list[reproduce.Artefact]]:
     """The plans that the shared options ask for, and what is not built yet; says so where data are not ImageNet."""
     chosen, unbuilt = reproduce.find(paper, table, figure)
     seeds = seeds or ([0, 1, 2] if profile == "demo" else [0])
     given = {"profile": profile, "data": data, "seeds": seeds, "device": device}
+    given |= {name: value for name, value in (("checkpoints", checkpoint), ("backbones", backbones)) if value}
     plans = [reproduce.plan(artefact, {**given, **dict(extra)}) for artefact in chosen]
-    if data is None and any(isinstance(plan, reproduce.Plan) for plan in plans):
+    tables = [plan.experiment for plan in plans if isinstance(plan, reproduce.Plan)]
+    if data is None and tables:
+        names = " and ".join(dict.fromkeys(table.source.name for table in tables))
+        sets = dict.fromkeys(table.published.dataset or "ImageNet-1K" for table in tables)
         click.echo(
-            f"No DATA given: profile {profile} on embedded data ({locate(None).name}). "
-            "Numbers from them are not ImageNet's."
+            f"No DATA given: profile {profile} on embedded data ({names}). "
+            f"Numbers from them are not {' or '.join(sets)}'s."
         )
     return plans, unbuilt
 

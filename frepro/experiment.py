@@ -96,7 +96,7 @@ class Outcome:
     Attributes:
         published: Difference of the two printed values; none where one is not printed.
         measured: Mean over the pairs of (better - worse), a pair being runs of one seed or timings of
-            one round; none where there is no task yet that measures it.
+            one round; none where nothing measures it here.
         low, high: Student's t interval of the mean; none for a single pair.
         n: Pairs.
         setting: As in ``Finding``.
@@ -136,9 +136,9 @@ class Experiment:
         sizes: Height and width of the images that such backbones are counted at; the networks at the first of them.
         images: Network -> another height and width that it is counted at.
         made_for: Pixels a side that filters, masks and position embeddings of ours are made for; none for ``sizes``.
-        checkpoints: Files with weights by model, or a folder that holds <model>.safetensors or <model>.pth: these are
-            evaluated, and nothing is trained. Of a table of detectors or segmenters the files are of whole networks,
-            as our runs leave them, and named <network>-<model>.
+        checkpoints: Weights by model as ``find_weights`` takes them: these are evaluated, and nothing is trained. Of a
+            table of detectors or segmenters they are of whole networks, as our runs leave them, and go by
+            <network>_<model>.
         backbones: The same for the weights that detectors and segmenters start from; "none" for random ones.
     """
 
@@ -260,7 +260,7 @@ class Experiment:
         if network and isinstance(self.backbones, str) and self.backbones != "none" and start is None:
             raise FreproError(f"no weights of {model} in {self.backbones}: add {model}.pth, or leave the model out")
         runs = [Run(model, recipe, self.profile, self.source, seed, args, start) for seed in self.seeds]
-        checkpoint = find_weights(self.checkpoints, f"{network}-{model}" if network else model)
+        checkpoint = find_weights(self.checkpoints, f"{network}_{model}" if network else model)
         return Learner(label, model, args, network, runs, checkpoint)
 
     @cached_property
@@ -621,16 +621,29 @@ def default_jobs(device: str, profile: str) -> int:
 
 
 def find_weights(given: Mapping[str, str] | str | None, name: str) -> Start | None:
-    """The file of that name among those given by name, or in a folder; none where there is none."""
+    """The weights of that name; none where there are none.
+
+    Args:
+        given: Files by name; or one file, or a folder of files, that have the name's, as spanet_small.safetensors or
+            SPANet-small.pth.
+
+    Raises:
+        FreproError: There is no such file or folder.
+    """
     if given is None:
         return None
     if isinstance(given, Mapping):
         return Start.of(Path(given[name])) if name in given else None
-    folder = Path(given)
-    if not folder.is_dir():
-        raise FreproError(f"{folder} is no folder: give one that holds files like {name}.safetensors or {name}.pth")
-    files = [folder / f"{name}{suffix}" for suffix in (".safetensors", ".pth")]
-    return next((Start.of(file) for file in files if file.is_file()), None)
+    path = Path(given)
+    if not path.exists():
+        raise FreproError(f"no weights at {path}: give a file or folder of files like {name}.safetensors or {name}.pth")
+    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    return next((Start.of(file) for file in files if named(file) == name), None)
+
+
+def named(file: Path) -> str:
+    """The name that a file of weights goes by; empty for another kind of file."""
+    return file.stem.lower().replace("-", "_") if file.suffix in (".safetensors", ".pth", ".pt") else ""
 
 
 def check_seeds(seeds: Any) -> None:

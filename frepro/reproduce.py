@@ -21,9 +21,9 @@ from statistics import mean
 from typing import Any
 
 from frepro import papers, paths, provenance, recipes, report, results
-from frepro.data.sources import absolute
+from frepro.data.sources import absolute, locate
 from frepro.errors import FreproError, unknown
-from frepro.experiment import Experiment, from_csv
+from frepro.experiment import TASKS, Experiment, find_weights, from_csv
 from frepro.progress import Stopwatch, minutes
 from frepro.runs import Run
 from frepro.trained import Trained
@@ -175,6 +175,22 @@ class Notebook:
                     found[f"Table {number} of {paper}"] = papers.load(paper).tables[number]
         paper = self.path.parent.name
         return found or {f"Table {number} of {paper}": table for number, table in papers.load(paper).tables.items()}
+
+    def task(self, artefact: Artefact) -> str:
+        """What the models of an artefact are trained for."""
+        item = dict(papers.load(artefact.paper).artefacts())[artefact.name]
+        return TASKS.get(item.dataset, "classification")
+
+    def weights(self, given: dict[str, str] | str, is_by_model: bool) -> dict[str, str] | str:
+        """Weights with whole paths: as they were given, or those of a folder that its code names, by model."""
+        if isinstance(given, dict):
+            return {name: str(Path(file).absolute()) for name, file in given.items()}
+        if not is_by_model:
+            return str(Path(given).absolute())
+        named = {node.value for node in ast.walk(self.code) if isinstance(node, ast.Constant)}
+        models = sorted(named & provenance.own_models().keys())
+        found = {model: find_weights(given, model) for model in models}
+        return {model: str(start.file) for model, start in found.items() if start}
 
     def check(self, parameters: dict[str, Any]) -> None:
         """Refuse parameters that the notebook does not have; papermill would only warn."""
@@ -511,30 +527,46 @@ def shown(path: Path) -> str:
 
 
 GENERAL = ("profile", "seeds", "models", "data", "device")
+WEIGHTS = ("checkpoints", "backbones")
 
 
 def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan | FigurePlan:
     """The plan for an artefact with these parameters in place of the notebook's defaults.
 
-    Of the general parameters a figure takes those that its notebook has.
+    Of the general parameters a figure takes those that its notebook has, of weights every artefact does. ``data`` may
+    name several data sets, with commas between them; an artefact takes the first that its task can learn from.
     """
     notebook = Notebook(artefact.notebook)
     known = notebook.parameters()
-    if artefact.kind == "figure":
-        parameters = {name: value for name, value in parameters.items() if name in known or name not in GENERAL}
+    optional = (*GENERAL, *WEIGHTS) if artefact.kind == "figure" else WEIGHTS
+    parameters = {name: value for name, value in parameters.items() if name in known or name not in optional}
     notebook.check(parameters)
     merged = {**known, **parameters}
+    # The notebook runs in another folder.
     if isinstance(merged.get("data"), str):
-        merged["data"] = absolute(merged["data"])  # the notebook runs in another folder
+        merged["data"] = absolute(fitting(merged["data"], notebook.task(artefact)))
+    for name in WEIGHTS:
+        if merged.get(name) and merged[name] != "none":
+            merged[name] = notebook.weights(merged[name], is_by_model=artefact.kind == "figure")
     if artefact.kind == "figure":
-        if checkpoints := merged.get("checkpoints"):
-            merged["checkpoints"] = {model: str(Path(file).absolute()) for model, file in checkpoints.items()}
         if merged["profile"] not in recipes.PROFILES:
             raise unknown("profile", merged["profile"], recipes.PROFILES)
         return FigurePlan(artefact, notebook, merged, notebook.trained(artefact.paper, merged))
     settings = {name: value for name, value in merged.items() if name != "output"}
     experiment = Experiment(artefact.paper, artefact.number, notebook.variants(), **settings)
     return Plan(artefact, notebook, experiment, merged)
+
+
+def fitting(data: str, task: str) -> str:
+    """Of several data sets, with commas between them, the first that a task can learn from; of one, that."""
+    *others, last = data.split(",")
+    for each in others:
+        try:
+            locate(each, task)
+        except FreproError:
+            continue
+        return each
+    return last
 
 
 def make(
@@ -558,8 +590,11 @@ def render(job: Plan | FigurePlan) -> float:
         shown_parameters = dict(job.parameters)
         if isinstance(job, Plan):
             shown_parameters["data"] = job.experiment.source.name
-        elif job.checkpoints:
-            shown_parameters["checkpoints"] = {model: Path(file).name for model, file in job.checkpoints.items()}
+        for name in WEIGHTS:
+            if isinstance(given := shown_parameters.get(name), dict):
+                shown_parameters[name] = {model: Path(file).name for model, file in given.items()}
+            elif given:
+                shown_parameters[name] = Path(given).name
         made = {
             "made_from": job.made_from,
             "parameters": shown_parameters,

@@ -261,7 +261,9 @@ def evaluate(
         score.update(inputs, targets, answers)
         seen += len(inputs)
     test_set = test_loader.dataset
-    found, expected = int(accelerator.reduce(seen, "sum")), len(test_set) - len(test_set.damaged_names())
-    if found != expected:
-        raise FreproError(f"evaluation saw {found} of {expected} test images; this is a fault of frepro's")
+    found, damaged = int(accelerator.reduce(seen, "sum")), len(test_set.damaged_names())
+    if found == 0:
+        raise FreproError("there is no test image that could be evaluated" + (": all are damaged" if damaged else ""))
+    if not len(test_set) - damaged <= found <= len(test_set):  # what was damaged may have been replaced since
+        raise FreproError(f"evaluation saw {found} of {len(test_set)} test images; this is a fault of frepro's")
     return {f"{prefix}{name}": value for name, value in score.values(accelerator).items()}

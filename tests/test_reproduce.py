@@ -1,5 +1,6 @@
 """The front door, tried as a user would: in processes of its own, on real runs."""
 
+import csv
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from frepro import papers, paths, provenance, recipes, reproduce, runs
+from frepro.data.export import export
 from frepro.errors import FreproError
 from frepro.reproduce import Artefact, Notebook
 from tests.conftest import MAKE, ROOT
@@ -284,7 +286,7 @@ def imported(text: str, package: str = "") -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("paper", recipes.names())
+@pytest.mark.parametrize("paper", papers.names())
 def test_a_recipe_makes_stale_what_is_trained_by_it(made, paper, monkeypatch, tmp_path):
     document = yaml.safe_load((paths.PACKAGE / "recipes" / f"{paper}.yaml").read_text())
     load = recipes.load
@@ -307,6 +309,60 @@ def test_a_recipe_makes_stale_what_is_trained_by_it(made, paper, monkeypatch, tm
     assert set(timed) == tables
     assert all(reasons == [f"benchmark of recipe {paper} changed"] for reasons in timed.values())
     assert changed("demo", "lr", 0.123) == {}
+
+
+WHOLES = [name for name in recipes.names() if name not in papers.names()]
+
+
+@pytest.mark.parametrize("name", WHOLES)
+def test_a_recipe_of_a_network_makes_stale_its_table_alone(made, name, monkeypatch, tmp_path):
+    paper = next(paper for paper in papers.names() if name.startswith(f"{paper}-"))
+    document = yaml.safe_load((paths.PACKAGE / "recipes" / f"{name}.yaml").read_text())
+    (tmp_path / f"{name}.yaml").write_text(
+        yaml.safe_dump({**document, "smoke": {**document.get("smoke", {}), "lr": 0.123}})
+    )
+    read, load = recipes.read(tmp_path / f"{name}.yaml", "smoke"), recipes.load
+    with monkeypatch.context() as patch:
+        patch.setattr(recipes, "load", lambda asked, profile: read if asked == name else load(asked, profile))
+        found = stale()
+    dataset = {"detection": "COCO", "segmentation": "ADE20K"}[read.task]
+    tables = papers.load(paper).tables
+    (number,) = [number for number, table in tables.items() if table.dataset == dataset]
+    assert found == {f"Table {number} of {paper}": [f"recipe {paper} changed"]}
+
+
+def test_weights_of_a_folder_are_evaluated(frepro_command, store, tmp_path):
+    """Under their authors' names; nothing is trained, and what has no file has no score."""
+    (tmp_path / "weights").mkdir()
+    made = frepro_command("train", "--model", "gfformer_s18", "--profile", "smoke", "--device", "cpu")
+    assert made.returncode == 0, made.stderr
+    (file,) = (store / "runs").glob("*/model.safetensors")
+    shutil.copy(file, tmp_path / "weights" / "GFFormer-S18.safetensors")
+    top1 = json.loads(file.with_name("record.json").read_text())["values"]["top1"]
+    done = frepro_command(*TABLE_4, "--checkpoint", str(tmp_path / "weights"), *TWO)
+    assert done.returncode == 0, done.stderr
+    assert "training runs: 0 cached, 0 to do" in done.stdout
+    rows = list(csv.DictReader((store / "smoke" / "dfformer" / "table_4" / "findings.csv").read_text().splitlines()))
+    scores = {row["model"]: row for row in rows if row["metric"] == "textured_top1"}
+    assert [*scores] == ["gfformer_s18"]
+    assert float(scores["gfformer_s18"]["measured"]) == top1
+    assert scores["gfformer_s18"]["weights"] == "GFFormer-S18.safetensors"
+    wrong = frepro_command(*TABLE_4, "--checkpoint", str(tmp_path / "nowhere"))
+    assert wrong.returncode == 1
+    assert "no weights at" in wrong.stderr
+
+
+def test_of_several_data_sets_each_table_takes_the_one_that_fits(tmp_path):
+    digits, scenes = make_folder(tmp_path / "digits"), tmp_path / "scenes"
+    export("coco", scenes, counts=(4, 2), size=64)
+    both = f"{digits},{scenes}"
+    taken = {
+        number: reproduce.plan(Artefact("spanet", "table", number), {**SETTINGS, "data": both}).experiment.source.reader
+        for number in (3, 5)
+    }
+    assert taken == {3: "coco", 5: "folder"}
+    with pytest.raises(FreproError, match="is no data for segmentation: name a folder in the layout of ADE20K"):
+        reproduce.plan(Artefact("spanet", "table", 4), {**SETTINGS, "data": both})
 
 
 def test_reasons(made):

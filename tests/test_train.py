@@ -113,14 +113,14 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["tests.test_train"])
 
 
-def _train(environment: dict[str, str], run: Run, execution: train.Execution) -> None:
+def _called(environment: dict[str, str], function, *arguments) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
-    train.run(run, execution)
+    function(*arguments)
 
 
-def start(run: Run, processes: int, **execution) -> list[multiprocessing.Process]:
-    """The run in processes of its own, as a launcher would start them."""
+def launch(processes: int, function, *arguments) -> list[multiprocessing.Process]:
+    """A function in processes of their own, as a launcher would start them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -129,10 +129,14 @@ def start(run: Run, processes: int, **execution) -> list[multiprocessing.Process
     for rank in range(processes):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if world else {}
         environment = {"FREPRO_RESULTS": os.environ["FREPRO_RESULTS"], **world, **own}
-        process = FORKS.Process(target=_train, args=(environment, run, train.Execution(device="cpu", **execution)))
+        process = FORKS.Process(target=_called, args=(environment, function, *arguments))
         process.start()
         started.append(process)
     return started
+
+
+def start(run: Run, processes: int, **execution) -> list[multiprocessing.Process]:
+    return launch(processes, train.run, run, train.Execution(device="cpu", **execution))
 
 
 def finish(started: list[multiprocessing.Process]) -> None:

@@ -30,6 +30,7 @@ APART = 0.4  # least distance of a digit's colour from its ground and from other
 TRIALS = 20  # for a place and a colour that keep these two
 DIMMED = 0.5  # brightness of a photograph, relative to its own
 BRIGHT = (0.6, 1.0)  # red, green and blue of a digit
+STROKE = 0.35  # darkness of a scan from which on a pixel is of the digit; 1 is black
 EDGE = (0.4, 0.6)  # a pixel that a digit covers by a share between these is ignored in the semantic map
 
 SCENE = 3  # what random numbers are for
@@ -163,5 +164,5 @@ def _shape(placement: Placement, size: int) -> np.ndarray:
     shape = np.zeros((size, size))
     rows = slice(placement.top, placement.top + placement.side)
     columns = slice(placement.left, placement.left + placement.side)
-    shape[rows, columns] = np.clip(4 * (scan - 0.5) + 0.5, 0, 1)
+    shape[rows, columns] = np.clip(4 * (scan - STROKE) + 0.5, 0, 1)
     return shape

@@ -258,7 +258,7 @@ def test_headers_alone_do_not_see_damage_inside(copied):
 def test_a_folder_of_no_layout(tmp_path):
     with pytest.raises(FreproError, match="looks like no data set"):
         layout(tmp_path)
-    with pytest.raises(FreproError, match="is not there"):
+    with pytest.raises(FreproError, match="no data at"):
         layout(tmp_path / "nowhere")
     (tmp_path / "file").write_text("")
     with pytest.raises(FreproError, match="is a file"):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou, masks_to_boxes
 
+from frepro.data import locate
 from frepro.data.annotated import IGNORED
 from frepro.data.dense import DenseSamples, Detection, Segmentation, collate, open_annotated
 from frepro.data.export import export
@@ -158,13 +159,21 @@ def test_batches(scenes):
 
 
 def test_data_by_name(tmp_path):
-    assert isinstance(open_annotated(None, "test", SIZE), Scenes)
+    assert isinstance(open_annotated(locate(None, "detection"), "test", SIZE), Scenes)
     export("ade20k", tmp_path / "ade", (1, 1), SIZE)
-    assert torch.equal(open_annotated(str(tmp_path / "ade"), "test")[0].semantic, Scenes("test", SIZE)[0].semantic)
-    export("imagenet", tmp_path / "digits", (20, 20))
-    with pytest.raises(FreproError, match="detection needs COCO 2017's layout"):
-        open_annotated(str(tmp_path / "digits"), "train")
+    read = open_annotated(locate(str(tmp_path / "ade"), "segmentation"), "test")
+    assert torch.equal(read[0].semantic, Scenes("test", SIZE)[0].semantic)
     with pytest.raises(FreproError, match="no semantic maps"):
         scene = Scenes("train", SIZE)[0]
         object.__setattr__(scene, "semantic", None)
         Segmentation(False, SIZE, MEAN, STD)(scene)
+
+
+def test_a_very_long_image_keeps_pixels_enough_for_a_network_in_tests():
+    scene = Scenes("test", SIZE)[0]
+    object.__setattr__(scene, "image", scene.image.resize((3000, 1)))
+    object.__setattr__(scene, "semantic", torch.zeros(1, 3000, dtype=torch.uint8))
+    image, semantic = Segmentation(False, 96, MEAN, STD)(scene)
+    assert image.shape == (3, 32, 2048)
+    assert semantic.shape == (1, 3000)
+    assert Segmentation(True, 96, MEAN, STD)(scene)[0].shape == (3, 96, 96)

@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from frepro.data import locate
+from frepro.data.dense import open_annotated
 from frepro.data.loading import open_split
 from frepro.data.sources import EMBEDDED, absolute
 from frepro.errors import FreproError
@@ -21,14 +22,29 @@ def make_folder(root, splits=("train", "val"), classes=("cat", "dog"), images=3)
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_embedded(name):
-    source = locate(name)
+    source = embedded(name)
     assert (source.name, source.classes, source.embedded) == (name, 10, True)
-    assert [len(open_split(source, split)) for split in ("train", "test")] == [source.train, source.test]
+    opened = open_annotated if name == "scenes" else open_split
+    assert [len(opened(source, split)) for split in ("train", "test")] == [source.train, source.test]
 
 
-def test_without_data_there_are_textured_pictures():
+def embedded(name):
+    return locate(name, "detection" if name == "scenes" else "classification")
+
+
+def test_without_data_there_are_textured_pictures_or_scenes():
     assert locate(None) == locate("") == locate("textured")
-    assert len({locate(name).fingerprint for name in EMBEDDED}) == len(EMBEDDED)
+    assert locate(None, "detection") == locate("scenes", "segmentation")
+    assert len({embedded(name).fingerprint for name in EMBEDDED}) == len(EMBEDDED)
+
+
+@pytest.mark.parametrize(
+    ("data", "task", "fitting"),
+    [("digits", "detection", "COCO 2017, or the embedded scenes"), ("scenes", "classification", "ImageNet, or the")],
+)
+def test_embedded_data_of_another_task_are_refused(data, task, fitting):
+    with pytest.raises(FreproError, match=f"{data} is no data for {task}: name a folder in the layout of {fitting}"):
+        locate(data, task)
 
 
 def test_folder(tmp_path):
@@ -77,7 +93,8 @@ def test_what_is_wrong_is_named(tmp_path):
 
     assert "no data at" in message(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    assert "no train/ and val/ folders" in message(tmp_path / "empty")
+    assert "looks like no data set that is read here" in message(tmp_path / "empty")
+    assert "no train/ and val/ folders" in message(make_folder(tmp_path / "half", splits=("train",)))
     (tmp_path / "file").write_text("")
     assert "is a file" in message(tmp_path / "file")
     assert "holds no images" in message(make_folder(tmp_path / "bare", images=0))
