@@ -9,7 +9,7 @@ from frepro.runs import Run, Start
 
 BACKBONE = {"depths": [1, 1, 1, 1], "dims": [16, 16, 32, 32]}
 DETECTOR = {
-    "channels": 16,
+    "pyramid": 16,
     "width": 32,
     "convs": 1,
     "rois": 8,
@@ -19,7 +19,7 @@ DETECTOR = {
     "samples": 1,
     "smallest_anchor": 12,
 }
-SEGMENTER = {"channels": 16}
+SEGMENTER = {"pyramid": 16}
 
 # The recipe of each network, and a backbone.
 WHOLES = {
