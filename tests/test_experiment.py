@@ -262,7 +262,7 @@ def test_weights_of_files_are_evaluated_and_nothing_is_trained(segmentation, tmp
     assert (scored.n, scored.spread, scored.weights) == (1, None, "semantic_fpn-spanetv2_s18_pure.safetensors")
     assert "semantic_fpn-spanetv2_s18_pure.safetensors" in report.dense_scores(made.findings).notes[0]
     assert made.provenance()["runs"][0]["values"]["miou"] == scored.measured
-    with pytest.raises(FreproError, match="is no folder: give one that holds files like"):
+    with pytest.raises(FreproError, match="no weights at /nowhere: give a file or folder of files like"):
         table_of_segmentation(checkpoints="/nowhere").run()
 
 

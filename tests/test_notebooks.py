@@ -38,7 +38,7 @@ def test_notebook(path):
         return
     table = paper.tables[int(number)]
     of_backbones = {"trained", "checkpoints", "backbones", "sizes", "images", "made_for"}
-    own = of_backbones if table.is_of_backbones else {"trained"}
+    own = of_backbones if table.is_of_backbones else {"trained", "checkpoints"}
     assert set(notebook.parameters()) - own == {"profile", "seeds", "models", "data", "device", "output"}
     if table.is_of_backbones:
         assert of_backbones - {"images"} <= set(notebook.parameters())
