@@ -1,5 +1,6 @@
 """The one error that a user is meant to read."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -39,5 +40,5 @@ def one_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or ["no message"]
     if isinstance(error, FreproError):
         # A data-loading process wraps the error of its own in a traceback; the last line is the error.
-        return lines[-1].removeprefix("frepro.errors.FreproError: ")
+        return re.sub(r"^frepro\.errors\.\w+: ", "", lines[-1])
     return f"{type(error).__name__}: {lines[0]}"

@@ -22,8 +22,11 @@ from frepro import recipes, results, tasks
 from frepro.checkpoint import on_cpu, save
 from frepro.data.loading import STEP, seed_all
 from frepro.data.sources import Source
-from frepro.errors import FreproError
+from frepro.errors import FreproError, one_line
 from frepro.runs import Run
+
+# What reading a file that is no safetensors file, no JSON or no pickle raises.
+BROKEN = (OSError, ValueError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError)
 
 
 def keep(job: Run, model: nn.Module, batch: Any, loss: Tensor, position: tuple[int, int, int]) -> FreproError:
@@ -71,12 +74,12 @@ def replay(folder: Path, accelerator: Accelerator) -> dict[str, Any]:
     """
     try:
         said = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        recipe = recipes.from_plain(said["task"], said["recipe"])
+        job = Run(said["model"], recipe, said["profile"], Source(**said["source"]), said["seed"], said["model_args"])
         weights = load_file(folder / "weights.safetensors")
         batch = torch.load(folder / "batch.pt", weights_only=True)
-    except (OSError, ValueError, SafetensorError, RuntimeError, pickle.UnpicklingError) as error:
-        raise FreproError(f"{folder} holds no update to go through again: {str(error).splitlines()[0]}") from error
-    recipe = recipes.from_plain(said["task"], said["recipe"])
-    job = Run(said["model"], recipe, said["profile"], Source(**said["source"]), said["seed"], said["model_args"])
+    except (*BROKEN, KeyError, TypeError) as error:
+        raise FreproError(f"{folder} holds no update to go through again: {one_line(error)}") from error
     task = tasks.of(job)
     model = task.network(recipe.drop_path)
     model.load_state_dict(weights)

@@ -46,6 +46,8 @@ class Coco(Dataset):
         self.classes = [category["name"] for category in categories]
         self.category_ids = [category["id"] for category in categories]
         self.images = sorted(content["images"], key=lambda image: image["id"])
+        if not self.images:
+            raise FreproError(f"{self.file} lists no images: run `frepro data check {root}`")
         self.objects: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in self.images}
         self.label = {category: label for label, category in enumerate(self.category_ids)}
         for item in content["annotations"]:

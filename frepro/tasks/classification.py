@@ -41,7 +41,7 @@ class Classification(Task):
 
     def loss(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         if self.mixup is not None:
-            inputs, targets = self.mixup(inputs, targets)
+            inputs, targets = self.mixup(inputs.clone(), targets)  # timm's writes into what it is given
         return self.criterion(network(inputs), targets)
 
     def answers(self, network: nn.Module, inputs: Tensor) -> Tensor:
