@@ -233,7 +233,7 @@ def checkpoints(run: Run) -> list[str]:
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch):
     """Cut off, changed in one bit, or empty: the one before it is taken up, with a word, and nothing is lost."""
-    straight = job(epochs=4)
+    straight = job(epochs=10)
     finish(start(straight, 1))
     expected = weights(straight)
     for damage in (
@@ -242,7 +242,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch):
         lambda path: path.write_bytes(b""),
     ):
         monkeypatch.setenv("FREPRO_RESULTS", str(tmp_path / str(random.random())))
-        run = job(epochs=4)
+        run = job(epochs=10)
         process = start(run, 1, checkpoint_every=1)[0]
         while len(checkpoints(run)) < 2 and process.is_alive():
             time.sleep(0.002)

