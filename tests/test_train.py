@@ -236,12 +236,13 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch):
     straight = job(epochs=10)
     finish(start(straight, 1))
     expected = weights(straight)
-    for damage in (
+    damages = (
         lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
         lambda path: path.write_bytes(path.read_bytes()[:-1] + bytes([path.read_bytes()[-1] ^ 1])),
         lambda path: path.write_bytes(b""),
-    ):
-        monkeypatch.setenv("FREPRO_RESULTS", str(tmp_path / str(random.random())))
+    )
+    for number, damage in enumerate(damages):
+        monkeypatch.setenv("FREPRO_RESULTS", str(tmp_path / str(number)))
         run = job(epochs=10)
         process = start(run, 1, checkpoint_every=1)[0]
         while len(checkpoints(run)) < 2 and process.is_alive():
