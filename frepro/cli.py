@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from textwrap import shorten
@@ -657,6 +658,7 @@ def main() -> None:
     """Run the command line; what a user can mend ends in one line and status 1, Ctrl-C in status 130."""
     # After Ctrl-C the processes that tidy up behind Python's own would warn of what they found to do.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
+    warnings.filterwarnings("ignore", message=".*tasks which were still being processed")  # by joblib, of the same
     try:
         cli(standalone_mode=False)
     except FreproError as error:

@@ -50,7 +50,7 @@ def test_a_bare_machine_trains_evaluates_and_times(store):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "gfformer_s18, seed 0: test top-1" in done.stdout
-    assert "gfformer_s18: top-1" in done.stdout
+    assert "gfformer_s18: top1" in done.stdout
     assert done.stdout.endswith("throughput\n")
 
 
