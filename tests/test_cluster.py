@@ -304,7 +304,7 @@ def test_a_run_that_fails_is_named(slurm_of_one_node):
     done = submit(*one, "--per-device", "1", "--wait")
     assert done.exit_code == 1
     number = next(cluster.folder().glob("*_submission.sh")).name.split("_")[0]
-    failed = f"job {number} failed: mixup pairs samples, but a batch of 32 over 2 processes in 16 steps"
+    failed = f"job {number} failed: mixup pairs samples, but a batch of 32 would be cut into pieces of 1: "
     first, second = done.stderr.splitlines()
     assert first.startswith(f"frepro: error: gfformer_s18, seed 0: {failed}")
     assert re.search(rf"\(see \S*slurm/{number}_[01]_log\.out\)$", first)
