@@ -23,10 +23,10 @@ CLASSES = [str(digit) for digit in range(10)]
 SEMANTIC_CLASSES = ["ground", *CLASSES]
 
 EMPTY = 1 / 32  # share of scenes without a digit
-MOST = 8  # digits in a scene
+MOST = 4  # digits in a scene
 SIDES = (0.3, 0.6)  # of a scan with a border of one of its pixels, as shares of the scene's side
-VISIBLE = 0.7  # least share of a digit that those in front of it leave to be seen
-APART = 0.4  # least distance of a digit's colour from its ground and from other digits; black and white are 1.73 apart
+VISIBLE = 0.9  # least share of a digit that those in front of it leave to be seen
+APART = 0.3  # least distance of a digit's colour from its ground and from other digits; black and white are 1.73 apart
 TRIALS = 20  # for a place and a colour that keep these two
 DIMMED = 0.5  # brightness of a photograph, relative to its own
 BRIGHT = (0.6, 1.0)  # red, green and blue of a digit

@@ -35,12 +35,12 @@ def conv(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequen
     return Conv2dNormActivation(in_channels, out_channels, kernel_size)
 
 
-def classifier(channels: int, num_classes: int) -> nn.Sequential:
+def classifier(channels: int, num_classes: int, *, dropout: float = 0.1, std: float = 0.01) -> nn.Sequential:
     """Dropout of whole channels, then a 1x1 convolution: (B, C, H, W) to (B, num_classes, H, W)."""
     last = nn.Conv2d(channels, num_classes, 1)
-    nn.init.normal_(last.weight, std=0.01)
+    nn.init.normal_(last.weight, std=std)
     nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Dropout2d(0.1), last)
+    return nn.Sequential(nn.Dropout2d(dropout), last)
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -52,10 +52,10 @@ class SemanticFPNHead(nn.Module):
     """Brings the maps of a pyramid to the size of the largest and adds them up (Kirillov et al., Figure 3).
 
     A map at stride 4 passes one convolution, a smaller one a convolution before each doubling. Maps (B, C, h, w) at
-    strides 4, 8, 16, 32 to logits (B, num_classes, H / 4, W / 4).
+    strides 4, 8, 16, 32 to logits (B, num_classes, H / 4, W / 4); ``last`` is for ``classifier``.
     """
 
-    def __init__(self, in_channels: int, num_classes: int, channels: int = 128) -> None:
+    def __init__(self, in_channels: int, num_classes: int, channels: int = 128, **last: float) -> None:
         super().__init__()
         self.branches = nn.ModuleList([nn.Sequential(conv(in_channels, channels))])
         for doublings in (1, 2, 3):
@@ -64,7 +64,7 @@ class SemanticFPNHead(nn.Module):
                 layers.append(conv(channels if i else in_channels, channels))
                 layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
             self.branches.append(nn.Sequential(*layers))
-        self.classifier = classifier(channels, num_classes)
+        self.classifier = classifier(channels, num_classes, **last)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         size = maps[0].shape[2:]
@@ -75,20 +75,20 @@ class UperNetHead(nn.Module):
     """Pyramid pooling of the last map, a feature pyramid, and one convolution over all of it (Xiao et al., Figure 4).
 
     Maps (B, C, h, w) of ``in_channels`` at strides 4, 8, 16, 32 to logits (B, num_classes, H / 4, W / 4). While
-    training, a batch needs two images at least: batch norms see maps of one pixel.
+    training, a batch needs two images at least: batch norms see maps of one pixel. ``last`` is for ``classifier``.
     """
 
-    def __init__(self, in_channels: Sequence[int], num_classes: int, channels: int = 512) -> None:
+    def __init__(self, in_channels: Sequence[int], num_classes: int, channels: int = 512, **last: float) -> None:
         super().__init__()
-        *finer, last = in_channels
+        *finer, top = in_channels
         self.poolings = nn.ModuleList(
-            nn.Sequential(nn.AdaptiveAvgPool2d(side), conv(last, channels, 1)) for side in (1, 2, 3, 6)
+            nn.Sequential(nn.AdaptiveAvgPool2d(side), conv(top, channels, 1)) for side in (1, 2, 3, 6)
         )
-        self.bottleneck = conv(last + 4 * channels, channels)
+        self.bottleneck = conv(top + 4 * channels, channels)
         self.laterals = nn.ModuleList(conv(each, channels, 1) for each in finer)
         self.outputs = nn.ModuleList(conv(channels, channels) for _ in finer)
         self.fusion = conv(len(in_channels) * channels, channels)
-        self.classifier = classifier(channels, num_classes)
+        self.classifier = classifier(channels, num_classes, **last)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         *finer, last = maps
@@ -190,13 +190,17 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
     return [*range(0, last, stride), last]
 
 
-def semantic_fpn(backbone: str, num_classes: int, channels: int, /, **backbone_args: Any) -> Segmenter:
+def semantic_fpn(
+    backbone: str, num_classes: int, channels: int, last: Mapping[str, float], /, **backbone_args: Any
+) -> Segmenter:
     """Pyramid of ``channels``, 256 in the paper, head of half as many."""
     body = feature_pyramid(backbone, 4, channels, **backbone_args)
-    return Segmenter(body, SemanticFPNHead(channels, num_classes, channels // 2))
+    return Segmenter(body, SemanticFPNHead(channels, num_classes, channels // 2, **last))
 
 
-def upernet(backbone: str, num_classes: int, channels: int, /, **backbone_args: Any) -> Segmenter:
+def upernet(
+    backbone: str, num_classes: int, channels: int, last: Mapping[str, float], /, **backbone_args: Any
+) -> Segmenter:
     """Head of ``channels``, 512 in the paper, on the backbone's own maps, auxiliary one of half as many.
 
     A plain backbone gets a simple pyramid, of half as many too.
@@ -206,8 +210,8 @@ def upernet(backbone: str, num_classes: int, channels: int, /, **backbone_args: 
     if stages.plain:
         body = SimpleFeaturePyramid(stages, 4, channels // 2)
         in_channels = [body.out_channels] * 4
-    auxiliary = nn.Sequential(conv(in_channels[2], channels // 2), classifier(channels // 2, num_classes))
-    return Segmenter(body, UperNetHead(in_channels, num_classes, channels), auxiliary)
+    auxiliary = nn.Sequential(conv(in_channels[2], channels // 2), classifier(channels // 2, num_classes, **last))
+    return Segmenter(body, UperNetHead(in_channels, num_classes, channels, **last), auxiliary)
 
 
 SEGMENTERS = {"semantic_fpn": semantic_fpn, "upernet": upernet}
@@ -220,6 +224,8 @@ def create(
     num_classes: int = 150,
     *,
     pyramid: int | None = None,
+    dropout: float = 0.1,
+    std: float = 0.01,
     class_weights: Mapping[int, float] | None = None,
     **backbone_args: Any,
 ) -> Segmenter:
@@ -231,6 +237,9 @@ def create(
         num_classes: ADE20K has 150.
         pyramid: Channels of Semantic FPN's pyramid, whose head has half as many, or of UperNet's, whose auxiliary head
             has half as many; an even number, 256 and 512 unless given, as published.
+        dropout: Share of channels that the last convolution of a head does without, while training.
+        std: Of that convolution's first weights; those published are small, from which it takes long to tell classes
+            apart where nothing is pre-trained.
         class_weights: Of pixels of a class in the loss; 1 for those that it does not name.
         **backbone_args: For the backbone, such as ``drop_path_rate`` and ``pretrained``; DFFormer's filters are made
             for an ``img_size`` of 512 in its paper, SPANetV2's for 224.
@@ -240,7 +249,8 @@ def create(
     """
     if segmenter not in SEGMENTERS:
         raise unknown("segmenter", segmenter, SEGMENTERS)
-    network = SEGMENTERS[segmenter](backbone, num_classes, pyramid or CHANNELS[segmenter], **backbone_args)
+    channels, last = pyramid or CHANNELS[segmenter], {"dropout": dropout, "std": std}
+    network = SEGMENTERS[segmenter](backbone, num_classes, channels, last, **backbone_args)
     if class_weights:
         network.class_weights = torch.tensor([float(class_weights.get(label, 1)) for label in range(num_classes)])
     return network
