@@ -27,9 +27,13 @@ NAMES = (
     "global_filter",
     "pooled_linear",
     "star_relu",
+    "gelu",
+    "depthwise_conv",
     "linear",
 )
 FORWARD, BOTH = "forward", "forward and backward"
+GELU_FLOPS = 6  # of an element, with the error function as one
+KERNEL = 7  # of a depthwise convolution, pixels of a side
 CUDA_SCANS = ("triton", "mamba_ssm")  # to be timed beside the one that is picked
 
 
@@ -142,6 +146,12 @@ def cases(settings: Settings, device: torch.device) -> Iterator[Case]:
     for height, width, dim in settings.maps:  # and MLPs on four times of them
         x = learnt(batch, height, width, 4 * dim)
         yield Case("star_relu", _shape(x), ops.star_relu, (x, learnt(1), learnt(1)), 4 * x.numel())
+        yield Case("gelu", _shape(x), ops.gelu, (x,), GELU_FLOPS * x.numel())
+    for height, width, dim in settings.maps:  # as in separable convolutions, on twice the channels of the stage
+        x = torch.randn(batch, height, width, 2 * dim, device=device).permute(0, 3, 1, 2).requires_grad_()
+        flops = 2 * x.numel() * KERNEL**2
+        weight = learnt(2 * dim, 1, KERNEL, KERNEL, scale=1 / KERNEL)
+        yield Case("depthwise_conv", f"{_shape(x)}, {KERNEL} × {KERNEL}", ops.depthwise_conv, (x, weight), flops)
     for height, width, dim in settings.maps:
         x, weight = learnt(batch, height, width, dim), learnt(4 * dim, dim, scale=dim**-0.5)
         yield Case("linear", f"{_shape(x)} to {4 * dim}", ops.linear, (x, weight), 2 * x.numel() * 4 * dim)
