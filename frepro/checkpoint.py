@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from frepro import results
 from frepro.results import Measurement
+from frepro.sharding import is_sharded, placed, whole
 
 KEPT = 2
 
@@ -72,7 +73,12 @@ class Checkpoint:
         return sorted(self.folder.glob("checkpoint-*.safetensors"), reverse=True)
 
     def write(self, progress: Progress, updates: int, accelerator: Accelerator) -> None:
-        """Store the state after so many updates in all, and then remove what is older than the one before it."""
+        """Store the state after so many updates in all, and then remove what is older than the one before it.
+
+        All processes call it, as a network may be in parts; the main one writes.
+        """
+        if not (accelerator.is_main_process or is_sharded(self.modules["model"])):
+            return
         tensors = {
             f"{part}.{name}": tensor
             for part, module in self.modules.items()
@@ -81,6 +87,8 @@ class Checkpoint:
         for index, state in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in state.items()}
         tensors = on_cpu(tensors)
+        if not accelerator.is_main_process:
+            return
         scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else {}
         metadata = {
             "progress": json.dumps(asdict(progress)),
@@ -128,7 +136,12 @@ class Checkpoint:
                 states.setdefault(int(index), {})[rest] = tensor
         for part, module in self.modules.items():
             prefix = f"{part}."
-            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+            module.load_state_dict(
+                {name: placed(tensors[prefix + name], like) for name, like in module.state_dict().items()}
+            )
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        for index, state in states.items():
+            states[index] = {name: placed(tensor, parameters[index]) for name, tensor in state.items()}
         groups = self.optimizer.state_dict()["param_groups"]
         for group, step in zip(groups, json.loads(metadata["steps"]), strict=False):
             group["step"] = step
@@ -142,10 +155,14 @@ class Checkpoint:
         """Groups in which the optimizer counts its updates: all with LAMB; none with AdamW, which counts by tensor."""
         return [group for group in self.optimizer.param_groups if "step" in group]
 
-    def finish(self) -> None:
+    def finish(self, accelerator: Accelerator) -> None:
         """Store the trained weights for use: model.safetensors, and ema.safetensors where there is an average."""
+        if not (accelerator.is_main_process or is_sharded(self.modules["model"])):
+            return
         for part, module in self.modules.items():
-            save(self.folder / f"{part}.safetensors", on_cpu(module.state_dict()))
+            tensors = on_cpu(module.state_dict())
+            if accelerator.is_main_process:
+                save(self.folder / f"{part}.safetensors", tensors)
 
     def remove(self) -> None:
         """Remove all checkpoints, of a run whose record is written."""
@@ -154,7 +171,8 @@ class Checkpoint:
 
 
 def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    """The tensors, whole; where they are in parts, all processes call it."""
+    return {name: whole(tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> int:

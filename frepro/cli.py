@@ -404,6 +404,12 @@ model, as: -a num_filters 2.",
 )
 @click.option("--damaged", default="stop", show_default=True, help="A damaged image: stop, or skip (and count it).")
 @click.option("--compile", is_flag=True, help="Compile the network (torch.compile).")
+@click.option(
+    "--fsdp",
+    is_flag=True,
+    help="Leave each of several processes a part of weights, gradients and optimizer state, for networks too large "
+    "for one GPU.",
+)
 def train_command(
     model: str,
     recipe: str | None,

@@ -24,19 +24,42 @@ from frepro.data.loading import STEP, seed_all
 from frepro.data.sources import Source
 from frepro.errors import FreproError, one_line
 from frepro.runs import Run
+from frepro.sharding import is_sharded
 
 # What reading a file that is no safetensors file, no JSON or no pickle raises.
 BROKEN = (OSError, ValueError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError)
 
 
-def keep(job: Run, model: nn.Module, batch: Any, loss: Tensor, position: tuple[int, int, int]) -> FreproError:
-    """Keep what led to a loss, and give the error to raise.
+def check(
+    job: Run, model: nn.Module, batch: Any, loss: Tensor, position: tuple[int, int, int], accelerator: Accelerator
+) -> None:
+    """Keep what led to a loss that is not finite, and stop.
 
     Args:
         model: As it was in the forward pass.
         batch: Inputs and targets.
         position: Update, piece of it, and process.
+
+    Raises:
+        FreproError: The loss is not finite; of a network in parts, that of any process.
     """
+    is_finite = torch.isfinite(loss)
+    if is_sharded(model):  # all processes are needed to put its weights together
+        finite = accelerator.gather(is_finite[None]).tolist()
+        if all(finite):
+            return
+        weights = on_cpu(model.state_dict())
+        if is_finite:
+            raise FreproError(f"{job.title}: the loss of process {finite.index(False)} is not finite, as it says")
+    elif is_finite:
+        return
+    else:
+        weights = on_cpu(model.state_dict())
+    raise keep(job, weights, batch, loss, position)
+
+
+def keep(job: Run, weights: dict[str, Tensor], batch: Any, loss: Tensor, position: tuple[int, int, int]) -> FreproError:
+    """Keep what led to a loss, arguments as above, and give the error to raise."""
     folder = job.measurement.folder / "nonfinite"
     said = {
         "title": job.title,
@@ -51,7 +74,7 @@ def keep(job: Run, model: nn.Module, batch: Any, loss: Tensor, position: tuple[i
         "loss": str(loss.item()),
     }
     with results.replaced(folder) as fresh:
-        save(fresh / "weights.safetensors", on_cpu(model.state_dict()))
+        save(fresh / "weights.safetensors", weights)
         with results.whole(fresh / "batch.pt") as temporary:
             torch.save(send_to_device(batch, "cpu"), temporary)
         results.write_text(fresh / "run.json", json.dumps(said, indent=1) + "\n")

@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from frepro import nonfinite, tasks
+from frepro import nonfinite, sharding, tasks
 from frepro.checkpoint import Checkpoint
 from frepro.data.loading import MODEL, STEP, TestBatches, TrainBatches, loader, seed_all
 from frepro.errors import FreproError, unknown
@@ -47,6 +47,7 @@ class Execution:
         checkpoint_every: Optimizer updates between two checkpoints within an epoch; there is one after each epoch too.
         damaged: Whether a damaged image stops the run, or is skipped and counted.
         compile: Compile the network for training (``torch.compile``).
+        fsdp: Leave each of several processes a part of the weights, gradients and optimizer state (``sharding``).
         log: Where a line an epoch goes when standard error is no terminal (on one, there is a bar); none for silence.
     """
 
@@ -56,6 +57,7 @@ class Execution:
     checkpoint_every: int = 1000
     damaged: Literal["stop", "skip"] = "stop"
     compile: bool = False
+    fsdp: bool = False
     log: Callable[[str], None] | None = None
 
     def __post_init__(self) -> None:
@@ -137,11 +139,16 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     model = task.network(recipe.drop_path).to(device)
     if processes > 1 and on_gpu:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    ema = None
+    if recipe.ema_decay is not None:  # torch's updates of many tensors at once take none in parts beside whole ones
+        ema = ModelEmaV3(model, decay=recipe.ema_decay, foreach=not execution.fsdp)
+    if execution.fsdp:
+        for module in (model, ema.module) if ema is not None else (model,):
+            sharding.shard(module, device, accelerator.mixed_precision)
     optimizer = make_optimizer(model, recipe)
     schedule = make_schedule(optimizer, recipe, batches.updates)
-    ema = ModelEmaV3(model, decay=recipe.ema_decay) if recipe.ema_decay is not None else None
     checkpoint = Checkpoint(job.measurement, model, ema, optimizer, execution.log or warn)
-    wrapped, optimizer = accelerator.prepare(model, optimizer)
+    optimizer, wrapped = accelerator.prepare(optimizer), model if execution.fsdp else accelerator.prepare(model)
     if execution.compile:
         wrapped.compile()
     progress = checkpoint.restore(accelerator)
@@ -165,11 +172,11 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
             ends_update = part == accumulate - 1
             seed_all(STEP, seed, step, part, rank)
             inputs, targets = send_to_device((inputs, targets), device, non_blocking=on_gpu)
-            with nullcontext() if ends_update else accelerator.no_sync(wrapped):
+            # Parts of gradients are summed over processes in each pass; to wait, whole ones would have to be kept.
+            with nullcontext() if ends_update or execution.fsdp else accelerator.no_sync(wrapped):
                 with accelerator.autocast():
                     loss = task.loss(wrapped, inputs, targets)
-                if not torch.isfinite(loss):
-                    raise nonfinite.keep(job, model, (inputs, targets), loss, (step, part, rank))
+                nonfinite.check(job, model, (inputs, targets), loss, (step, part, rank), accelerator)
                 accelerator.backward(loss / accumulate)
             loss_sum += loss.detach() / (last * accumulate)
             if not ends_update:
@@ -185,8 +192,7 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
             if (step + 1) % execution.checkpoint_every == 0 and update + 1 < last:
                 progress.update, progress.seconds = update + 1, time.perf_counter() - started
                 progress.losses = accelerator.gather(loss_sum[None]).tolist()
-                if accelerator.is_main_process:
-                    checkpoint.write(progress, step + 1, accelerator)
+                checkpoint.write(progress, step + 1, accelerator)
         entry = {
             "epoch": epoch + 1,
             "updates": first + last,
@@ -198,10 +204,9 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
             entry |= {} if ema is None else evaluate(task, ema.module, test_loader, accelerator, "ema_")
         progress.history.append({**entry, "seconds": round(time.perf_counter() - started, 3)})
         progress.epoch, progress.update, progress.losses, progress.seconds = epoch + 1, 0, [], 0.0
-        if accelerator.is_main_process:
-            checkpoint.write(progress, first + last, accelerator)
-            if execution.log is not None and not has_bar:
-                execution.log(epoch_line(job, progress.history[-1], epochs))
+        checkpoint.write(progress, first + last, accelerator)
+        if execution.log is not None and accelerator.is_main_process and not has_bar:
+            execution.log(epoch_line(job, progress.history[-1], epochs))
     bar.close()
 
     seconds = sum(entry["seconds"] for entry in progress.history)
@@ -216,12 +221,13 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
         "accumulate": accumulate,
         "precision": accelerator.mixed_precision,
         "compiled": execution.compile,
+        "fsdp": execution.fsdp,
     }
     if execution.damaged == "skip":
         values["damaged_images"] = len(train_set.damaged_names()) + len(test_set.damaged_names())
+    checkpoint.finish(accelerator)
     if not accelerator.is_main_process:
         return {"values": values, "seconds": seconds}
-    checkpoint.finish()
     record = job.measurement.write(values, seconds, str(device))
     checkpoint.remove()
     return record
@@ -251,6 +257,13 @@ def evaluate(
 ) -> dict[str, float]:
     """The task's metrics on the test images, each counted once over all processes."""
     model.eval()
+    with sharding.unsharded(model):  # some processes may have a batch more than others
+        return _evaluated(task, model, test_loader, accelerator, prefix)
+
+
+def _evaluated(
+    task: Task, model: nn.Module, test_loader: DataLoader, accelerator: Accelerator, prefix: str
+) -> dict[str, float]:
     score, seen = task.score(), torch.zeros((), dtype=torch.int64, device=accelerator.device)
     for batch in test_loader:
         if batch is None:  # all of its images are damaged
