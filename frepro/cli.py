@@ -225,6 +225,14 @@ class Limit(click.ParamType):
         return max(1, (int(days or 0) * 24 + hours) * 60 + minutes + (seconds > 0))
 
 
+fsdp_option = click.option(
+    "--fsdp",
+    is_flag=True,
+    help="Leave each of several processes a part of weights, gradients and optimizer state, for networks too large "
+    "for one GPU.",
+)
+
+
 @cli.command("submit")
 @choice_options
 @click.option("--gpus", default="1", show_default=True, help="GPUs of a node, as 8 or a100:8; 0 computes on CPUs.")
@@ -260,6 +268,7 @@ class Limit(click.ParamType):
     show_default=True,
     help="Times that a run may use up its --time and go on; preemptions are not counted.",
 )
+@fsdp_option
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait for the runs, then make tables and figures.")
 @click.pass_context
 def submit_command(
@@ -275,6 +284,7 @@ def submit_command(
     settings: tuple[tuple[str, str], ...],
     at_once: int | None,
     requeues: int,
+    fsdp: bool,
     is_waiting: bool,
     per_device: int | None,
     workers: int | None,
@@ -305,6 +315,7 @@ def submit_command(
         settings={name: value == "true" or value for name, value in settings},
         per_device=per_device,
         workers=workers,
+        fsdp=fsdp,
     )
     plans, _ = choose(**choice)
     for plan in plans:
@@ -404,12 +415,7 @@ model, as: -a num_filters 2.",
 )
 @click.option("--damaged", default="stop", show_default=True, help="A damaged image: stop, or skip (and count it).")
 @click.option("--compile", is_flag=True, help="Compile the network (torch.compile).")
-@click.option(
-    "--fsdp",
-    is_flag=True,
-    help="Leave each of several processes a part of weights, gradients and optimizer state, for networks too large "
-    "for one GPU.",
-)
+@fsdp_option
 def train_command(
     model: str,
     recipe: str | None,

@@ -71,6 +71,7 @@ class Cluster:
         settings: Any further settings of sbatch, by name.
         per_device: Most samples in a forward pass; none for as many as the effective batch asks for.
         workers: Processes that load data for each process that trains; none for a core each but one.
+        fsdp: Leave each process a part of weights, gradients and optimizer state.
     """
 
     gpus: str = "1"
@@ -86,6 +87,7 @@ class Cluster:
     settings: dict[str, str | bool] = dataclasses.field(default_factory=dict)
     per_device: int | None = None
     workers: int | None = None
+    fsdp: bool = False
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"([^:\s]+:)?\d+", self.gpus):
@@ -93,6 +95,8 @@ class Cluster:
         if self.on_gpus and self.tasks != 1:
             raise FreproError("with GPUs there is a process for each: leave --tasks out, or add --gpus 0")
         named = {name.lstrip("-").replace("-", "_"): value for name, value in self.settings.items()}
+        if self.fsdp and self.processes == 1:
+            raise FreproError("--fsdp shares weights between processes: ask for more --gpus or --nodes")
         for name in named:
             if name in OPTION_FOR:
                 raise FreproError(f"--slurm {name}: use {OPTION_FOR[name]}")
@@ -113,8 +117,10 @@ class Cluster:
         return self.nodes * self.processes_of_node
 
     def check(self, runs: Iterable[Run]) -> None:
-        """Refuse, before anything waits in a queue, a batch that the processes cannot share equally."""
+        """Refuse before anything waits in a queue what the processes would, as a batch that they cannot share."""
         for run in runs:
+            if self.fsdp and self.on_gpus and run.recipe.precision == "fp16":
+                raise FreproError(f"{run.title}: --fsdp does not go with its precision fp16: leave it out")
             if run.recipe.batch_size % self.processes:
                 raise FreproError(
                     f"{run.title}: a batch of {run.recipe.batch_size} cannot be shared by {self.processes} processes: "
@@ -126,7 +132,8 @@ class Cluster:
         workers = self.workers
         if workers is None:  # as parallel.train has it
             workers = 0 if run.source.embedded else max(1, (self.cpus or 1) - 1)
-        return {"device": "cuda" if self.on_gpus else "cpu", "per_device": self.per_device, "workers": workers}
+        device = "cuda" if self.on_gpus else "cpu"
+        return {"device": device, "per_device": self.per_device, "workers": workers, "fsdp": self.fsdp}
 
     def script(self, runs: int) -> str:
         """The sbatch script for so many runs, as submitit writes it."""

@@ -88,6 +88,15 @@ def test_any_setting_of_sbatch_can_be_given():
     assert (found["constraint"], found["exclusive"], found["signal"]) == ("h100&ib", "", "USR2@300")
 
 
+def test_what_cannot_be_in_parts_is_refused():
+    with pytest.raises(FreproError, match="--fsdp shares weights between processes: ask for more --gpus or --nodes"):
+        Cluster(fsdp=True)
+    half = job()
+    half = dataclasses.replace(half, recipe=dataclasses.replace(half.recipe, precision="fp16"))
+    with pytest.raises(FreproError, match="dfformer_s18, seed 0: --fsdp does not go with its precision fp16"):
+        Cluster(gpus="2", fsdp=True).check([half])
+
+
 def test_loading_processes():
     embedded, files = job(), dataclasses.replace(job(), source=dataclasses.replace(locate(None), root="/data"))
     assert [Cluster(cpus=8).execution(run)["workers"] for run in (embedded, files)] == [0, 7]
@@ -286,14 +295,16 @@ def test_preempted_and_requeued_equals_straight(slurm_of_one_node, one_thread, t
 
 
 @needs_slurm
-def test_two_processes_are_one_run(slurm_of_one_node):
+@pytest.mark.parametrize("fsdp", [False, True])
+def test_two_processes_are_one_run(slurm_of_one_node, fsdp):
     """Also when they are preempted together."""
     run = job(epochs=6)
-    (sent,) = Cluster(gpus="0", tasks=2, cpus=1).send([run])
+    (sent,) = Cluster(gpus="0", tasks=2, cpus=1, fsdp=fsdp).send([run])
     preempted_at(run, 2, "scancel", "--signal=USR2", sent.job)
     assert cluster.wait([sent], print) == []
     values = run.measurement.record()["values"]
     assert (values["processes"], values["effective_batch"], values["epochs"]) == (2, 32, 6)
+    assert values["fsdp"] == fsdp
     assert [attempts(sent.job, rank) for rank in (0, 1)] == [2, 2]
     assert epochs_done(run) == 6
 
