@@ -77,7 +77,7 @@ class Checkpoint:
 
         All processes call it, as a network may be in parts; the main one writes.
         """
-        if not (accelerator.is_main_process or is_sharded(self.modules["model"])):
+        if not self._takes_part(accelerator):
             return
         tensors = {
             f"{part}.{name}": tensor
@@ -151,13 +151,17 @@ class Checkpoint:
             accelerator.scaler.load_state_dict(scaler)
         return Progress(**json.loads(metadata["progress"]))
 
+    def _takes_part(self, accelerator: Accelerator) -> bool:
+        """Whether this process is needed to put the tensors together; all are where the network is in parts."""
+        return accelerator.is_main_process or is_sharded(self.modules["model"])
+
     def _counting_groups(self) -> list[dict[str, Any]]:
         """Groups in which the optimizer counts its updates: all with LAMB; none with AdamW, which counts by tensor."""
         return [group for group in self.optimizer.param_groups if "step" in group]
 
     def finish(self, accelerator: Accelerator) -> None:
         """Store the trained weights for use: model.safetensors, and ema.safetensors where there is an average."""
-        if not (accelerator.is_main_process or is_sharded(self.modules["model"])):
+        if not self._takes_part(accelerator):
             return
         for part, module in self.modules.items():
             tensors = on_cpu(module.state_dict())

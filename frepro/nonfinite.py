@@ -50,7 +50,8 @@ def check(
             return
         weights = on_cpu(model.state_dict())
         if is_finite:
-            raise FreproError(f"{job.title}: the loss of process {finite.index(False)} is not finite, as it says")
+            first = finite.index(False)
+            raise FreproError(f"{job.title}: the loss of process {first} is not finite; its own error says more")
     elif is_finite:
         return
     else:

@@ -18,12 +18,15 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
     else:
         excepted = () if recipe.decay_all else undecayed(network)
         groups = param_groups_weight_decay(network, recipe.weight_decay, not recipe.decay_all, excepted)
+    # Fused, an update is one pass over all weights, on a CPU too.
+    fused = {"fused": True} if recipe.optimizer == "adamw" else {}
     return create_optimizer_v2(
         groups,
         recipe.optimizer,
         lr=recipe.lr,
         weight_decay=recipe.weight_decay,
         betas=recipe.betas,
+        **fused,
     )
 
 

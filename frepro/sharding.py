@@ -27,10 +27,10 @@ def shard(network: nn.Module, device: torch.device, precision: str) -> None:
     Raises:
         FreproError: There is one process, or float16, whose loss scaling does not know of parts.
     """
-    if not dist.is_initialized():
-        raise FreproError("--fsdp shares weights between processes: start several with torchrun, or leave it out")
     if precision == "fp16":
         raise FreproError("--fsdp does not go with precision fp16: leave it out, or use a recipe with bf16")
+    if not dist.is_initialized():
+        raise FreproError("--fsdp shares weights between processes: start several with torchrun, or leave it out")
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for block in list(_blocks(network)):
         fully_shard(block, mesh=mesh)

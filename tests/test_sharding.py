@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from frepro import nonfinite, recipes, train
+from frepro import nonfinite, recipes, sharding, train
 from frepro.data import locate
 from frepro.errors import FreproError
 from frepro.runs import Run
@@ -74,3 +74,8 @@ def test_a_loss_that_is_not_finite_stops_all_processes():
 def test_one_process_has_no_parts():
     with pytest.raises(FreproError, match="--fsdp shares weights between processes: start several with torchrun"):
         train.run(job(), train.Execution(device="cpu", fsdp=True))
+
+
+def test_parts_and_float16_do_not_go_together():
+    with pytest.raises(FreproError, match="--fsdp does not go with precision fp16: leave it out, or use a recipe"):
+        sharding.shard(torch.nn.Linear(2, 2), torch.device("cpu"), "fp16")

@@ -45,7 +45,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign, clip_boxes_to_image
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from frepro.errors import unknown
+from frepro.errors import FreproError, unknown
 from frepro.tasks.pyramid import feature_pyramid
 
 __all__ = ["Anchors", "CascadeRoIHeads", "RetinaNet", "create"]
@@ -81,6 +81,23 @@ class Anchors(AnchorGenerator):
 
     def grid_anchors(self, grid_sizes: Any, strides: Any) -> list[Tensor]:
         return super().grid_anchors(grid_sizes, [(stride, stride) for stride in self.strides])
+
+
+class Transform(GeneralizedRCNNTransform):
+    """torchvision's resizing and normalising of images, which would fail in the middle of torch where no pixel is left.
+
+    Raises:
+        FreproError: An image is so narrow that its short side scales to none.
+    """
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
+        short, long = sorted(image.shape[-2:])
+        if short * self.max_size < long:
+            raise FreproError(
+                f"an image of {image.shape[-1]} x {image.shape[-2]} pixels has no pixel left of its short side when "
+                f"its long one has {self.max_size}: take it out of the data"
+            )
+        return super().resize(image, target)
 
 
 class ProposalHead(RPNHead):
@@ -395,6 +412,6 @@ def create(
     """
     if detector not in DETECTORS:
         raise unknown("detector", detector, DETECTORS)
-    transform = GeneralizedRCNNTransform(min_size, max_size, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    transform = Transform(min_size, max_size, IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
     sizes = Sizes(pyramid, norms, width, convs, smallest_anchor, anchors, proposals, rois, samples, detections)
     return DETECTORS[detector](backbone, num_classes, transform, sizes, **backbone_args)

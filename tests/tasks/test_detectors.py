@@ -86,6 +86,12 @@ def test_images_of_one_colour_give_detectors_nothing_to_fail_at():
         assert found["boxes"].isfinite().all()
 
 
+def test_an_image_that_would_scale_to_nothing_is_named():
+    network = make("mask_rcnn", "dfformer_s18").eval()
+    with pytest.raises(FreproError, match="image of 2000 x 1 pixels has no pixel left of its short side"):
+        network([torch.zeros(3, 1, 2000)])
+
+
 @pytest.mark.parametrize("detector", detection.DETECTORS)
 def test_boxes_stay_float32_under_autocast(detector):
     network = make(detector, "dfformer_s18")
