@@ -31,7 +31,8 @@ def predictions(experiment: Experiment, network: str, count: int = 4, score: flo
     Args:
         network: A name of ``experiment.networks``.
         count: Test images: the first that hold something.
-        score: Least of a detection that is shown.
+        score: Least of a detection that is shown. Where an image has fewer than objects, the best are shown, as many as
+            it has objects.
 
     Raises:
         FreproError: There is no such network.
@@ -60,7 +61,9 @@ def predictions(experiment: Experiment, network: str, count: int = 4, score: flo
     if detects:
         _draw_detections(grid, images, samples.images.classes, found, score)
         kinds = "boxes and masks" if "masks" in found[0][0] else "boxes"
-        figure.supxlabel(f"{kinds} with a score of {score:g} at least: class, score", fontsize=8)
+        figure.supxlabel(
+            f"{kinds} with a score of {score:g} at least, and no fewer than there are objects: class, score", fontsize=8
+        )
     else:
         classes = [str(name).split(",")[0] for name in samples.images.semantic_classes]  # "building, edifice"
         shown = _draw_maps(grid, images, classes, found)
@@ -118,7 +121,9 @@ def _draw_detections(
         texts = [str(classes[label]) for label in image.labels]
         draw_objects(column[0], image.image, image.boxes.numpy(), texts, image.masks.numpy() if has_masks else None)
         for axes, objects in zip(column[1:], of_learners, strict=True):
-            kept = {key: values[objects["scores"] >= least] for key, values in objects.items()}
+            order = objects["scores"].argsort(descending=True)
+            shown = order[: max(int((objects["scores"] >= least).sum()), len(image.labels))]
+            kept = {key: values[shown] for key, values in objects.items()}
             pairs = zip(kept["labels"].tolist(), kept["scores"].tolist(), strict=True)
             texts = [f"{classes[label - 1]} {score:.2f}" for label, score in pairs]
             masks = (kept["masks"][:, 0] >= 0.5).numpy() if has_masks else None

@@ -26,7 +26,7 @@ class Conv1x1(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1, bias=bias, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
+        return linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class DepthwiseConv(nn.Conv2d):

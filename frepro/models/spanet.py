@@ -160,7 +160,7 @@ class SPAM(nn.Module):
         """Context map (Figure 4) of the convolved map x: (B, C, H, W) to (B, C, H, W)."""
         if self.spectral_pooling and self.aggregation == "add":  # all gates at once
             masks = [pool.mask(*x.shape[2:]) for pool in self.sps]
-            weights = [project.weight[:, :, 0, 0] for project in self.pws]
+            weights = [project.weight.flatten(1) for project in self.pws]
             bias = sum(project.bias for project in self.pws)
             return pooled_linear(x.permute(0, 2, 3, 1), masks, self.radius, weights, bias).permute(0, 3, 1, 2)
         parts = x.split(self.splits, dim=1)

@@ -8,11 +8,14 @@ from torch import Tensor
 
 from frepro.ops import backends, cpu
 
-WIDTHS = range(5, 16, 2)  # of the CPU kernel; torch is fast enough at narrower ones
+WIDE = 5  # columns from which on torch's gradient of the weight is slow
+WIDEST = 15  # of the CPU kernel
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """One odd kernel for each channel, with zeros around the map. The CPU kernel is for the weight's gradient alone.
+    """One odd kernel for each channel, with zeros around the map.
+
+    The CPU kernel is for the weight's gradient alone, and only where it is wide.
 
     Args:
         x: Feature map, (B, C, H, W).
@@ -23,7 +26,8 @@ def depthwise_conv(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, bac
     Returns:
         (B, C, H, W).
     """
-    if backends.choose("depthwise_conv", {"cpu": _cpu_obstacle(x, weight, bias)}, backend) == "cpu":
+    is_wanted = weight.requires_grad and torch.is_grad_enabled() and weight.shape[-1] >= WIDE
+    if backends.choose("depthwise_conv", {"cpu": _cpu_obstacle(x, weight, bias)}, backend) == "cpu" and is_wanted:
         return _DepthwiseConv.apply(x, weight, bias)
     return _convolve(x, weight, bias)
 
@@ -34,10 +38,8 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _cpu_obstacle(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
     """Why the CPU kernel cannot take these inputs, or need not; none where it can."""
-    if not weight.requires_grad or not torch.is_grad_enabled():
-        return "it is for the gradient of a weight"
-    if weight.shape[3] not in WIDTHS or weight.shape[2] % 2 == 0:
-        return f"kernels are odd and {WIDTHS[0]} to {WIDTHS[-1]} wide, not {tuple(weight.shape[2:])}"
+    if weight.shape[3] > WIDEST or not all(size % 2 for size in weight.shape[2:]):
+        return f"kernels are odd and at most {WIDEST} wide, not {tuple(weight.shape[2:])}"
     if not (x.dtype == weight.dtype == torch.float32):
         return f"tensors are {x.dtype} and {weight.dtype}"
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):

@@ -93,6 +93,8 @@ if HAS_ONEDNN:
 def gelu(x: Tensor, *, backend: str | None = None) -> Tensor:
     """GELU, x Phi(x) with the normal distribution Phi, not its approximation by tanh.
 
+    The CPU kernel is for the gradient alone.
+
     Args:
         x: Any shape.
         backend: "torch" or "cpu"; the fastest that can take the inputs unless given.
@@ -104,7 +106,8 @@ def gelu(x: Tensor, *, backend: str | None = None) -> Tensor:
     obstacle = f"tensors are {x.dtype}" if x.dtype != torch.float32 else cpu.obstacle(x)
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         obstacle = "compilers choose for themselves, and it has no rule for vmap"
-    if backends.choose("gelu", {"cpu": obstacle}, backend) == "cpu":
+    is_wanted = x.requires_grad and torch.is_grad_enabled()
+    if backends.choose("gelu", {"cpu": obstacle}, backend) == "cpu" and is_wanted:
         from frepro.ops.cpu.spectral import gelu as kernel
 
         return kernel(x)

@@ -1,5 +1,7 @@
 """A figure of predictions shows what is true and what the networks answered, image by image."""
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
@@ -39,19 +41,19 @@ def answers(experiment: Experiment, count: int) -> tuple[list, list]:
     return [samples.images[samples.chosen[i]] for i in range(count)], found
 
 
-def test_detections_above_the_score_are_drawn(experiments):
+@pytest.mark.parametrize("quantile", [0.0, 0.5, 1.0])
+def test_detections_above_the_score_are_drawn_and_as_many_as_objects(experiments, quantile):
     images, found = answers(experiments[3], 2)
-    scores = torch.cat([each["scores"] for each in found])
-    assert len(scores)
-    least = float(scores.median())  # hardly trained: all are low
+    least = float(torch.cat([each["scores"] for each in found]).quantile(quantile))  # hardly trained: all are low
     grid = np.array(figures.predictions(experiments[3], "mask_rcnn", 2, least).axes).reshape(2, 2)
     assert [axes.get_ylabel() for axes in grid[:, 0]] == ["true", "SPANetV2-S18-pure"]
     for (true, learnt), image, objects in zip(grid.T, images, found, strict=True):
         assert [text.get_text() for text in true.texts] == [CLASSES[label] for label in image.labels]
-        kept = objects["scores"] >= least
+        # The detector gives them by falling score.
+        kept = slice(max(len(image.labels), int((objects["scores"] >= least).sum())))
         named = zip(objects["labels"][kept], objects["scores"][kept], strict=True)
         assert [text.get_text() for text in learnt.texts] == [
-            *([f"{CLASSES[label - 1]} {score:.2f}" for label, score in named] or ["nothing"])
+            f"{CLASSES[label - 1]} {score:.2f}" for label, score in named
         ]
         corners = [[*patch.get_xy(), patch.get_width(), patch.get_height()] for patch in learnt.patches]
         boxes = objects["boxes"][kept].numpy()
@@ -61,7 +63,14 @@ def test_detections_above_the_score_are_drawn(experiments):
         assert np.array_equal(overlays, (objects["masks"][kept][:, 0] >= 0.5).numpy())
 
 
-def test_where_nothing_reaches_the_score_it_says_so(experiments):
+def test_where_nothing_is_found_it_says_so(experiments, monkeypatch):
+    module = importlib.import_module("frepro.figures.predictions")  # a function there has its name
+    found = module._answers
+    monkeypatch.setattr(
+        module,
+        "_answers",
+        lambda *given: [{name: tensor[:0] for name, tensor in each.items()} for each in found(*given)],
+    )
     *_, last = figures.predictions(experiments[3], "mask_rcnn", 1, 1.1).axes
     assert [text.get_text() for text in last.texts] == ["nothing"]
 

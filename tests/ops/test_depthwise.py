@@ -67,8 +67,15 @@ def test_other_kernels_are_left_to_torch(kernel):
     x, weight = torch.randn(1, 4, 20, 20), torch.randn(4, 1, *kernel, requires_grad=True)
     expected = F.conv2d(x, weight, padding=(kernel[0] // 2, kernel[1] // 2), groups=4)
     torch.testing.assert_close(depthwise_conv(x, weight), expected)
-    with pytest.raises(ValueError, match="kernels are odd and 5 to 15 wide"):
-        depthwise_conv(x, weight, backend="cpu")
+
+
+@needs_compiler
+def test_forced_where_it_is_not_needed_and_where_it_cannot_work():
+    x = torch.randn(1, 4, 20, 20)
+    for weight in (torch.randn(4, 1, 1, 7), torch.randn(4, 1, 3, 3, requires_grad=True)):
+        assert depthwise_conv(x, weight, backend="cpu").equal(depthwise_conv(x, weight, backend="torch"))
+    with pytest.raises(ValueError, match="kernels are odd and at most 15 wide"):
+        depthwise_conv(x, torch.randn(4, 1, 1, 17), backend="cpu")
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -532,15 +532,6 @@ INLINE vec normal(vec x, vec *density) {
     return (vec)((mask & (ivec)tail) | (~mask & (ivec)(1.0f - tail)));
 }
 
-int32_t gelu_forward(const float *x, int64_t count, float *y, int32_t threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t i = 0; i < count; i += LANES) {
-        vec at = load(x + i, count - i), density;
-        store(y + i, at * normal(at, &density), count - i);
-    }
-    return 0;
-}
-
 int32_t gelu_backward(const float *x, const float *dy, int64_t count, float *dx, int32_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < count; i += LANES) {
