@@ -10,7 +10,7 @@
 Scans and the parts of photographs that train are not those that test.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.random import Generator, default_rng
@@ -47,11 +47,7 @@ class Textured(Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        rng = default_rng((TEXTURED, SPLITS.index(self.split), index))
-        shape = _shape(rng, self.split, index)
-        figure, ground, bar = (_texture(rng, self.split) for _ in range(3))
-        picture = shape * figure + (1 - shape) * ground + rng.normal(0, MEANS_APART) * (shape - shape.mean())
-        return _image(np.where(_bar(rng), bar, picture)), self.targets[index]
+        return _textured(self.split, index), self.targets[index]
 
 
 class Cues(Dataset):
@@ -65,9 +61,23 @@ class Cues(Dataset):
         return len(self.targets)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        rng = default_rng((CUE, SPLITS.index(self.split), index))
-        target = self.targets[index]
-        return _image(_cued(rng, self.split, index, target)), target
+        return _cue(self.split, index), self.targets[index]
+
+
+# Every epoch, and every run of a process, shows the same ones again.
+@lru_cache(COMPOSED_TRAIN + COMPOSED_TEST)
+def _textured(split: str, index: int) -> Image.Image:
+    rng = default_rng((TEXTURED, SPLITS.index(split), index))
+    shape = _shape(rng, split, index)
+    figure, ground, bar = (_texture(rng, split) for _ in range(3))
+    picture = shape * figure + (1 - shape) * ground + rng.normal(0, MEANS_APART) * (shape - shape.mean())
+    return _image(np.where(_bar(rng), bar, picture))
+
+
+@lru_cache(DIGITS_TRAIN + DIGITS_TEST)
+def _cue(split: str, index: int) -> Image.Image:
+    rng = default_rng((CUE, SPLITS.index(split), index))
+    return _image(_cued(rng, split, index, int(_scans(split)[1][index])))
 
 
 def conflicts(count: int) -> tuple[np.ndarray, list[int], list[int]]:

@@ -159,6 +159,8 @@ class Segmentation:
     def cut(self, image: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor]:
         """A square of both, or all of a side that is shorter."""
         height, width = (min(self.side, side) for side in image.shape[-2:])
+        if (height, width) == image.shape[-2:]:
+            return image, semantic
         for _ in range(self.TRIALS):
             top, left = (random.randint(0, most) for most in (image.shape[-2] - height, image.shape[-1] - width))
             piece = F.crop(semantic, top, left, height, width)

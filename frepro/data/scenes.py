@@ -6,7 +6,7 @@ that training shows are not those of the test.
 """
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 import torch
@@ -64,7 +64,6 @@ class Scenes(Dataset):
     def __init__(self, split: str, size: int = SIZE, seed: int = 0, length: int | None = None) -> None:
         self.split, self.size, self.seed = split, size, seed
         self.length = SCENES[split] if length is None else length
-        self.composed: dict[int, AnnotatedImage] = {}  # each epoch shows them again
 
     def __len__(self) -> int:
         return self.length
@@ -72,11 +71,10 @@ class Scenes(Dataset):
     def __getitem__(self, index: int) -> AnnotatedImage:
         if not 0 <= index < self.length:
             raise IndexError(index)
-        if index not in self.composed:
-            self.composed[index] = self._annotated(index)
-        return self.composed[index]
+        return _scene(self.split, self.size, self.seed, index)
 
-    def _annotated(self, index: int) -> AnnotatedImage:
+    def annotated(self, index: int) -> AnnotatedImage:
+        """A scene composed anew, where an index gives the one that was composed before."""
         picture, placements = self.compose(index)
         semantic = np.zeros((self.size, self.size), dtype=np.uint8)
         masks = np.zeros((len(placements), self.size, self.size), dtype=bool)
@@ -121,6 +119,12 @@ class Scenes(Dataset):
                     visible = np.concatenate([left, mask[None]])
                     break
         return picture, placements
+
+
+# Every epoch, and every run of a process, shows the same ones again.
+@lru_cache(sum(SCENES.values()))
+def _scene(split: str, size: int, seed: int, index: int) -> AnnotatedImage:
+    return Scenes(split, size, seed).annotated(index)
 
 
 @cache
