@@ -139,13 +139,28 @@ def choose(
     checkpoint: str | None,
     backbones: str | None,
     extra: tuple[tuple[str, Any], ...],
-) -> tuple[list[reproduce.Plan | reproduce.FigurePlan], list[reproduce.Artefact]]:
-    """The plans that the shared options ask for, and what is not built yet; says so where data are not ImageNet."""
+) -> tuple[list[reproduce.Plan | reproduce.FigurePlan], list[str], list[reproduce.Artefact]]:
+    """The plans that the shared options ask for, why others cannot be made (so of tables of ADE20K, where DATA names
+    ImageNet alone), and what is not built yet; says so where data are not ImageNet.
+
+    Raises:
+        FreproError: None of them can be made.
+    """
     chosen, unbuilt = reproduce.find(paper, table, figure)
     seeds = seeds or ([0, 1, 2] if profile == "demo" else [0])
     given = {"profile": profile, "data": data, "seeds": seeds, "device": device}
     given |= {name: value for name, value in (("checkpoints", checkpoint), ("backbones", backbones)) if value}
-    plans = [reproduce.plan(artefact, {**given, **dict(extra)}) for artefact in chosen]
+    plans, obstacles = [], {}
+    for artefact in chosen:
+        try:
+            plans.append(reproduce.plan(artefact, {**given, **dict(extra)}))
+        except FreproError as error:
+            obstacles[artefact] = error
+    if not plans:
+        raise next(iter(obstacles.values()))
+    left_out = [f"{artefact.title} cannot be made: {error}" for artefact, error in obstacles.items()]
+    for line in left_out:
+        click.echo(line)
     tables = [plan.experiment for plan in plans if isinstance(plan, reproduce.Plan)]
     if data is None and tables:
         names = " and ".join(dict.fromkeys(table.source.name for table in tables))
@@ -154,7 +169,7 @@ def choose(
             f"No DATA given: profile {profile} on embedded data ({names}). "
             f"Numbers from them are not {' or '.join(sets)}'s."
         )
-    return plans, unbuilt
+    return plans, left_out, unbuilt
 
 
 @cli.command("reproduce")
@@ -173,13 +188,12 @@ def reproduce_command(
     """
     from frepro.batch import Batch
 
-    plans, unbuilt = choose(**choice)
+    plans, left_out, unbuilt = choose(**choice)
     batch = Batch(plans, choice["device"], jobs)
     click.echo(batch.describe())
     if unbuilt:
         click.echo(f"Not built yet: {reproduce.listed(unbuilt)}.")
-    if not dry_run:
-        end(make_and_show(batch, per_device, workers))
+    end(left_out + ([] if dry_run else make_and_show(batch, per_device, workers)))
 
 
 def make_and_show(batch: Any, per_device: int | None, workers: int | None) -> list[str]:
@@ -317,7 +331,7 @@ def submit_command(
         workers=workers,
         fsdp=fsdp,
     )
-    plans, _ = choose(**choice)
+    plans, left_out, _ = choose(**choice)
     for plan in plans:
         click.echo(f"{plan.artefact.title}, profile {plan.profile}: {reproduce.because(plan.reasons)}")
     runs = {run.measurement.key: run for plan in plans for run in plan.missing}
@@ -330,6 +344,7 @@ def submit_command(
     if new:
         click.echo(f"\n{where.script(len(new))}")
     if dry_run:
+        end(left_out)
         return
     if new:
         sent = where.send(new)
@@ -337,6 +352,7 @@ def submit_command(
         live += sent
     if not is_waiting:
         click.echo(f"Once they are done, `{same_choice(context)}` makes the tables; this with --wait does both.")
+        end(left_out)
         return
     try:
         if live:
@@ -346,7 +362,7 @@ def submit_command(
         click.echo(f"\nstopped waiting; {cluster.named(live)} go on, and the same command waits again", err=True)
         sys.exit(130)
     plans = [replace(plan) for plan in plans]  # which look anew at what is missing
-    failures = [f"{run.title}: {failure.cause}" for run, failure in failed]
+    failures = [*left_out, *(f"{run.title}: {failure.cause}" for run, failure in failed)]
     if lost := [plan.artefact for plan in plans if plan.missing]:  # made now, it would be trained here
         failures.append(f"not made, as runs of theirs failed: {reproduce.listed(lost)}")
     if whole := [plan for plan in plans if not plan.missing]:

@@ -365,6 +365,25 @@ def test_of_several_data_sets_each_table_takes_the_one_that_fits(tmp_path):
         reproduce.plan(Artefact("spanet", "table", 4), {**SETTINGS, "data": both})
 
 
+def test_what_the_data_do_not_serve_is_left_out_and_named(tmp_path, frepro_command):
+    """As `make reproduce TABLE=4 DATA=/data/imagenet` asks for tables of ADE20K and COCO too."""
+    digits = make_folder(tmp_path / "digits")
+    choice = ("reproduce", "--table", "4", "--profile", "smoke", "--data", str(digits), "--dry-run")
+    done = frepro_command(*choice)
+    assert done.returncode == 1
+    assert "Table 4 of dfformer: profile smoke, data digits" in done.stdout
+    named = [line for line in done.stderr.splitlines() if "cannot be made" in line]
+    assert [line.split(" cannot")[0] for line in named] == [
+        f"frepro: error: Table 4 of {paper}" for paper in ("spanet", "spanetv2", "vim-f")
+    ]
+    assert "name a folder in the layout of COCO 2017" in named[-1]
+    alone = frepro_command(*choice, "--paper", "spanet")
+    assert alone.stderr.splitlines() == [
+        f"frepro: error: {digits} is no data for segmentation: name a folder in the layout of ADE20K, or the embedded "
+        "scenes"
+    ]
+
+
 def test_reasons(made):
     artefact = Artefact("dfformer", "table", 4)
     plan = reproduce.plan(artefact, SETTINGS)
