@@ -100,7 +100,7 @@ def test_image_and_map_move_together(scenes):
     for index in range(1, COUNT):
         scene = scenes[index]
         levels = (scene.semantic * 20 * (scene.semantic != IGNORED)).numpy()
-        object.__setattr__(scene, "image", Image.fromarray(levels).convert("RGB"))
+        scene = dataclasses.replace(scene, image=Image.fromarray(levels).convert("RGB"))
         image, semantic = transform(scene)
         assert image.shape == (3, 48, 48)
         assert semantic.shape == (48, 48)
