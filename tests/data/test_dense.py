@@ -165,16 +165,15 @@ def test_data_by_name(tmp_path):
     export("ade20k", tmp_path / "ade", (1, 1), SIZE)
     read = open_annotated(locate(str(tmp_path / "ade"), "segmentation"), "test")
     assert torch.equal(read[0].semantic, Scenes("test", SIZE)[0].semantic)
+    scene = dataclasses.replace(Scenes("train", SIZE)[0], semantic=None)
     with pytest.raises(FreproError, match="no semantic maps"):
-        scene = Scenes("train", SIZE)[0]
-        object.__setattr__(scene, "semantic", None)
         Segmentation(False, SIZE, MEAN, STD)(scene)
 
 
 def test_a_very_long_image_keeps_pixels_enough_for_a_network_in_tests():
     scene = Scenes("test", SIZE)[0]
-    object.__setattr__(scene, "image", scene.image.resize((3000, 1)))
-    object.__setattr__(scene, "semantic", torch.zeros(1, 3000, dtype=torch.uint8))
+    long, unknown = scene.image.resize((3000, 1)), torch.zeros(1, 3000, dtype=torch.uint8)
+    scene = dataclasses.replace(scene, image=long, semantic=unknown)
     image, semantic = Segmentation(False, 96, MEAN, STD)(scene)
     assert image.shape == (3, 32, 2048)
     assert semantic.shape == (1, 3000)
