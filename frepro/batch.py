@@ -124,6 +124,7 @@ class Batch:
         made = {plan.artefact: Made(plan, plan.is_current) for plan in self.plans}
         with self.progress(log) as progress:
             self._train(made, progress, per_device, workers)
+            self._evaluate(made, per_device, workers, log)
             self._time(made, progress)
             progress.drop(*(("notebook", plan.artefact) for plan in self.stale if made[plan.artefact].failure))
             for is_alone, jobs in ((False, self.jobs), (True, 1)):
@@ -146,6 +147,16 @@ class Batch:
                 if any(missing.measurement.key == key for missing in plan.missing):
                     self._note(made[plan.artefact], found, seconds)
             progress.done(("run", key), seconds, parallel.told(run, found))
+
+    def _evaluate(
+        self, made: dict[Artefact, Made], per_device: int | None, workers: int | None, log: Callable[[str], None]
+    ) -> None:
+        """Weights of files, in place of training."""
+        for plan in self.stale:
+            if isinstance(plan, Plan):
+                watch = Stopwatch()
+                found = parallel.attempt(lambda plan: plan.experiment.evaluate(per_device, workers, log), plan)
+                self._note(made[plan.artefact], found, watch.seconds)
 
     def _time(self, made: dict[Artefact, Made], progress: Progress) -> None:
         """In turn, in this process alone: what is timed beside something else is timed wrongly."""

@@ -373,7 +373,7 @@ def submit_command(
 def same_choice(context: click.Context) -> str:
     """The command that reproduces what the options of this one chose."""
     words = ["frepro", "reproduce"]
-    for name in ("paper", "table", "figure", "profile", "data", "device"):
+    for name in ("paper", "table", "figure", "profile", "data", "checkpoint", "backbones", "device"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and context.params[name] is not None:
             words += [f"--{name}", str(context.params[name])]
     if seeds := context.params["seeds"]:

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from frepro import tasks, train
@@ -38,7 +39,7 @@ def evaluate_checkpoint(run: Run, weights: Path, execution: train.Execution) -> 
         weights: A file as ``models.official.read`` takes it, of the whole network that the run would train.
 
     Raises:
-        FreproError: The file cannot be read, or does not fit the network or the data.
+        FreproError: The file cannot be read, or does not fit the network or the data, or memory runs out.
     """
     task = tasks.of(run)
     tensors = unwrap(read(weights), named=str(weights))
@@ -51,7 +52,13 @@ def evaluate_checkpoint(run: Run, weights: Path, execution: train.Execution) -> 
     batch = execution.per_device or run.recipe.batch_size
     batches = TestBatches(len(test_set), batch, accelerator.process_index, accelerator.num_processes)
     test_loader = loader(test_set, batches, execution.workers, accelerator.device.type == "cuda", task.collate)
-    return {"test_images": len(test_set), **train.evaluate(task, found, test_loader, accelerator)}
+    try:
+        return {"test_images": len(test_set), **train.evaluate(task, found, test_loader, accelerator)}
+    except torch.OutOfMemoryError as error:
+        raise FreproError(
+            f"{weights}: out of memory on {accelerator.device}: bound the images in a pass, as --per-device 32 "
+            "(make: PER_DEVICE=32)"
+        ) from error
 
 
 def reevaluate(run: Run, checkpoint: Start, execution: train.Execution) -> dict[str, Any]:

@@ -196,6 +196,11 @@ class Experiment:
             check_model(model)
         object.__setattr__(self, "recipe", recipes.load(self.paper, self.profile))
         object.__setattr__(self, "source", source)
+        if self.networks and self.checkpoints is None and isinstance(self.backbones, str) and self.backbones != "none":
+            for learner in self.learners:
+                if learner.runs[0].start is None:
+                    model, folder = learner.model, self.backbones
+                    raise FreproError(f"no weights of {model} in {folder}: add {model}.pth, or leave the model out")
 
     @property
     def published(self) -> papers.Table:
@@ -244,21 +249,22 @@ class Experiment:
 
     @cached_property
     def learners(self) -> list[Learner]:
-        """What is trained or evaluated: the variants that are timed, or the networks on those that are named."""
-        if not self.networks:
-            return [self._learner(variant, None, self.recipe) for variant in self.measured]
-        return [
-            self._learner(variant, network, self.networks[network])
-            for network, models in (self.trained or {}).items()
-            for variant in self.variants
-            if variant[1] in models
-        ]
+        """What is trained, the variants that are timed, or the networks on those that are named; of given weights
+        whatever has a file.
+        """
+        networks = dict.fromkeys([*(self.trained or ()), *self.networks]) if self.networks else [None]
+        every = [self._learner(variant, network) for network in networks for variant in self.variants]
+        return [each for each in every if each.checkpoint or self._is_trained(each.model, each.network)]
 
-    def _learner(self, variant: Variant, network: str | None, recipe: recipes.Recipe) -> Learner:
+    def _is_trained(self, model: str, network: str | None) -> bool:
+        if network is None:
+            return self.trained is None or model in self.trained
+        return model in (self.trained or {}).get(network, ())
+
+    def _learner(self, variant: Variant, network: str | None) -> Learner:
         label, model, args = variant
+        recipe = self.networks[network] if network else self.recipe
         start = find_weights(self.backbones, model) if network and self.backbones != "none" else None
-        if network and isinstance(self.backbones, str) and self.backbones != "none" and start is None:
-            raise FreproError(f"no weights of {model} in {self.backbones}: add {model}.pth, or leave the model out")
         runs = [Run(model, recipe, self.profile, self.source, seed, args, start) for seed in self.seeds]
         checkpoint = find_weights(self.checkpoints, f"{network}_{model}" if network else model)
         return Learner(label, model, args, network, runs, checkpoint)
@@ -332,17 +338,23 @@ class Experiment:
             log: Called with a line for each run that ends.
         """
         train_missing(self.to_train(), self.device, jobs or self.default_jobs(), per_device, workers, log)
-        for learner in self.evaluated:
-            if not learner.records():
-                from frepro import evaluate
-                from frepro.train import Execution
-
-                execution = Execution(self._device[0], per_device, workers or 0)
-                evaluate.reevaluate(learner.runs[0], learner.checkpoint, execution)
-                log(f"evaluated {learner.checkpoint.file}")
+        self.evaluate(per_device, workers, log)
         if not self.is_timed():
             self.time()
             log(f"timed {len(self.measured)} models on {self.timing.name}")
+
+    def evaluate(self, per_device: int | None, workers: int | None, log: Callable[[str], None]) -> None:
+        """Evaluate the weights of files that have not been yet; arguments as for ``run``."""
+        for learner in self.evaluated:
+            if not learner.records():
+                from frepro import evaluate, parallel
+                from frepro.train import Execution
+
+                if workers is None:
+                    workers = parallel.loading_processes(self.source.embedded, jobs=1)
+                execution = Execution(self._device[0], per_device, workers)
+                evaluate.reevaluate(learner.runs[0], learner.checkpoint, execution)
+                log(f"evaluated {learner.checkpoint.file}")
 
     def time(self) -> None:
         """Time the variants in turn, and store what comes of it."""

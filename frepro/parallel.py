@@ -75,6 +75,11 @@ def share(jobs: int) -> int:
     return max(1, provenance.machine()["cores"] // jobs)
 
 
+def loading_processes(is_embedded: bool, jobs: int) -> int:
+    """As many as help each of so many runs; embedded images are too small for the way between processes to pay."""
+    return 0 if is_embedded else max(1, share(jobs) - 1)
+
+
 def train(
     runs: Sequence[Run], device: str, jobs: int, per_device: int | None, workers: int | None
 ) -> Iterator[tuple[Run, Any]]:
@@ -86,9 +91,8 @@ def train(
     if not runs:
         return
     jobs = min(jobs, len(runs))
-    if workers is None:  # embedded images are too small for the way between processes to pay
-        is_embedded = all(run.source.embedded for run in runs)
-        workers = 0 if is_embedded else max(1, share(jobs) - 1)
+    if workers is None:
+        workers = loading_processes(all(run.source.embedded for run in runs), jobs)
     from frepro.train import Execution
 
     execution = Execution(device, per_device, workers)

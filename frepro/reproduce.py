@@ -188,7 +188,9 @@ class Notebook:
         if not is_by_model:
             return str(Path(given).absolute())
         named = {node.value for node in ast.walk(self.code) if isinstance(node, ast.Constant)}
-        models = sorted(named & provenance.own_models().keys())
+        tables = [table for paper in papers.names() for table in papers.load(paper).tables.values()]
+        published = {row.model for table in tables for row in table.rows if row.model}
+        models = sorted(named & {*provenance.own_models(), *published})
         found = {model: find_weights(given, model) for model in models}
         return {model: str(start.file) for model, start in found.items() if start}
 

@@ -1,8 +1,8 @@
-"""Embedded scenes: bright digits on dimmed photographs, some in front of others, with all annotations.
+"""Embedded scenes: bright digits on dimmed photographs, with all annotations.
 
-They are composed from scikit-learn's scans and photographs, so that detection, instance and semantic segmentation run
-on any machine. A scene is a function of (seed, split, index, size) alone. The scans and the parts of the photographs
-that training shows are not those of the test.
+One is sometimes a little in front of another. They are composed from scikit-learn's scans and photographs, so that
+detection, instance and semantic segmentation run on any machine. A scene is a function of (seed, split, index, size)
+alone. The scans and the parts of the photographs that training shows are not those of the test.
 """
 
 from dataclasses import dataclass
