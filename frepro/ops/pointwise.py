@@ -29,7 +29,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
     """
     if backends.choose("linear", {"onednn": _onednn_obstacle(x, weight, bias)}, backend) == "onednn":
         # A weight that is not dense falls to a product hundreds of times slower.
-        return _OneDNNLinear.apply(x, weight.contiguous(), bias)
+        return _product(x, weight.contiguous(), bias)
     return F.linear(x, weight, bias)
 
 
@@ -43,8 +43,8 @@ def _onednn_obstacle(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | No
         return "compilers and autocast choose for themselves"
     if x.ndim < 2 or not x.numel():
         return "there is no batch"
-    if forward_ad._current_level >= 0:
-        return "it has no forward-mode derivative"
+    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        return "it has no forward-mode derivative and no rule for vmap"
     misfit = backends.misfit((weight, (len(weight), x.shape[-1])), (bias, (len(weight),)))
     if misfit or (bias is not None and bias.dtype != torch.float32):
         return misfit or f"the bias is {bias.dtype}"
@@ -56,16 +56,17 @@ HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, 
 MOST_ROWS = 1024
 
 
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if torch.is_grad_enabled():
+        return _OneDNNLinear.apply(x, weight, bias)
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
 class _OneDNNLinear(torch.autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
         return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:2])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -74,10 +75,10 @@ class _OneDNNLinear(torch.autograd.Function):
         # rows is the weight of the last product below: dense, where x is a slice of something wider.
         rows, of_rows = (t.reshape(-1, t.shape[-1]).contiguous() for t in (x, gradient))
         if ctx.needs_input_grad[0]:
-            dx = _OneDNNLinear.apply(gradient, weight.t(), None)
+            dx = _product(gradient, weight.t(), None)
         if ctx.needs_input_grad[1]:
             is_long = len(rows) > MOST_ROWS
-            dweight = of_rows.t() @ rows if is_long else _OneDNNLinear.apply(of_rows.t(), rows.t(), None)
+            dweight = of_rows.t() @ rows if is_long else _product(of_rows.t(), rows.t(), None)
         if ctx.needs_input_grad[2]:
             dbias = of_rows.sum(0)
         return dx, dweight, dbias
