@@ -67,13 +67,15 @@ class Checkpoint:
         self.modules = {"model": model} if ema is None else {"model": model, "ema": ema.module}
         self.optimizer = optimizer
         self.log = log
+        self.passed_over: list[Path] = []
 
     def files(self) -> list[Path]:
         """The latest first."""
         return sorted(self.folder.glob("checkpoint-*.safetensors"), reverse=True)
 
     def write(self, progress: Progress, updates: int, accelerator: Accelerator) -> None:
-        """Store the state after so many updates in all, and then remove what is older than the one before it.
+        """Store the state after so many updates in all, and then remove what is older than the one before it, and what
+        ``restore`` passed over, which would count as newer.
 
         All processes call it, as a network may be in parts; the main one writes.
         """
@@ -100,8 +102,9 @@ class Checkpoint:
         save(self.folder / f"checkpoint-{updates:08d}.safetensors", tensors, metadata)
         history = "".join(json.dumps(entry) + "\n" for entry in progress.history)
         results.write_text(self.folder / "metrics.jsonl", history)
-        for old in self.files()[KEPT:]:
+        for old in (*self.passed_over, *self.files()[KEPT:]):
             old.unlink(missing_ok=True)
+        self.passed_over = []
 
     def restore(self, accelerator: Accelerator) -> Progress:
         """Take up the latest whole state of this code, if there is one; else the run begins."""
@@ -113,9 +116,11 @@ class Checkpoint:
                 tensors, metadata = self._read(path)
             except (SafetensorError, OSError, KeyError, ValueError) as error:
                 self.log(f"{path} is damaged ({error}): passed over")
+                self.passed_over.append(path)
                 continue
             if metadata["code"] == self.code:
                 return self._take_up(tensors, metadata, accelerator)
+            self.passed_over.append(path)
         return Progress()
 
     @staticmethod

@@ -7,6 +7,7 @@ import shlex
 import sys
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -498,7 +499,7 @@ def replay_command(folder: Path, device: str) -> None:
     from frepro.nonfinite import replay
     from frepro.train import make_accelerator
 
-    found = replay(folder, make_accelerator(device, "no"))
+    found = replay(folder, partial(make_accelerator, device))
     click.echo(f"{found['title']}, update {found['update']}: loss {found['loss']} then, {found['again']} now")
     click.echo(f"  largest input: {found['inputs']:.4g}")
     click.echo(f"  weights that are not finite: {', '.join(found['weights'][:8]) or 'none'}")

@@ -3,10 +3,13 @@
 results/runs/<key>/nonfinite/run.json              the run, the update, and the loss
 results/runs/<key>/nonfinite/weights.safetensors   the network's, before that update
 results/runs/<key>/nonfinite/batch.pt              inputs and targets, as the network took them
+
+Of another process than the main one, in nonfinite-<number>.
 """
 
 import json
 import pickle
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -56,12 +59,20 @@ def check(
         return
     else:
         weights = on_cpu(model.state_dict())
-    raise keep(job, weights, batch, loss, position)
+    raise keep(job, weights, batch, loss, position, accelerator.mixed_precision)
 
 
-def keep(job: Run, weights: dict[str, Tensor], batch: Any, loss: Tensor, position: tuple[int, int, int]) -> FreproError:
+def keep(
+    job: Run,
+    weights: dict[str, Tensor],
+    batch: Any,
+    loss: Tensor,
+    position: tuple[int, int, int],
+    precision: str,
+) -> FreproError:
     """Keep what led to a loss, arguments as above, and give the error to raise."""
-    folder = job.measurement.folder / "nonfinite"
+    rank = position[2]  # all processes may have come to the same end
+    folder = job.measurement.folder / (f"nonfinite-{rank}" if rank else "nonfinite")
     said = {
         "title": job.title,
         "model": job.model,
@@ -72,12 +83,13 @@ def keep(job: Run, weights: dict[str, Tensor], batch: Any, loss: Tensor, positio
         "source": asdict(job.source),
         "seed": job.seed,
         "position": position,
+        "precision": precision,
         "loss": str(loss.item()),
     }
     with results.replaced(folder) as fresh:
         save(fresh / "weights.safetensors", weights)
-        with results.whole(fresh / "batch.pt") as temporary:
-            torch.save(send_to_device(batch, "cpu"), temporary)
+        with results.whole(fresh / "batch.pt") as temporary, temporary.open("wb") as file:
+            torch.save(send_to_device(batch, "cpu"), file)  # into an open file, whose errors say what is wrong
         results.write_text(fresh / "run.json", json.dumps(said, indent=1) + "\n")
     return FreproError(
         f"{job.title}: the loss is {loss.item()} at update {position[0] + 1}: use a lower lr, or precision no; "
@@ -85,8 +97,11 @@ def keep(job: Run, weights: dict[str, Tensor], batch: Any, loss: Tensor, positio
     )
 
 
-def replay(folder: Path, accelerator: Accelerator) -> dict[str, Any]:
+def replay(folder: Path, make_accelerator: Callable[[str], Accelerator]) -> dict[str, Any]:
     """Go through the forward pass again that is kept in a folder.
+
+    Args:
+        make_accelerator: Makes what it runs on, with the precision that the run had.
 
     Returns:
         ``title``, ``update``, ``loss`` of then and ``again`` of now; ``weights``, the names of those that are not
@@ -102,8 +117,10 @@ def replay(folder: Path, accelerator: Accelerator) -> dict[str, Any]:
         job = Run(said["model"], recipe, said["profile"], Source(**said["source"]), said["seed"], said["model_args"])
         weights = load_file(folder / "weights.safetensors")
         batch = torch.load(folder / "batch.pt", weights_only=True)
+        precision = said["precision"]
     except (*BROKEN, KeyError, TypeError) as error:
         raise FreproError(f"{folder} holds no update to go through again: {one_line(error)}") from error
+    accelerator = make_accelerator(precision)
     task = tasks.of(job)
     model = task.network(recipe.drop_path)
     model.load_state_dict(weights)

@@ -111,12 +111,11 @@ def code_fingerprint(*modules: str) -> str:
     return sha256(*(part for item in code(*modules).items() for part in item))
 
 
-# What registers models, reads the recipe (which is part of a run's key), keeps records or shows how far things have
-# come decides about no number: importing it makes no code part of a run.
-NOT_FOLLOWED = {"frepro"} | {
-    f"frepro.{name}"
-    for name in ("errors", "models", "papers", "paths", "progress", "provenance", "recipes", "results", "schema")
-}
+# What registers models, reads the recipe (which is part of a run's key), keeps records and states, stops a run that
+# broke, or shows how far things have come decides about no number: importing it makes no code part of a run. (Tests
+# hold a run that was taken up, or computed in parts, to the end of one that was not.)
+KEEPERS = ("checkpoint", "errors", "nonfinite", "paths", "progress", "provenance", "results", "schema", "sharding")
+NOT_FOLLOWED = {"frepro", *(f"frepro.{name}" for name in (*KEEPERS, "models", "papers", "recipes"))}
 
 
 @lru_cache

@@ -16,8 +16,10 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import send_to_device
+from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -138,7 +140,7 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     seed_all(MODEL, seed)
     model = task.network(recipe.drop_path).to(device)
     if processes > 1 and on_gpu:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        model = convert_sync_batchnorm(model)  # timm's: torch's would drop the activations within timm's norms
     ema = None
     if recipe.ema_decay is not None:  # torch's updates of many tensors at once take none in parts beside whole ones
         ema = ModelEmaV3(model, decay=recipe.ema_decay, foreach=not execution.fsdp)
@@ -187,6 +189,7 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
             optimizer.step()
             optimizer.zero_grad()
             if ema is not None:
+                share_statistics(model, accelerator)
                 ema.update(model, step=step)
             bar.update()
             if (step + 1) % execution.checkpoint_every == 0 and update + 1 < last:
@@ -199,6 +202,7 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
             "lr": max(group["lr"] for group in optimizer.param_groups),  # first layers may have less
             "train_loss": accelerator.reduce(loss_sum, "mean").item(),
         }
+        share_statistics(model, accelerator)
         if (epoch + 1) % recipe.score_every == 0 or epoch + 1 == epochs:
             entry |= evaluate(task, model, test_loader, accelerator)
             entry |= {} if ema is None else evaluate(task, ema.module, test_loader, accelerator, "ema_")
@@ -231,6 +235,15 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     record = job.measurement.write(values, seconds, str(device))
     checkpoint.remove()
     return record
+
+
+def share_statistics(model: nn.Module, accelerator: Accelerator) -> None:
+    """Give all processes the main one's statistics of batch norms; on GPUs they are those of all of them already."""
+    if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                for buffer in module.buffers(recurse=False):
+                    torch.distributed.broadcast(buffer, src=0)
 
 
 def resumed(losses: list[float], rank: int, processes: int) -> float:

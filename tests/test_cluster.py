@@ -147,9 +147,12 @@ def test_without_submitit_it_is_named(monkeypatch):
 
 
 def test_the_command_that_gathers():
-    options = [*TWO, "--seeds", "2", "--time", "90", "--gpus", "0"]
+    options = [*TWO, "--seeds", "2", "--time", "90", "--gpus", "0", "--backbones", "/data/w", "--checkpoint", "/data/c"]
     with cli.commands["submit"].make_context("submit", options) as context:
-        assert same_choice(context) == shlex.join(["frepro", "reproduce", *TWO[:6], "--seeds", "2", *TWO[6:]])
+        words = shlex.split(same_choice(context))
+    assert words[:8] == ["frepro", "reproduce", *TWO[:6]]
+    weights = ["--checkpoint", "/data/c", "--backbones", "/data/w"]
+    assert sorted(words[8:]) == sorted([*weights, "--seeds", "2", *TWO[6:]])
 
 
 # With Slurm.

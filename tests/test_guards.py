@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,24 @@ def empty_list(folder: Path) -> str:
 def test_coco_folders_that_do_not_fit(damage, folders, frepro_command):
     expected = damage(folders)
     assert expected in said(frepro_command("train", *DETECTOR, "--data", str(folders / "coco")))
+
+
+def test_masks_and_areas_of_coco_that_are_none(folders, frepro_command):
+    file = annotation_file(folders / "coco", "train")
+    whole = json.loads(file.read_text())
+    for change, expected in (
+        ({"segmentation": [[3, 4]]}, "a polygon is not three or more pairs of numbers: [3, 4]"),
+        ({"segmentation": [[1, 2, 9, 9]]}, "a polygon is not three or more pairs of numbers: [1, 2, 9, 9]"),
+        ({"area": None}, "is no number: `frepro data check` names it"),
+    ):
+        file.write_text(json.dumps(whole | {"annotations": [each | change for each in whole["annotations"]]}))
+        assert expected in said(frepro_command("train", *DETECTOR, "--data", str(folders / "coco")))
+
+
+def test_backbones_that_do_not_take_the_arguments(frepro_command):
+    for recipe in ("spanet-mask_rcnn", "spanet-semantic_fpn"):
+        line = said(frepro_command("train", "--model", "resnet18", "--recipe", recipe, "--profile", "smoke"))
+        assert line.startswith("model 'resnet18' cannot be made with {'depths'")
 
 
 def test_data_of_another_task(folders, tmp_path, frepro_command):
@@ -235,7 +254,7 @@ def test_a_folder_that_was_not_left_by_a_run(text, tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "weights.safetensors")
     torch.save(([], []), tmp_path / "batch.pt")
     with pytest.raises(FreproError, match="holds no update to go through again"):
-        nonfinite.replay(tmp_path, train.make_accelerator("cpu", "no"))
+        nonfinite.replay(tmp_path, partial(train.make_accelerator, "cpu"))
 
 
 def test_stored_weights_of_a_detector_are_scored(exported, tmp_path, frepro_command):

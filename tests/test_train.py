@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import timm
@@ -280,6 +281,39 @@ def test_old_checkpoints_are_pruned():
     assert checkpoint.restore(accelerator).update == 1000
 
 
+def test_what_was_passed_over_does_not_push_out_what_is_new():
+    """Left by a longer run of other code, or damaged, it has the higher number."""
+    measurement = job().measurement
+    model = torch.nn.Linear(2, 2)
+    accelerator = train.make_accelerator("cpu", "no")
+
+    def of(code: str) -> Checkpoint:
+        return Checkpoint(
+            dataclasses.replace(measurement, code=code), model, None, torch.optim.AdamW(model.parameters()), print
+        )
+
+    of("other").write(Progress(update=500), 500, accelerator)
+    of("other").write(Progress(update=600), 600, accelerator)
+    (measurement.folder / "checkpoint-00000700.safetensors").write_bytes(b"")
+    mine = of("mine")
+    assert mine.restore(accelerator) == Progress()
+    mine.write(Progress(update=5), 5, accelerator)
+    assert [path.stem for path in mine.files()] == ["checkpoint-00000005"]
+    assert of("mine").restore(accelerator).update == 5
+
+
+def test_statistics_of_batch_norms_are_the_main_processes(tmp_path):
+    """Where they are not taken over whole batches, on CPUs: so scores are those of the weights that are stored."""
+    run = Run("resnet18", recipes.load("dfformer", "smoke"), "smoke", locate(None, "classification"), 0)
+    run = dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, model_args={}, ema_decay=0.5, epochs=2))
+    finish(start(run, 2))
+    values = run.measurement.record()["values"]
+    for part, prefix in (("model", ""), ("ema", "ema_")):
+        found = evaluate_checkpoint(run, run.measurement.folder / f"{part}.safetensors", CPU)
+        for name in ("top1", "test_loss"):
+            assert values[prefix + name] == pytest.approx(found[name], rel=1e-5)
+
+
 def test_evaluation_does_not_depend_on_the_batch():
     run = job()
     train.run(run, CPU)
@@ -298,7 +332,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_can_be_gone_through_again(f
     assert "\n" not in str(error.value)
     assert run.measurement.record() is None
     folder = run.measurement.folder / "nonfinite"
-    found = nonfinite.replay(folder, train.make_accelerator("cpu", "no"))
+    found = nonfinite.replay(folder, partial(train.make_accelerator, "cpu"))
     assert (found["update"], found["loss"], found["again"]) == (2, "nan", "nan")
     assert found["module"].startswith("downsample_layers.0")
     done = frepro_command("replay", str(folder), "--device", "cpu")
@@ -306,7 +340,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_can_be_gone_through_again(f
     assert f"first module whose answer is not finite: {found['module']}" in done.stdout
     (folder / "batch.pt").write_bytes(b"nothing")
     with pytest.raises(FreproError, match="holds no update to go through again"):
-        nonfinite.replay(folder, train.make_accelerator("cpu", "no"))
+        nonfinite.replay(folder, partial(train.make_accelerator, "cpu"))
 
 
 def test_a_finite_loss_is_gone_through_again_to_the_bit(monkeypatch):
@@ -316,7 +350,7 @@ def test_a_finite_loss_is_gone_through_again_to_the_bit(monkeypatch):
         patch.setattr(torch, "isfinite", lambda loss, finite=torch.isfinite: finite(loss) & (loss.ndim > 0))
         with pytest.raises(FreproError, match="at update 1") as error:
             train.run(run, CPU)
-    found = nonfinite.replay(run.measurement.folder / "nonfinite", train.make_accelerator("cpu", "no"))
+    found = nonfinite.replay(run.measurement.folder / "nonfinite", partial(train.make_accelerator, "cpu"))
     assert found["again"] == found["loss"]
     assert found["loss"] in str(error.value)
     assert (found["weights"], found["module"]) == ([], None)

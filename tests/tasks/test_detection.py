@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -276,7 +277,7 @@ def test_a_loss_is_gone_through_again_to_the_bit(monkeypatch):
         with pytest.raises(FreproError, match="at update 1") as error:
             train.run(run, CPU)
     folder = run.measurement.folder / "nonfinite"
-    found = nonfinite.replay(folder, train.make_accelerator("cpu", "no"))
+    found = nonfinite.replay(folder, partial(train.make_accelerator, "cpu"))
     assert found["again"] == found["loss"]
     assert found["loss"] in str(error.value)
     assert (found["weights"], found["module"]) == ([], None)
@@ -288,6 +289,6 @@ def test_a_loss_that_is_not_finite_is_traced_to_a_module():
     run = whole(lr=1e30, warmup_lr=1e30)
     with pytest.raises(FreproError, match=r"the loss is nan at update \d.*`frepro replay"):
         train.run(run, CPU)
-    found = nonfinite.replay(run.measurement.folder / "nonfinite", train.make_accelerator("cpu", "no"))
+    found = nonfinite.replay(run.measurement.folder / "nonfinite", partial(train.make_accelerator, "cpu"))
     assert found["again"] == "nan"
     assert found["module"] is not None

@@ -1,5 +1,7 @@
 """Segmenters as runs: maps without a label, images of odd sizes, and the processes that score them together."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -82,5 +84,5 @@ def test_a_loss_is_gone_through_again_to_the_bit(monkeypatch):
         patch.setattr(torch, "isfinite", lambda loss, finite=torch.isfinite: finite(loss) & (loss.ndim > 0))
         with pytest.raises(FreproError, match="at update 1"):
             train.run(run, CPU)
-    found = nonfinite.replay(run.measurement.folder / "nonfinite", train.make_accelerator("cpu", "no"))
+    found = nonfinite.replay(run.measurement.folder / "nonfinite", partial(train.make_accelerator, "cpu"))
     assert found["again"] == found["loss"]
