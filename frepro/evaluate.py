@@ -13,6 +13,8 @@ from frepro.errors import FreproError
 from frepro.models.official import load_strictly, read, unwrap
 from frepro.runs import Run, Start
 
+MOST = 128  # images in a pass unless told otherwise; scores do not depend on it
+
 
 def network(run: Run) -> nn.Module:
     """The network that a run has left, in evaluation mode on the CPU; its configuration names the size it learnt at.
@@ -49,7 +51,7 @@ def evaluate_checkpoint(run: Run, weights: Path, execution: train.Execution) -> 
     accelerator = train.make_accelerator(execution.device, run.recipe.precision)
     found.to(accelerator.device)
     test_set = task.samples("test")
-    batch = execution.per_device or run.recipe.batch_size
+    batch = execution.per_device or min(run.recipe.batch_size, MOST)
     batches = TestBatches(len(test_set), batch, accelerator.process_index, accelerator.num_processes)
     test_loader = loader(test_set, batches, execution.workers, accelerator.device.type == "cuda", task.collate)
     try:

@@ -196,11 +196,8 @@ class Experiment:
             check_model(model)
         object.__setattr__(self, "recipe", recipes.load(self.paper, self.profile))
         object.__setattr__(self, "source", source)
-        if self.networks and self.checkpoints is None and isinstance(self.backbones, str) and self.backbones != "none":
-            for learner in self.learners:
-                if learner.runs[0].start is None:
-                    model, folder = learner.model, self.backbones
-                    raise FreproError(f"no weights of {model} in {folder}: add {model}.pth, or leave the model out")
+        if trains:
+            self._check_weights()
 
     @property
     def published(self) -> papers.Table:
@@ -228,6 +225,19 @@ class Experiment:
                 "profile paper trains from backbones that were trained on ImageNet: add BACKBONES=/folder with files "
                 "like spanet_small.pth, or BACKBONES=none for random weights"
             )
+
+    def _check_weights(self) -> None:
+        if self.checkpoints is not None:
+            if not self.evaluated:
+                names = [f"{each.network}_{each.model}" if each.network else each.model for each in self.learners]
+                given = self.checkpoints if isinstance(self.checkpoints, str) else ", ".join(self.checkpoints)
+                raise FreproError(f"no weights of this table at {given}: it takes files like {names[0]}.pth")
+        elif self.networks and self.backbones not in (None, "none"):
+            for learner in self.learners:
+                if learner.runs[0].start is None:
+                    given = self.backbones if isinstance(self.backbones, str) else "what is given"
+                    model = learner.model
+                    raise FreproError(f"no weights of {model} in {given}: add {model}.pth, or leave the model out")
 
     @property
     def task(self) -> str:

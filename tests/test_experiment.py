@@ -264,6 +264,27 @@ def test_weights_of_files_are_evaluated_and_nothing_is_trained(segmentation, tmp
     assert made.provenance()["runs"][0]["values"]["miou"] == scored.measured
     with pytest.raises(FreproError, match="no weights at /nowhere: give a file or folder of files like"):
         table_of_segmentation(checkpoints="/nowhere").run()
+    (tmp_path / "other").mkdir()
+    with pytest.raises(FreproError, match=r"no weights of this table at .*other: it takes files like sem"):
+        table_of_segmentation(checkpoints=str(tmp_path / "other"))
+
+
+def test_weights_of_a_model_that_is_not_trained_are_evaluated_too(tmp_path):
+    file = tmp_path / "GFNet-Ti.safetensors"
+    kept = [("DFFormer-S18", "dfformer_s18", {}), ("GFNet-Ti", "gfnet_ti", {})]
+    settings = {"trained": ["dfformer_s18"], "device": "cpu", "checkpoints": {"gfnet_ti": str(file)}}
+    file.write_bytes(b"")
+    made = Experiment("dfformer", 2, kept, "smoke", **settings)
+    assert [learner.model for learner in made.evaluated] == ["gfnet_ti"]
+    assert [model for _, model, _ in made.measured] == ["dfformer_s18"]
+
+
+def test_no_backbone_is_random_unasked(tmp_path):
+    file = tmp_path / "spanetv2_s18_pure.safetensors"
+    file.write_bytes(b"")
+    for backbones in ({"spanetv2_s18_pure": str(file)}, str(tmp_path)):
+        with pytest.raises(FreproError, match=r"no weights of spanetv2_s18_hybrid in .*: add spanetv2_s18_hybrid.pth"):
+            table_of_segmentation(backbones=backbones)
 
 
 def test_models_that_nobody_has_stand_in_a_table_of_detection(store):

@@ -162,8 +162,10 @@ def _annotation_faults(
         return
     if item["category_id"] not in names:
         yield "labels out of range", f"category {item['category_id']} is none of the {len(names)}"
+    if coco.numbers([item["area"]]) is None:
+        yield "areas that are no numbers", str(item["area"])
     _, width, height = images[item["image_id"]]
-    box = _numbers(item["bbox"])
+    box = coco.numbers(item["bbox"])
     if box is None or len(box) != 4:
         yield "boxes that are not four numbers", str(item["bbox"])
         return
@@ -191,10 +193,7 @@ def _reach(segmentation: Any, width: int, height: int, tools: ModuleType) -> np.
         ValueError: It is no segmentation, or one of an image of another size; the text says why.
     """
     if isinstance(segmentation, list):
-        polygons = [_numbers(polygon) for polygon in segmentation]
-        for polygon, numbers in zip(segmentation, polygons, strict=True):
-            if numbers is None or len(numbers) < 6 or len(numbers) % 2:
-                raise ValueError(f"a polygon is not three or more pairs of numbers: {str(polygon)[:60]}")
+        polygons = coco.polygons(segmentation)
         if not polygons:
             return None
         points = np.concatenate(polygons).reshape(-1, 2)
@@ -273,15 +272,6 @@ def _images(folder: Path) -> list[Path]:
 
 def _is_image(path: Path) -> bool:
     return path.suffix.lower() in IMAGES
-
-
-def _numbers(value: Any) -> np.ndarray | None:
-    """A list of finite numbers as an array, or none where it is no such list."""
-    try:
-        numbers = np.asarray(value, dtype=float)
-    except (TypeError, ValueError):
-        return None
-    return numbers if numbers.ndim == 1 and np.isfinite(numbers).all() else None
 
 
 def _compare_with_whole(report: Report, name: str, counts: dict[str, int], whole: dict[str, int]) -> None:

@@ -84,12 +84,15 @@ class Coco(Dataset):
         masks = np.zeros((len(objects), height, width), dtype=bool)
         for mask, item in zip(masks, objects, strict=True):
             mask[:] = self.decode(item, height, width)
+        areas = numbers([item["area"] for item in objects])
+        if areas is None:
+            raise FreproError(f"{self.file}: an area of image {entry['id']} is no number: `frepro data check` names it")
         return AnnotatedImage(
             image=image,
             boxes=torch.from_numpy(boxes[kept].astype(np.float32)),
             labels=torch.tensor([self.label[item["category_id"]] for item in objects], dtype=torch.int64),
             masks=torch.from_numpy(masks),
-            areas=torch.tensor([item["area"] for item in objects], dtype=torch.float32),
+            areas=torch.from_numpy(areas.astype(np.float32)),
             crowd=torch.tensor([bool(item.get("iscrowd", 0)) for item in objects], dtype=torch.bool),
             semantic=None,
             image_id=entry["id"],
@@ -137,6 +140,7 @@ def run_lengths(segmentation: Any, height: int, width: int, tools: ModuleType) -
         ValueError: It is none of them, or belongs to an image of another size. pycocotools would not notice all of it.
     """
     if isinstance(segmentation, list):
+        polygons(segmentation)
         return tools.merge(tools.frPyObjects(segmentation, height, width))
     if not isinstance(segmentation, dict) or not {"size", "counts"} <= segmentation.keys():
         raise ValueError("it is neither polygons nor run lengths")
@@ -147,6 +151,28 @@ def run_lengths(segmentation: Any, height: int, width: int, tools: ModuleType) -
     if pixels != height * width:
         raise ValueError(f"its run lengths cover {pixels:,} pixels of {height * width:,}")
     return tools.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
+
+
+def polygons(segmentation: list[Any]) -> list[np.ndarray]:
+    """The polygons of a segmentation, each x, y, x, y, ...; pycocotools would take two points for a box.
+
+    Raises:
+        ValueError: One is not three or more pairs of numbers.
+    """
+    found = [numbers(polygon) for polygon in segmentation]
+    for polygon, each in zip(segmentation, found, strict=True):
+        if each is None or len(each) < 6 or len(each) % 2:
+            raise ValueError(f"a polygon is not three or more pairs of numbers: {str(polygon)[:60]}")
+    return found
+
+
+def numbers(value: Any) -> np.ndarray | None:
+    """A list of finite numbers as an array, or none where it is no such list."""
+    try:
+        found = np.asarray(value, dtype=float)
+    except (TypeError, ValueError):
+        return None
+    return found if found.ndim == 1 and np.isfinite(found).all() else None
 
 
 def _uncompressed(text: str) -> list[int]:

@@ -105,6 +105,7 @@ class Segmentation:
         ratios: Least and greatest random ratio.
         mirror: In training, every second image is mirrored; a mirrored digit is another sign.
         distort: In training, colours are changed.
+        multiple: In tests, sides are rounded up to multiples of so many pixels.
     """
 
     MOST = 0.75
@@ -121,8 +122,10 @@ class Segmentation:
         ratios: tuple[float, float] = (0.5, 2.0),
         mirror: bool = True,
         distort: bool = True,
+        multiple: int = 1,
     ) -> None:
         self.train, self.side, self.long, self.mean, self.std = train, side, long, list(mean), list(std)
+        self.multiple = 1 if train else multiple
         self.ratios = ratios
         self.mirror = v2.RandomHorizontalFlip(0.5 if mirror else 0.0)
         # mmsegmentation adds up to 32 of 255 to the brightness, where torchvision multiplies; hue is in turns.
@@ -154,7 +157,8 @@ class Segmentation:
         height, width = picture.shape[-2:]
         ratio *= min(self.side / min(height, width), self.long / max(height, width))
         least = 1 if self.train else self.LEAST
-        return F.resize(picture, [max(least, round(height * ratio)), max(least, round(width * ratio))])
+        sides = (max(least, round(side * ratio)) for side in (height, width))
+        return F.resize(picture, [-(-side // self.multiple) * self.multiple for side in sides])
 
     def cut(self, image: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor]:
         """A square of both, or all of a side that is shorter."""

@@ -75,6 +75,26 @@ class Folder(Dataset):
                 raise damaged(path, error) from error
 
 
+class Read(Dataset):
+    """A data set of timm's, whose images that cannot be read are named by their number; timm would pass over some."""
+
+    def __init__(self, images: Dataset, name: str) -> None:
+        self.images, self.name = images, name
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        try:
+            if not hasattr(self.images, "reader"):
+                return self.images[index]
+            file, target = self.images.reader[index]
+            with file:
+                return Image.open(file).convert("RGB"), target
+        except (OSError, SyntaxError, ValueError) as error:
+            raise damaged(f"{index} of {self.name}", error) from error
+
+
 class Samples(Dataset):
     """Transformed samples, asked for by (epoch, index); index + n length is another draw of the same image.
 
@@ -142,9 +162,10 @@ def open_split(source: Source, split: str) -> Dataset:
             raise FreproError(f"{source.folders[split]} has {len(images)} images now and had {expected} just before")
         return images
     try:
-        return create_dataset(source.reader, root=source.root, split="train" if split == "train" else "validation")
+        images = create_dataset(source.reader, root=source.root, split="train" if split == "train" else "validation")
     except Exception as error:  # whatever a reader of timm's raises, the cause is what the user named
         raise FreproError(f"timm cannot open {source.reader} at {source.root}: {error}") from error
+    return Read(images, f"{source.reader}'s {split} images")
 
 
 def samples(source: Source, split: str, recipe: Classification, mean: tuple, std: tuple, seed: int) -> Samples:
@@ -245,7 +266,7 @@ def _whole(samples: list[Any], collate: Any) -> Any:
 
 def count_classes(dataset: Samples) -> int:
     """The number of classes of a data set that does not say it in its layout: the largest label and one."""
-    images = dataset.images
+    images = dataset.images.images if isinstance(dataset.images, Read) else dataset.images
     targets = getattr(images, "targets", None)
     if targets is None:
         classes = getattr(getattr(images, "reader", images), "class_to_idx", None)

@@ -123,7 +123,9 @@ def _locate(data: str | None, task: str) -> Source:
     if slash and kind in STREAMS:
         raise FreproError(f"{reader} can only be streamed by timm: export it to folders train/ and val/, or use hfds/")
     if slash and kind in READERS:
-        folder = Path(root or ".").absolute()
+        if not root:
+            raise FreproError(f"{reader} stands without the folder that it lies in: give it as {reader}:/path")
+        folder = Path(root).absolute()
         listing = sorted(_files(folder)) if folder.is_dir() else []
         fingerprint = provenance.sha256(reader, *(f"{file}:{size}" for file, size in listing))
         return Source(name, reader, str(folder), fingerprint)

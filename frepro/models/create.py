@@ -1,5 +1,7 @@
 """Any model of frepro or timm by name, for images of a size."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import timm
@@ -22,9 +24,16 @@ def create_model(name: str, img_size: int, model_args: dict[str, Any], **more: A
     """
     if not timm.is_model(name):
         raise unknown("model", name, timm.list_models())
-    try:
+    with fitting(name, model_args):
         return timm.create_model(name, **sized(name, img_size), **more, **model_args)
-    except (TypeError, ValueError) as error:
+
+
+@contextmanager
+def fitting(name: str, model_args: dict[str, Any]) -> Iterator[None]:
+    """Turn what a model says of arguments that it does not take into one line that names both."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError) as error:
         raise FreproError(f"model {name!r} cannot be made with {model_args}: {error}") from error
 
 

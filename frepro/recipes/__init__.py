@@ -221,6 +221,7 @@ class Segmentation(Recipe):
         ratios: Range of the random factor of the size before that cut.
         mirror: Whether every second image is mirrored.
         distort: Whether colours are changed at random.
+        multiple: Sides of test images are rounded up to multiples of so many pixels.
         window, stride: Of sliding inference, in pixels; none for whole images.
         class_weights: Of pixels of a class in the loss; 1 for those that it does not name.
         segmenter_args: Further arguments of ``tasks.segmenters.create``, to make it small for embedded data.
@@ -233,6 +234,7 @@ class Segmentation(Recipe):
     ratios: tuple[float, float] = (0.5, 2.0)
     mirror: bool = True
     distort: bool = True
+    multiple: int = 1
     window: int | None = None
     stride: int | None = None
     class_weights: dict[int, float] = field(default_factory=dict)

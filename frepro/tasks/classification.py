@@ -25,6 +25,9 @@ class Classification(Task):
     def __init__(self, run: Run) -> None:
         super().__init__(run)
         self.num_classes = run.source.classes or count_classes(self.samples("train"))
+        if run.source.classes is None and (tested := count_classes(self.samples("test"))) > self.num_classes:
+            known = self.num_classes
+            raise FreproError(f"{run.source.name}: test images have {tested} classes, training images {known}")
         self.mixup, self.criterion = make_loss(self.recipe, self.num_classes)
 
     def samples(self, split: str) -> Samples:

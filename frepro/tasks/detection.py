@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from frepro.data.dense import Detection as Transform
 from frepro.data.dense import collate, dense_samples
 from frepro.errors import FreproError
-from frepro.models.create import sized
+from frepro.models.create import fitting, sized
 from frepro.runs import Run
 from frepro.tasks import Score, Task, detectors
 from frepro.tasks.metrics import CocoMetrics
@@ -41,17 +41,18 @@ class Detection(Task):
 
     def network(self, drop_path: float) -> nn.Module:
         recipe, model = self.recipe, self.run.model
-        network = detectors.create(
-            recipe.detector,
-            model,
-            self.num_classes,
-            min_size=recipe.min_size,
-            max_size=recipe.max_size,
-            **recipe.detector_args,
-            **sized(model, recipe.img_size),
-            drop_path_rate=drop_path,
-            **self.run.all_model_args,
-        )
+        with fitting(model, self.run.all_model_args):
+            network = detectors.create(
+                recipe.detector,
+                model,
+                self.num_classes,
+                min_size=recipe.min_size,
+                max_size=recipe.max_size,
+                **recipe.detector_args,
+                **sized(model, recipe.img_size),
+                drop_path_rate=drop_path,
+                **self.run.all_model_args,
+            )
         if self.run.start is not None:
             start_from(network, self.run)
         return network

@@ -1,13 +1,19 @@
 """Detectors and segmenters whose backbones start from weights that were trained on ImageNet."""
 
+import pickle
+
 import timm
+from safetensors import SafetensorError
 from torch import nn
 
 from frepro import provenance
-from frepro.errors import FreproError
+from frepro.errors import FreproError, one_line
 from frepro.models.official import load_official
 from frepro.runs import Run
 from frepro.tasks.pyramid import Stages
+
+# What timm raises for a file that is damaged, or of another model.
+UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, SafetensorError, pickle.UnpicklingError)
 
 
 def start_from(network: nn.Module, run: Run) -> None:
@@ -27,8 +33,8 @@ def start_from(network: nn.Module, run: Run) -> None:
     else:
         try:
             whole = timm.create_model(run.model, checkpoint_path=str(file), **args)
-        except (OSError, RuntimeError) as error:
-            raise FreproError(f"{file} does not give {run.model} its weights: {str(error).splitlines()[0]}") from error
+        except UNREADABLE as error:
+            raise FreproError(f"{file} does not give {run.model} its weights: {one_line(error)}") from error
     weights, own = whole.state_dict(), body.state_dict()
     faults = [name for name, tensor in own.items() if name not in weights or weights[name].shape != tensor.shape]
     if faults:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from frepro.data.dense import Segmentation as Transform
 from frepro.data.dense import collate, dense_samples
 from frepro.errors import FreproError
-from frepro.models.create import normalisation, sized
+from frepro.models.create import fitting, normalisation, sized
 from frepro.runs import Run
 from frepro.tasks import Score, Task, segmenters
 from frepro.tasks.metrics import confusion_matrix, segmentation_scores
@@ -37,21 +37,23 @@ class Segmentation(Task):
             ratios=recipe.ratios,
             mirror=recipe.mirror,
             distort=recipe.distort,
+            multiple=recipe.multiple,
         )
         return dense_samples(self.run.source, split, recipe, transform, self.run.seed)
 
     def network(self, drop_path: float) -> nn.Module:
         recipe, model = self.recipe, self.run.model
-        network = segmenters.create(
-            recipe.segmenter,
-            model,
-            self.num_classes,
-            class_weights=recipe.class_weights,
-            **recipe.segmenter_args,
-            **sized(model, recipe.img_size),
-            drop_path_rate=drop_path,
-            **self.run.all_model_args,
-        )
+        with fitting(model, self.run.all_model_args):
+            network = segmenters.create(
+                recipe.segmenter,
+                model,
+                self.num_classes,
+                class_weights=recipe.class_weights,
+                **recipe.segmenter_args,
+                **sized(model, recipe.img_size),
+                drop_path_rate=drop_path,
+                **self.run.all_model_args,
+            )
         if self.run.start is not None:
             start_from(network, self.run)
         return network

@@ -170,6 +170,15 @@ def test_data_by_name(tmp_path):
         Segmentation(False, SIZE, MEAN, STD)(scene)
 
 
+def test_sides_are_rounded_up_to_a_multiple_in_tests_alone():
+    scene = Scenes("test", SIZE)[0]
+    scene = dataclasses.replace(scene, image=scene.image.resize((100, 70)), semantic=torch.zeros(70, 100).byte())
+    image, semantic = Segmentation(False, 70, MEAN, STD, multiple=32)(scene)
+    assert image.shape == (3, 96, 128)
+    assert semantic.shape == (70, 100)
+    assert Segmentation(True, 70, MEAN, STD, multiple=32)(scene)[0].shape == (3, 70, 70)
+
+
 def test_a_very_long_image_keeps_pixels_enough_for_a_network_in_tests():
     scene = Scenes("test", SIZE)[0]
     long, unknown = scene.image.resize((3000, 1)), torch.zeros(1, 3000, dtype=torch.uint8)

@@ -101,3 +101,8 @@ def test_what_is_wrong_is_named(tmp_path):
     odd = make_folder(tmp_path / "odd")
     make_folder(odd, splits=("val",), classes=("bird",))
     assert "1 classes stand in one of train/ and val/ alone, as 'bird'" in message(odd)
+
+
+def test_a_reader_of_timms_needs_a_folder():
+    with pytest.raises(FreproError, match="torch/cifar10 stands without the folder that it lies in: give it as torch/"):
+        locate("torch/cifar10")
