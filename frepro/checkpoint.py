@@ -102,9 +102,10 @@ class Checkpoint:
         save(self.folder / f"checkpoint-{updates:08d}.safetensors", tensors, metadata)
         history = "".join(json.dumps(entry) + "\n" for entry in progress.history)
         results.write_text(self.folder / "metrics.jsonl", history)
-        for old in (*self.passed_over, *self.files()[KEPT:]):
+        while self.passed_over:
+            self.passed_over.pop().unlink(missing_ok=True)
+        for old in self.files()[KEPT:]:
             old.unlink(missing_ok=True)
-        self.passed_over = []
 
     def restore(self, accelerator: Accelerator) -> Progress:
         """Take up the latest whole state of this code, if there is one; else the run begins."""
