@@ -10,11 +10,10 @@ from torch import Tensor, nn
 from frepro.data.dense import Detection as Transform
 from frepro.data.dense import collate, dense_samples
 from frepro.errors import FreproError
-from frepro.models.create import fitting, sized
 from frepro.runs import Run
 from frepro.tasks import Score, Task, detectors
 from frepro.tasks.metrics import CocoMetrics
-from frepro.tasks.pretrained import start_from
+from frepro.tasks.pretrained import make_network
 
 __all__ = ["AveragePrecision", "Detection", "task"]
 
@@ -40,22 +39,16 @@ class Detection(Task):
         return dense_samples(self.run.source, split, recipe, transform, self.run.seed)
 
     def network(self, drop_path: float) -> nn.Module:
-        recipe, model = self.recipe, self.run.model
-        with fitting(model, self.run.all_model_args):
-            network = detectors.create(
-                recipe.detector,
-                model,
-                self.num_classes,
-                min_size=recipe.min_size,
-                max_size=recipe.max_size,
-                **recipe.detector_args,
-                **sized(model, recipe.img_size),
-                drop_path_rate=drop_path,
-                **self.run.all_model_args,
-            )
-        if self.run.start is not None:
-            start_from(network, self.run)
-        return network
+        recipe = self.recipe
+        return make_network(
+            detectors.create,
+            self.run,
+            self.num_classes,
+            min_size=recipe.min_size,
+            max_size=recipe.max_size,
+            **recipe.detector_args,
+            drop_path_rate=drop_path,
+        )
 
     def loss(self, network: nn.Module, inputs: list[Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
         return sum(network(inputs, targets).values())

@@ -1,6 +1,8 @@
 """Detectors and segmenters whose backbones start from weights that were trained on ImageNet."""
 
 import pickle
+from collections.abc import Callable
+from typing import Any
 
 import timm
 from safetensors import SafetensorError
@@ -8,12 +10,37 @@ from torch import nn
 
 from frepro import provenance
 from frepro.errors import FreproError, one_line
+from frepro.models.create import fitting, sized
 from frepro.models.official import load_official
 from frepro.runs import Run
 from frepro.tasks.pyramid import Stages
 
 # What timm raises for a file that is damaged, or of another model.
 UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, SafetensorError, pickle.UnpicklingError)
+
+
+def make_network(create: Callable, run: Run, *args: Any, **settings: Any) -> nn.Module:
+    """A detector or segmenter on a run's backbone, which starts from the run's file if there is one.
+
+    Args:
+        create: ``tasks.detectors.create`` or ``tasks.segmenters.create``.
+        *args, **settings: What it takes beside the backbone and the backbone's own arguments.
+
+    Raises:
+        FreproError: The backbone does not take its arguments, or the file does not fit it.
+    """
+    with fitting(run.model, run.all_model_args):
+        network = create(
+            run.recipe.network,
+            run.model,
+            *args,
+            **settings,
+            **sized(run.model, run.recipe.img_size),
+            **run.all_model_args,
+        )
+    if run.start is not None:
+        start_from(network, run)
+    return network
 
 
 def start_from(network: nn.Module, run: Run) -> None:

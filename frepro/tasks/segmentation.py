@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from frepro.data.dense import Segmentation as Transform
 from frepro.data.dense import collate, dense_samples
 from frepro.errors import FreproError
-from frepro.models.create import fitting, normalisation, sized
+from frepro.models.create import normalisation
 from frepro.runs import Run
 from frepro.tasks import Score, Task, segmenters
 from frepro.tasks.metrics import confusion_matrix, segmentation_scores
-from frepro.tasks.pretrained import start_from
+from frepro.tasks.pretrained import make_network
 from frepro.tasks.segmenters import inference, resize
 
 __all__ = ["MeanIoU", "Segmentation", "task"]
@@ -42,21 +42,15 @@ class Segmentation(Task):
         return dense_samples(self.run.source, split, recipe, transform, self.run.seed)
 
     def network(self, drop_path: float) -> nn.Module:
-        recipe, model = self.recipe, self.run.model
-        with fitting(model, self.run.all_model_args):
-            network = segmenters.create(
-                recipe.segmenter,
-                model,
-                self.num_classes,
-                class_weights=recipe.class_weights,
-                **recipe.segmenter_args,
-                **sized(model, recipe.img_size),
-                drop_path_rate=drop_path,
-                **self.run.all_model_args,
-            )
-        if self.run.start is not None:
-            start_from(network, self.run)
-        return network
+        recipe = self.recipe
+        return make_network(
+            segmenters.create,
+            self.run,
+            self.num_classes,
+            class_weights=recipe.class_weights,
+            **recipe.segmenter_args,
+            drop_path_rate=drop_path,
+        )
 
     def loss(self, network: nn.Module, inputs: list[Tensor], targets: list[Tensor]) -> Tensor:
         return sum(network(torch.stack(inputs), torch.stack(targets)).values())
