@@ -25,6 +25,7 @@ def choose(operation: str, obstacles: Mapping[str, str | None], asked: str | Non
     Args:
         operation: Its name, for messages.
         obstacles: For each fast backend that the operation has, fastest first: why it cannot take the inputs, or none.
+            "torch" stands among them where it is not the slowest.
         asked: What the caller forces. The environment variable forces only operations that have the backend.
 
     Raises:
@@ -34,7 +35,7 @@ def choose(operation: str, obstacles: Mapping[str, str | None], asked: str | Non
     if not forced or (not asked and forced in NAMES and forced not in ("torch", *obstacles)):
         return next((name for name, obstacle in obstacles.items() if obstacle is None), "torch")
     if forced not in ("torch", *obstacles):
-        raise ValueError(f"unknown backend {forced!r} of {operation}; there are {['torch', *obstacles]}")
+        raise ValueError(f"unknown backend {forced!r} of {operation}; there are {list({'torch': None, **obstacles})}")
     if obstacles.get(forced):
         raise ValueError(f"backend {forced!r} cannot run {operation}: {obstacles[forced]}")
     return forced

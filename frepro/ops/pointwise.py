@@ -13,10 +13,11 @@ from frepro.ops import backends, cpu
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """``torch.nn.functional.linear``, on a CPU by oneDNN.
+    """``torch.nn.functional.linear``, on a CPU that is not Intel's by oneDNN.
 
-    torch's own calls MKL there, which runs on AMD processors at half the speed of oneDNN or less; torch has oneDNN for
-    its convolutions and for compiled code. (Compiled code chooses for itself, and so does autocast.)
+    torch's own calls MKL there, which runs on AMD processors at half the speed of oneDNN or less and is the faster one
+    on Intel's; torch has oneDNN for its convolutions and for compiled code. (Compiled code chooses for itself, and so
+    does autocast.)
 
     Args:
         x: (..., in).
@@ -27,7 +28,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: st
     Returns:
         (..., out).
     """
-    if backends.choose("linear", {"onednn": _onednn_obstacle(x, weight, bias)}, backend) == "onednn":
+    obstacles = {"onednn": _onednn_obstacle(x, weight, bias)}
+    if IS_INTEL:
+        obstacles = {"torch": None, **obstacles}
+    if backends.choose("linear", obstacles, backend) == "onednn":
         # A weight that is not dense falls to a product hundreds of times slower.
         return _product(x, weight.contiguous(), bias)
     return F.linear(x, weight, bias)
@@ -51,6 +55,7 @@ def _onednn_obstacle(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | No
     return None if HAS_ONEDNN else "this torch has no oneDNN"
 
 
+IS_INTEL = "GenuineIntel" in cpu.description()
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 # With more rows than this, MKL is the faster one at the weight's gradient, a product over all rows.
 MOST_ROWS = 1024

@@ -24,7 +24,8 @@ def make_network(create: Callable, run: Run, *args: Any, **settings: Any) -> nn.
 
     Args:
         create: ``tasks.detectors.create`` or ``tasks.segmenters.create``.
-        *args, **settings: What it takes beside the backbone and the backbone's own arguments.
+        args: What it takes beside the backbone, in order.
+        settings: What it takes by name, beside the backbone's own arguments.
 
     Raises:
         FreproError: The backbone does not take its arguments, or the file does not fit it.

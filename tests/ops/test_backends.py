@@ -20,6 +20,12 @@ def test_the_fastest_that_can_is_picked():
     assert backends.choose("scan", {"triton": "no CUDA device", "cpu": None}) == "cpu"
 
 
+def test_a_kernel_slower_than_torch_runs_where_it_is_forced():
+    slower = {"torch": None, "onednn": None}
+    assert backends.choose("linear", slower) == "torch"
+    assert backends.choose("linear", slower, "onednn") == "onednn"
+
+
 def test_argument_and_environment_force(monkeypatch):
     assert backends.choose("scan", FREE, "torch") == "torch"
     monkeypatch.setenv("FREPRO_BACKEND", "torch")

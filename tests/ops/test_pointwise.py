@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from frepro.ops import causal_conv, linear, star_relu
+from frepro.ops import causal_conv, linear, pointwise, star_relu
 
 
 @pytest.fixture(autouse=True)
@@ -36,3 +36,12 @@ def test_linear_equals_torchs(rows, has_bias):
     expected.backward(gradient.double())
     for x, exact_x in [(y, expected), *((a.grad, b.grad) for a, b in zip(fast, reference, strict=True))]:
         assert (x - exact_x).abs().max() <= 1e-5 * exact_x.abs().max()
+
+
+@pytest.mark.skipif(not pointwise.HAS_ONEDNN, reason="this torch has no oneDNN")
+@pytest.mark.parametrize("is_intel", [False, True])
+def test_mkl_multiplies_on_its_makers_processors_alone(monkeypatch, is_intel):
+    monkeypatch.setattr(pointwise, "IS_INTEL", is_intel)
+    x, weight = torch.randn(2, 7, 12), torch.randn(20, 12, requires_grad=True)
+    assert ("OneDNN" in linear(x, weight).grad_fn.name()) is not is_intel
+    assert "OneDNN" in linear(x, weight, backend="onednn").grad_fn.name()

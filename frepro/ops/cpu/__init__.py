@@ -40,7 +40,7 @@ def library() -> ctypes.CDLL:
     compiler = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
     if compiler is None:
         raise OSError("no C compiler (cc, gcc or clang) on the path")
-    key = hashlib.sha256("\n".join([SOURCE.read_text(), *FLAGS, compiler, _cpu()]).encode()).hexdigest()[:16]
+    key = hashlib.sha256("\n".join([SOURCE.read_text(), *FLAGS, compiler, description()]).encode()).hexdigest()[:16]
     kernels = _cache() / f"kernels-{key}.so"
     with contextlib.suppress(OSError):  # not there, or made on a machine with another C library
         return ctypes.CDLL(str(kernels))
@@ -72,11 +72,12 @@ def _compile(compiler: str, target: Path) -> None:
     raise OSError(f"{compiler} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
 
 
-def _cpu() -> str:
-    """What the compiled code depends on: a home directory may be shared by machines of several kinds."""
+def description() -> str:
+    """The processor that compiled code depends on: a home directory may be shared by machines of several kinds."""
+    kept = ("flags", "Features", "model name", "vendor_id")
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return "\n".join(sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))}))
+        return "\n".join(sorted({line for line in lines if line.startswith(kept)}))
     except OSError:
         return platform.processor() + platform.machine()
 
