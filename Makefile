@@ -69,13 +69,15 @@ clean:  ## remove what was built; results and environment stay
 	rm -rf _build book/results build *.egg-info .pytest_cache .ruff_cache
 
 # uv installs in seconds what pip installs in minutes; pip steps in where uv cannot reach the packages (a mirror that
-# only pip is configured for).
+# only pip is configured for). Without compiled
+# modules each process would compile torch anew where Python may not write.
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "frepro needs Python 3.11 or newer: make PYTHON3=/path/to/python3.12 ..." >&2; exit 1; }
 	@echo "Setting up $(VENV), once (about 6 GB with torch) ..."
 	@$(PYTHON3) -m venv $(VENV)
 	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	@$(VENV)/bin/python -m uv pip install --quiet --python $(VENV)/bin/python -r requirements.lock --editable . \
+	@$(VENV)/bin/python -m uv pip install --quiet --compile-bytecode --python $(VENV)/bin/python \
+		-r requirements.lock --editable . \
 		|| $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock --editable .
 	@touch $@

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from frepro import ops, provenance, sizes
 from frepro.analysis import cost
@@ -244,3 +245,14 @@ def test_throughput_is_stored_and_not_measured_again():
     assert all(value > 0 for rate in rates for value in rate)
     assert cost.throughput(job) == record
     assert torch.is_grad_enabled()
+
+
+def test_what_is_passed_over_changes_no_shape():
+    def sizes_of(size):
+        with torch.device("meta"):
+            x = torch.empty(2, 3, 5, 7)
+            return torch.empty_like(x).clamp_(0, 1).shape, F.interpolate(x, size=size, mode="bicubic").shape
+
+    whole = sizes_of((11, 4))
+    with cost.ShapesAlone():
+        assert sizes_of((11, 4)) == whole == ((2, 3, 5, 7), (2, 3, 11, 4))
