@@ -69,8 +69,7 @@ clean:  ## remove what was built; results and environment stay
 	rm -rf _build book/results build *.egg-info .pytest_cache .ruff_cache
 
 # uv installs in seconds what pip installs in minutes; pip steps in where uv cannot reach the packages (a mirror that
-# only pip is configured for). Without compiled
-# modules each process would compile torch anew where Python may not write.
+# only pip is configured for). Modules are compiled here: where Python may not write, each process would do it anew.
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "frepro needs Python 3.11 or newer: make PYTHON3=/path/to/python3.12 ..." >&2; exit 1; }
