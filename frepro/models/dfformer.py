@@ -32,7 +32,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg
-from frepro.models.layers import GELU, Linear, Mlp, StarReLU
+from frepro.models.layers import Linear, Mlp, StarReLU, inplace_gelu
 from frepro.models.metaformer import MetaFormer, SepConv
 from frepro.ops import dynamic_filter, global_filter, resize_filter
 from frepro.ops.precision import float32_or_more, without_autocast
@@ -279,7 +279,7 @@ def dfformer_s18_d8(pretrained: bool = False, **kwargs: Any) -> DFFormer:
 @register_model
 def dfformer_s18_gelu(pretrained: bool = False, **kwargs: Any) -> DFFormer:
     """GELU for StarReLU in mixers and MLPs (Table 4)."""
-    return _create_dfformer("dfformer_s18_gelu", pretrained, "s18", kwargs, act_layer=GELU)
+    return _create_dfformer("dfformer_s18_gelu", pretrained, "s18", kwargs, act_layer=inplace_gelu)
 
 
 @register_model

@@ -1,6 +1,7 @@
 """Layers of timm and torch with frepro's operations inside; parameters and their names are the same."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from timm.layers import to_2tuple
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from frepro.ops import depthwise_conv, gelu, linear, star_relu
 
-__all__ = ["GELU", "Conv1x1", "DepthwiseConv", "Linear", "Mlp", "StarReLU"]
+__all__ = ["GELU", "Conv1x1", "DepthwiseConv", "Linear", "Mlp", "StarReLU", "inplace_gelu"]
 
 
 class Linear(nn.Linear):
@@ -41,17 +42,24 @@ class DepthwiseConv(nn.Conv2d):
 
 
 class GELU(nn.GELU):
-    """``torch.nn.GELU`` by ``ops.gelu``: any shape."""
+    """``torch.nn.GELU`` by ``ops.gelu``: any shape. ``inplace`` is for inference."""
+
+    def __init__(self, inplace: bool = False) -> None:
+        super().__init__()
+        self.inplace = inplace
 
     def forward(self, x: Tensor) -> Tensor:
-        return gelu(x)
+        return gelu(x, inplace=self.inplace)
+
+
+inplace_gelu = partial(GELU, inplace=True)  # behind a layer whose output nobody else needs
 
 
 class StarReLU(metaformer.StarReLU):
-    """timm's StarReLU with its learnable scale and bias, by ``ops.star_relu``: any shape."""
+    """timm's StarReLU with its learnable scale and bias, by ``ops.star_relu``: any shape; ``inplace`` as ``GELU``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return star_relu(x, self.scale, self.bias)
+        return star_relu(x, self.scale, self.bias, inplace=self.inplace)
 
 
 class Mlp(nn.Module):
@@ -66,7 +74,7 @@ class Mlp(nn.Module):
         hidden_dim: int,
         out_dim: int | None = None,
         *,
-        act_layer: Callable = GELU,
+        act_layer: Callable = inplace_gelu,
         bias: bool = True,
         layer: Callable = Linear,
         **dd: Any,

@@ -167,7 +167,7 @@ class MetaFormer(Pyramid):
         super().__init__(dims, img_size, num_classes, global_pool, drop_rate)
         dd = {"device": device, "dtype": dtype}
         if act_layer is StarReLU:  # the only activation with parameters
-            act_layer = partial(StarReLU, **dd)
+            act_layer = partial(StarReLU, inplace=True, **dd)
 
         self.downsample_layers = nn.ModuleList(
             Downsampling(previous, dim, stem=i == 0, **dd)

@@ -39,7 +39,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg
-from frepro.models.layers import GELU, Conv1x1, DepthwiseConv, Linear
+from frepro.models.layers import Conv1x1, DepthwiseConv, Linear, inplace_gelu
 from frepro.models.metaformer import MetaFormer, SepConv
 from frepro.ops import resize_filter, spectral_rescale
 
@@ -79,7 +79,7 @@ class SpectralAdaptiveModulation(nn.Module):
         if dim % self.num_heads:
             raise ValueError(f"SPAM splits dim = {dim} channels into {self.num_heads} heads of equal size")
         groups = dim // self.num_heads
-        self.query = nn.Sequential(Linear(dim, dim, bias=False, **dd), GELU())
+        self.query = nn.Sequential(Linear(dim, dim, bias=False, **dd), inplace_gelu())
         self.ctx = Linear(dim, dim, bias=False, **dd)
         for i in range(1, self.num_heads + 1):
             conv = DepthwiseConv(groups, 2 * i + 1, **dd)
@@ -90,7 +90,7 @@ class SpectralAdaptiveModulation(nn.Module):
         self.proj = nn.Sequential(
             nn.Conv2d(dim, 2 * dim, 1, groups=groups, bias=False, **dd),
             GroupNorm1(2 * dim, **dd),
-            GELU(),
+            inplace_gelu(),
             Conv1x1(2 * dim, dim, bias=False, **dd),
         )
         self.proj_out = Linear(dim, dim, bias=False, **dd)

@@ -96,13 +96,15 @@ if HAS_ONEDNN:
         return 2 * math.prod(x_shape) * weight_shape[0]
 
 
-def gelu(x: Tensor, *, backend: str | None = None) -> Tensor:
+def gelu(x: Tensor, *, inplace: bool = False, backend: str | None = None) -> Tensor:
     """GELU, x Phi(x) with the normal distribution Phi, not its approximation by tanh.
 
     The CPU kernel is for the gradient alone.
 
     Args:
         x: Any shape.
+        inplace: Where no gradient is recorded, write over ``x``: a second map as large as a hidden layer's is memory
+            that the system hands out and takes back for each image.
         backend: "torch" or "cpu"; the fastest that can take the inputs unless given.
 
     Returns:
@@ -117,15 +119,16 @@ def gelu(x: Tensor, *, backend: str | None = None) -> Tensor:
         from frepro.ops.cpu.spectral import gelu as kernel
 
         return kernel(x)
-    return F.gelu(x)
+    return torch.ops.aten.gelu_(x) if inplace and _may_overwrite() else F.gelu(x)
 
 
-def star_relu(x: Tensor, scale: Tensor, bias: Tensor, *, backend: str | None = None) -> Tensor:
+def star_relu(x: Tensor, scale: Tensor, bias: Tensor, *, inplace: bool = False, backend: str | None = None) -> Tensor:
     """StarReLU, scale relu(x)^2 + bias ("MetaFormer Baselines for Vision", Yu et al., eq. 8).
 
     Args:
         x: Any shape.
         scale, bias: One number each, (1,).
+        inplace: As in ``gelu``.
         backend: "torch" or "cpu"; the fastest that can take the inputs unless given.
 
     Returns:
@@ -134,7 +137,15 @@ def star_relu(x: Tensor, scale: Tensor, bias: Tensor, *, backend: str | None = N
     # Half precision has less to read than it costs to convert.
     obstacle = f"tensors are {x.dtype}" if x.dtype != torch.float32 else cpu.obstacle(x, scale, bias)
     if backends.choose("star_relu", {"cpu": obstacle}, backend) == "cpu":
-        from frepro.ops.cpu.spectral import star_relu as kernel
+        from frepro.ops.cpu import spectral
 
-        return kernel(x, scale, bias)
+        if inplace and _may_overwrite() and x.is_contiguous():
+            spectral.star_relu_(x, scale, bias)
+            return x
+        return spectral.star_relu(x, scale, bias)
     return scale * F.relu(x).square() + bias
+
+
+def _may_overwrite() -> bool:
+    """Whether nobody else needs what is overwritten: no gradient and no transform of functions."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())

@@ -1,10 +1,10 @@
-"""The linear layer and StarReLU: gradients by differences, and oneDNN's linear layer equal to torch's."""
+"""The linear layer and activations: gradients by differences, oneDNN's layer equal to torch's, memory used again."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from frepro.ops import causal_conv, linear, pointwise, star_relu
+from frepro.ops import causal_conv, gelu, linear, pointwise, star_relu
 
 
 @pytest.fixture(autouse=True)
@@ -45,3 +45,20 @@ def test_mkl_multiplies_on_its_makers_processors_alone(monkeypatch, is_intel):
     x, weight = torch.randn(2, 7, 12), torch.randn(20, 12, requires_grad=True)
     assert ("OneDNN" in linear(x, weight).grad_fn.name()) is not is_intel
     assert "OneDNN" in linear(x, weight, backend="onednn").grad_fn.name()
+
+
+@pytest.mark.parametrize("name", ["gelu", "star_relu"])
+def test_overwrites_its_input_only_where_no_gradient_is_recorded(name):
+    settings = (torch.tensor([0.9]), torch.tensor([-0.4])) if name == "star_relu" else ()
+    activation = {"gelu": gelu, "star_relu": star_relu}[name]
+    x = torch.randn(3, 50)
+    kept, expected = x.clone(), activation(x, *settings)
+    assert torch.equal(activation(kept, *settings, inplace=True), expected)
+    assert torch.equal(kept, x)
+    with torch.no_grad():
+        assert torch.equal(activation(kept, *settings), expected)
+        assert torch.equal(kept, x)
+        y = activation(kept, *settings, inplace=True)
+        assert torch.equal(y, expected)
+        assert y.data_ptr() == kept.data_ptr()
+        torch.testing.assert_close(activation(x.T, *settings, inplace=True), expected.T)  # whose memory is left open

@@ -76,8 +76,12 @@ INLINE float total(vec v) {
 
 /* What is no number in b stays none: bounds come first. */
 INLINE vec maximum(vec a, vec b) {
+#ifdef __AVX512F__
+    return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#else
     ivec mask = a > b;
     return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
+#endif
 }
 
 INLINE vec minimum(vec a, vec b) { return -maximum(-a, -b); }
@@ -111,13 +115,23 @@ INLINE vec exp2v(vec t) {
 
 INLINE vec expv(vec x) { return exp2v(x * LOG2_E); }
 
-INLINE vec sigmoid(vec x) { return 1.0f / (1.0f + expv(-x)); }
+/* 1 / x for x in [2^-126, 2^126]; by Newton's method from 14 bits where a division takes several times as long. */
+INLINE vec inverse(vec x) {
+#ifdef __AVX512F__
+    vec r = (vec)_mm512_rcp14_ps((__m512)x);
+    return r + r * (1.0f - x * r);
+#else
+    return 1.0f / x;
+#endif
+}
+
+INLINE vec sigmoid(vec x) { return inverse(1.0f + exp2v(minimum(fill(125.0f), x * -LOG2_E))); }
 
 /* log(1 + e^x) = max(x, 0) + log(1 + e), e = e^-|x|; and log(1 + e) = 2 artanh(e / (2 + e)), whose argument is at most
    1/3, so that small results keep their relative accuracy. */
 INLINE vec softplus(vec x) {
     vec e = expv(minimum(x, -x));
-    vec s = e / (e + 2.0f), q = s * s;
+    vec s = e * inverse(e + 2.0f), q = s * s;
     vec p = q * (2.0f / 15) + 2.0f / 13;
     p = p * q + 2.0f / 11;
     p = p * q + 2.0f / 9;
@@ -131,7 +145,7 @@ INLINE vec softplus(vec x) {
 /* ---------------------------------------------------------------------------------------------------- selective scan */
 
 #define MAX_STATE 64
-#define CHUNK 32
+#define CHUNK 16
 #define UNROLL _Pragma("GCC unroll 16")
 
 /* Strides of a (batch, time, channel) view, in floats. */
@@ -153,9 +167,8 @@ INLINE int64_t place(const scan *s, int64_t t) { return s->is_reverse ? s->lengt
 
 /* Step sizes and inputs of a chunk. Apart from the recurrence, so that their long chains of operations overlap. */
 INLINE void read_chunk(
-    const scan *s, int64_t b, int64_t c, int64_t begin, int64_t size, vec bias, vec *raw, vec *delta, vec *u
+    const scan *s, int64_t count, int64_t b, int64_t c, int64_t begin, int64_t size, vec bias, vec *raw, vec *delta, vec *u
 ) {
-    int64_t count = s->dim - c;
     for (int64_t i = 0; i < size; i++) {
         int64_t t = place(s, begin + i);
         const float *at = s->delta + b * s->sdelta.batch + t * s->sdelta.time + c * s->sdelta.channel;
@@ -165,59 +178,71 @@ INLINE void read_chunk(
     for (int64_t i = 0; i < size; i++) delta[i] = s->is_softplus ? softplus(raw[i]) : raw[i];
 }
 
-INLINE vec read_gate(const scan *s, int64_t b, int64_t c, int64_t t) {
+INLINE vec read_gate(const scan *s, int64_t count, int64_t b, int64_t c, int64_t t) {
     const float *at = s->z + b * s->sz.batch + t * s->sz.time + c * s->sz.channel;
-    return load_strided(at, s->sz.channel, s->dim - c);
+    return load_strided(at, s->sz.channel, count);
 }
 
 INLINE const float *row(const float *p, strides stride, int64_t b, int64_t t) {
     return p + b * stride.batch + t * stride.time;
 }
 
-INLINE void scan_block(const scan *s, const int64_t N, int64_t b, int64_t c, float *y, strides sy) {
-    int64_t count = s->dim - c;
+/* A chunk of count channels from c on, from the state before it to the state after it. */
+INLINE void scan_chunk(
+    const scan *s, const int64_t N, const int64_t count, int64_t b, int64_t c, int64_t begin, vec *state, float *y,
+    strides sy
+) {
+    int64_t size = MIN(CHUNK, s->length - begin);
     vec rates[MAX_STATE], h[MAX_STATE], raw[CHUNK], delta[CHUNK], u[CHUNK], sum[CHUNK];
     for (int64_t n = 0; n < N; n++) {
         rates[n] = load(s->A + n * s->dim + c, count) * LOG2_E;
-        h[n] = fill(0);
+        h[n] = state[n];
     }
     vec bias = s->bias ? load(s->bias + c, count) : fill(0), skip = s->D ? load(s->D + c, count) : fill(0);
-    for (int64_t begin = 0; begin < s->length; begin += CHUNK) {
-        int64_t size = MIN(CHUNK, s->length - begin);
-        read_chunk(s, b, c, begin, size, bias, raw, delta, u);
-        for (int64_t i = 0; i < size; i++) {
-            int64_t t = place(s, begin + i);
-            const float *B = row(s->B, s->sB, b, t), *C = row(s->C, s->sC, b, t);
-            vec input = delta[i] * u[i], even = skip * u[i], odd = fill(0);
-            UNROLL for (int64_t n = 0; n < N; n++) {
-                h[n] = exp2v(delta[i] * rates[n]) * h[n] + input * B[n];
-                if (n & 1)
-                    odd += h[n] * C[n];
-                else
-                    even += h[n] * C[n];
-            }
-            sum[i] = even + odd;
+    read_chunk(s, count, b, c, begin, size, bias, raw, delta, u);
+    for (int64_t i = 0; i < size; i++) {
+        int64_t t = place(s, begin + i);
+        const float *B = row(s->B, s->sB, b, t), *C = row(s->C, s->sC, b, t);
+        vec input = delta[i] * u[i], even = skip * u[i], odd = fill(0);
+        UNROLL for (int64_t n = 0; n < N; n++) {
+            h[n] = exp2v(delta[i] * rates[n]) * h[n] + input * B[n];
+            if (n & 1)
+                odd += h[n] * C[n];
+            else
+                even += h[n] * C[n];
         }
-        for (int64_t i = 0; i < size; i++) {
-            int64_t t = place(s, begin + i);
-            if (s->z) {
-                vec z = read_gate(s, b, c, t);
-                sum[i] *= z * sigmoid(z);
-            }
-            store_strided(y + b * sy.batch + t * sy.time + c * sy.channel, sy.channel, sum[i], count);
-        }
+        sum[i] = even + odd;
     }
+    for (int64_t i = 0; i < size; i++) {
+        int64_t t = place(s, begin + i);
+        if (s->z) {
+            vec z = read_gate(s, count, b, c, t);
+            sum[i] *= z * sigmoid(z);
+        }
+        store_strided(y + b * sy.batch + t * sy.time + c * sy.channel, sy.channel, sum[i], count);
+    }
+    memcpy(state, h, N * sizeof(vec));
 }
 
+/* Blocks that take each chunk one after the other, so that its rows are read as they lie in memory. */
+#define SIDE_BY_SIDE 12
+
 int32_t scan_forward(const scan *s, float *y, const strides *sy, int32_t threads) {
-    int64_t blocks = (s->dim + LANES - 1) / LANES;
+    int64_t blocks = (s->dim + LANES - 1) / LANES, side = s->batch * blocks / threads;
+    side = side < 1 ? 1 : MIN(side, SIDE_BY_SIDE);
 #pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
     for (int64_t b = 0; b < s->batch; b++)
-        for (int64_t block = 0; block < blocks; block++) {
-            if (s->state == 16)
-                scan_block(s, 16, b, block * LANES, y, *sy);
-            else
-                scan_block(s, s->state, b, block * LANES, y, *sy);
+        for (int64_t first = 0; first < blocks; first += side) {
+            vec states[SIDE_BY_SIDE * MAX_STATE] = {{0}};
+            for (int64_t begin = 0; begin < s->length; begin += CHUNK)
+                for (int64_t block = first; block < MIN(first + side, blocks); block++) {
+                    vec *state = states + (block - first) * s->state;
+                    int64_t count = s->dim - block * LANES;
+                    if (s->state == 16 && count >= LANES)
+                        scan_chunk(s, 16, LANES, b, block * LANES, begin, state, y, *sy);
+                    else
+                        scan_chunk(s, s->state, count, b, block * LANES, begin, state, y, *sy);
+                }
         }
     return 0;
 }
@@ -246,7 +271,7 @@ INLINE void scan_block_backward(
     for (int64_t chunk = 0; chunk < chunks; chunk++) {
         memcpy(starts + chunk * N, h, N * sizeof(vec));
         if (chunk == chunks - 1) break;
-        read_chunk(s, b, c, chunk * CHUNK, CHUNK, bias, raw, delta, u);
+        read_chunk(s, count, b, c, chunk * CHUNK, CHUNK, bias, raw, delta, u);
         for (int64_t i = 0; i < CHUNK; i++) {
             const float *B = row(s->B, s->sB, b, place(s, chunk * CHUNK + i));
             vec input = delta[i] * u[i], rate = delta[i] * LOG2_E;
@@ -257,7 +282,7 @@ INLINE void scan_block_backward(
     for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
         int64_t begin = chunk * CHUNK, size = MIN(CHUNK, s->length - begin);
         memcpy(h, starts + chunk * N, N * sizeof(vec));
-        read_chunk(s, b, c, begin, size, bias, raw, delta, u);
+        read_chunk(s, count, b, c, begin, size, bias, raw, delta, u);
         for (int64_t i = 0; i < size; i++) {
             int64_t t = place(s, begin + i);
             const float *B = row(s->B, s->sB, b, t), *C = row(s->C, s->sC, b, t);
@@ -275,7 +300,7 @@ INLINE void scan_block_backward(
             int64_t t = place(s, begin + i);
             gy[i] = load_strided(dy + b * sdy.batch + t * sdy.time + c * sdy.channel, sdy.channel, count);
             if (s->z) {
-                vec z = read_gate(s, b, c, t), gate = sigmoid(z);
+                vec z = read_gate(s, count, b, c, t), gate = sigmoid(z);
                 store(out->z + (b * s->length + t) * s->dim + c, gy[i] * y[i] * gate * (1 + z * (1 - gate)), count);
                 gy[i] *= z * gate;
             }
@@ -355,13 +380,15 @@ typedef struct {
 } convolution;
 
 /* bias + sum_j weight_j x_(t - width + 1 + j), time counted backwards where the convolution is reversed. */
-INLINE vec convolve(const convolution *s, int64_t b, int64_t c, int64_t i, vec bias) {
-    for (int64_t j = 0; j < s->width; j++) {
-        int64_t from = i - s->width + 1 + j;
+INLINE vec convolve(
+    const convolution *s, const int64_t width, const int64_t count, int64_t b, int64_t c, int64_t i, vec bias
+) {
+    const float *start = s->x + b * s->sx.batch + c * s->sx.channel;
+    UNROLL for (int64_t j = 0; j < width; j++) {
+        int64_t from = i - width + 1 + j;
         if (from < 0) continue;
         int64_t t = s->is_reverse ? s->length - 1 - from : from;
-        const float *at = s->x + b * s->sx.batch + t * s->sx.time + c * s->sx.channel;
-        bias += load(s->weight + j * s->dim + c, s->dim - c) * load_strided(at, s->sx.channel, s->dim - c);
+        bias += load(s->weight + j * s->dim + c, count) * load_strided(start + t * s->sx.time, s->sx.channel, count);
     }
     return bias;
 }
@@ -373,8 +400,13 @@ int32_t convolution_forward(const convolution *s, float *y, int32_t threads) {
         for (int64_t i = 0; i < s->length; i++) {
             int64_t t = s->is_reverse ? s->length - 1 - i : i;
             for (int64_t c = 0; c < s->dim; c += LANES) {
-                vec sum = convolve(s, b, c, i, load(s->bias + c, s->dim - c));
-                store(y + (b * s->length + t) * s->dim + c, sum * sigmoid(sum), s->dim - c);
+                int64_t count = s->dim - c;
+                vec bias = load(s->bias + c, count), sum;
+                if (s->width == 4 && count >= LANES)
+                    sum = convolve(s, 4, LANES, b, c, i, bias);
+                else
+                    sum = convolve(s, s->width, count, b, c, i, bias);
+                store(y + (b * s->length + t) * s->dim + c, sum * sigmoid(sum), count);
             }
         }
     return 0;
@@ -393,7 +425,7 @@ int32_t convolution_backward(
             for (int64_t j = 0; j < s->width; j++) gweight[j] = fill(0);
             for (int64_t i = 0; i < s->length; i++) {
                 int64_t t = s->is_reverse ? s->length - 1 - i : i;
-                vec sum = convolve(s, b, c, i, bias), gate = sigmoid(sum);
+                vec sum = convolve(s, s->width, count, b, c, i, bias), gate = sigmoid(sum);
                 vec g = load_strided(dy + b * sdy->batch + t * sdy->time + c * sdy->channel, sdy->channel, count);
                 g *= gate * (1 + sum * (1 - gate));
                 gbias += g;

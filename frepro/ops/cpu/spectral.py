@@ -142,6 +142,18 @@ def _(x, scale, bias):
     return x.new_empty(x.shape)
 
 
+@torch.library.custom_op("frepro::star_relu_", mutates_args=("x",), device_types="cpu")
+def star_relu_(x: Tensor, scale: Tensor, bias: Tensor) -> None:
+    """``star_relu`` written over ``x``; no gradient."""
+    s, b = ctypes.c_float(scale.item()), ctypes.c_float(bias.item())
+    call("star_relu_forward", pointer(x), s, b, ctypes.c_int64(x.numel()), pointer(x))
+
+
+@star_relu_.register_fake
+def _(x, scale, bias):
+    pass
+
+
 @torch.library.custom_op("frepro::star_relu_backward", mutates_args=(), device_types="cpu")
 def star_relu_backward(dy: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     dy, x, dx = dy.contiguous(), x.contiguous(), x.new_empty(x.shape)
