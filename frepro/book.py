@@ -122,6 +122,7 @@ def downloads(files: Iterable[Path], folder: Path, prefix: str = "") -> str:
 # What the benchmark gives to the page on performance.
 BENCHMARK = {
     "models": "Models",
+    "parts": "Where the time goes",
     "operations": "Operations",
     "roofline": "What the machine allows",
     "resolution": "Throughput and memory against resolution",
@@ -131,6 +132,7 @@ BENCHMARK = {
 # The file that each part is made from.
 BENCHMARK_DATA = {
     "models": "models.csv",
+    "parts": "parts.csv",
     "operations": "operations.csv",
     "roofline": "operations.csv",
     "resolution": "resolution.csv",
@@ -178,6 +180,9 @@ def _benchmark(found: bench.Found, folder: Path, device: str) -> dict[str, str]:
     slower = bench_report.slower(found)
     parts = {
         "models": "".join(models),
+        "parts": part("parts", BENCHMARK["parts"], bench_report.parts(found))
+        if found.section("parts")
+        else "*not run*\n\n",
         "operations": part("operations", BENCHMARK["operations"], bench_report.operations(found)),
         "roofline": part("roofline", BENCHMARK["roofline"], bench_report.roofline(found)),
         "resolution": part("resolution", BENCHMARK["resolution"], bench_report.resolution(found)),

@@ -607,12 +607,13 @@ def bench_command(only: str | None, rounds: int | None, device: str, beside: Pat
     Minutes on a CPU; keep the machine free meanwhile. The book's page on performance is made from the results.
     """
     from frepro.bench import report
+    from frepro.bench.results import SECTIONS
     from frepro.bench.run import run
     from frepro.experiment import device_name
 
     kind = device_name(device)[0]
     found, folder = run(kind, rounds, only, beside, smoke, lambda line: click.echo(line, err=True))
-    for section in ("operations", "models", "resolution"):
+    for section in SECTIONS:
         for variant in dict.fromkeys(line.variant for line in found.section(section)):
             click.echo(f"\n{section}, {variant}, {found.provenance['device']['name']}")
             click.echo(

@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from statistics import median
 
 import pytest
+import torch
 
 from frepro import book
-from frepro.bench import beside, report, results
+from frepro.bench import beside, parts, report, results
 from frepro.bench.run import run
 from frepro.errors import FreproError
 from tests.conftest import OFFLINE, ROOT
@@ -73,6 +75,8 @@ def test_all_files_are_there_and_all_was_timed(bench):
         "models.png",
         "operations.csv",
         "operations.png",
+        "parts.csv",
+        "parts.png",
         "provenance.json",
         "ratios.csv",
         "resolution.csv",
@@ -83,7 +87,8 @@ def test_all_files_are_there_and_all_was_timed(bench):
     assert "rounds.csv" in done.stdout
     found = results.read(folder)
     assert [line.note for line in found.lines if line.note] == []
-    assert all(line.rounds == 2 and 0 < line.low <= line.seconds <= line.high for line in found.lines)
+    assert all(line.rounds == 2 and line.low <= line.seconds <= line.high for line in found.lines)
+    assert all(line.low > 0 for line in found.lines if line.section != "parts")  # a model may have no norms
     sides = {(line.name, line.side) for line in found.section("operations")}
     assert {name for name, side in sides if side == "reference"} == {name for name, side in sides if side == "frepro"}
     assert {(line.name, line.side) for line in found.section("models")} >= {
@@ -118,6 +123,45 @@ def test_ratios_and_lines_follow_from_the_rounds(bench):
     assert ("operations", "selective_scan", "frepro", "reference") in compared
 
 
+def test_the_time_of_a_pass_is_divided_among_its_layers(bench):
+    _, folder = bench
+    found = results.read(folder)
+    spent = {(line.name, line.side, line.work): line.seconds for line in found.section("parts")}
+    assert {model[:2] for model in spent} == {
+        (line.name, line.side) for line in found.section("models") if line.side != "reference"
+    }
+    assert spent["one_layer", "beside", "matrix products"] > 0
+    assert spent["one_layer", "beside", "norms"] == spent["one_layer", "beside", "convolutions"] == 0
+    assert all(spent["caformer_s18", "timm", part] > 0 for part in results.PARTS)
+    (row,) = [cells for cells in report.parts(found).rows if cells[0] == "vim_tiny"]
+    ceiling = sum(spent["deit_tiny_patch16_224", "timm", part] for part in results.PARTS)
+    assert float(row[-2]) == pytest.approx(ceiling / spent["vim_tiny", "frepro", "matrix products"], abs=0.005)
+
+
+def test_layers_inside_of_layers_count_once_and_all_time_is_counted():
+    class Slow(torch.nn.Module):
+        def __init__(self, seconds, *inner):
+            super().__init__()
+            self.seconds, self.inner = seconds, torch.nn.Sequential(*inner)
+
+        def forward(self, x):
+            time.sleep(self.seconds)
+            return self.inner(x)
+
+    class SlowNorm(Slow):
+        pass
+
+    class NormHead(Slow):
+        pass
+
+    inner_norm = SlowNorm(0.02)
+    found = parts.seconds(NormHead(0.03, SlowNorm(0.02, inner_norm), torch.nn.Linear(3, 3)), torch.randn(2, 3))
+    assert found["norms"] >= 0.04
+    assert found["the rest"] >= 0.03
+    assert found["matrix products"] > 0
+    assert found["convolutions"] == found["activations"] == 0
+
+
 def test_code_beside_is_timed_compared_and_named(bench):
     _, folder = bench
     made = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
@@ -142,7 +186,15 @@ def test_what_is_written_is_what_is_read(bench, tmp_path):
     _, folder = bench
     found = results.read(folder)
     results.write(found, tmp_path)
-    for name in ("operations.csv", "models.csv", "resolution.csv", "rounds.csv", "ratios.csv", "provenance.json"):
+    for name in (
+        "operations.csv",
+        "models.csv",
+        "parts.csv",
+        "resolution.csv",
+        "rounds.csv",
+        "ratios.csv",
+        "provenance.json",
+    ):
         assert (tmp_path / name).read_text() == (folder / name).read_text()
 
 
@@ -155,7 +207,7 @@ def test_the_page_is_made_from_results(bench, store, tmp_path):
     texts = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "page").glob("*.md")}
     assert set(texts) == {*book.BENCHMARK, "gpu"}
     assert "not run" in texts["gpu"]
-    for name in ("models", "operations", "roofline", "resolution"):
+    for name in ("models", "parts", "operations", "roofline", "resolution"):
         assert f"![{'Models, float32' if name == 'models' else book.BENCHMARK[name]}]" in texts[name]
         assert f"results/performance/cpu_{name}.png" in texts[name]
         assert (tmp_path / "page" / f"cpu_{name}.png").stat().st_size > 10_000

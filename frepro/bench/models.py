@@ -30,6 +30,20 @@ def names(settings: Settings, beside: Beside) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*settings.ours, *peers, *settings.others, *beside.models)))
 
 
+def networks(
+    settings: Settings, device: torch.device, chosen: tuple[str, ...], beside: Beside
+) -> dict[tuple[str, str], nn.Module]:
+    """The models chosen by name and side: ours, timm's, others'."""
+    made: dict[tuple[str, str], nn.Module] = {}
+    for name in chosen:
+        if timm.is_model(name):
+            side = OURS if name in provenance.own_models() else PEER
+            made[name, side] = make(name, settings.img_size).to(device)
+        if name in beside.models:
+            made[name, BESIDE] = beside.models[name]().to(device)
+    return made
+
+
 def measure(
     settings: Settings,
     device: torch.device,
@@ -41,15 +55,11 @@ def measure(
     """Time the models chosen, each variant and each work in rounds of its own."""
     torch.manual_seed(0)
     size = settings.img_size
-    networks: dict[tuple[str, str], nn.Module] = {}
-    for name in chosen:
-        if timm.is_model(name):
-            side = OURS if name in provenance.own_models() else PEER
-            networks[name, side] = make(name, size).to(device)
-            if side == OURS:
-                networks[name, REFERENCE] = networks[name, side]
-        if name in beside.models:
-            networks[name, BESIDE] = beside.models[name]().to(device)
+    sides: dict[tuple[str, str], nn.Module] = {}
+    for (name, side), network in networks(settings, device, chosen, beside).items():
+        sides[name, side] = network
+        if side == OURS:
+            sides[name, REFERENCE] = network
     images = torch.randn(settings.batch_size, 3, size, size, device=device)
     labels = torch.randint(1000, (settings.batch_size,), device=device)
     shape = " × ".join(map(str, images.shape))
@@ -59,21 +69,21 @@ def measure(
         layout = torch.channels_last if "channels-last" in variant else torch.contiguous_format
         x = images.contiguous(memory_format=layout)
         for work in (INFERENCE, TRAINING):
-            sides = {}
-            for (name, side), network in networks.items():
+            calls = {}
+            for (name, side), network in sides.items():
                 network.train(work == TRAINING).to(memory_format=layout)
                 if "compiled" in variant and (side == REFERENCE or name not in settings.compiled):
                     continue
                 call = torch.compile(network) if "compiled" in variant else network
                 key = Key("models", name, shape, variant, work, side)
-                sides[key] = partial(_turn, call, x, labels, side == REFERENCE, "bfloat16" in variant)
-            if not sides:
+                calls[key] = partial(_turn, call, x, labels, side == REFERENCE, "bfloat16" in variant)
+            if not calls:
                 continue
-            log(f"models, {variant}, {work}: {len(sides)} sides")
-            times, failures = in_turn(sides, settings.rounds, device)
+            log(f"models, {variant}, {work}: {len(calls)} sides")
+            times, failures = in_turn(calls, settings.rounds, device)
             rounds |= times
-            lines += [line(k, times.get(k), images=len(images), note=failures.get(k, "")) for k in sides]
-            for network in networks.values():
+            lines += [line(k, times.get(k), images=len(images), note=failures.get(k, "")) for k in calls]
+            for network in sides.values():
                 network.zero_grad(set_to_none=True)
     return lines, rounds
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from frepro.bench import scaling
-from frepro.bench.results import BESIDE, MACHINE, OURS, PEERS, REFERENCE, Found, Line, Ratio
+from frepro.bench.results import BESIDE, MACHINE, OURS, PARTS, PEER, PEERS, REFERENCE, Found, Line, Ratio
 from frepro.report import NOT_RUN, View
 
 TITLES = {REFERENCE: "the plain reference", BESIDE: "the code beside", "mamba_ssm": "mamba-ssm"}
@@ -61,6 +61,31 @@ def _peers(rows: Sequence[Sequence[str]]) -> str:
         if name in PEERS:
             used.setdefault(PEERS[name], []).append(name)
     return "; ".join(f"{peer} for {', '.join(names)}" for peer, names in used.items())
+
+
+def parts(found: Found) -> View:
+    """Milliseconds that inference spends in each part; of ours, how many times as fast as the others it would be if
+    nothing but its matrix products took time."""
+    lines = found.section("parts")
+    times = {(line.name, line.side, line.work): line.seconds for line in lines}
+    models = list(dict.fromkeys((line.name, line.side) for line in lines))
+    wholes = {model: sum(times[*model, part] for part in PARTS) for model in models}
+    has_beside = any(side == BESIDE for _, side in models)
+    headings = [("", "model"), *(("milliseconds in", part) for part in PARTS), ("milliseconds in", "all")]
+    headings += [("products alone", f"× {other}") for other in ["peer"] + ["beside"] * has_beside]
+    rows = []
+    for name, side in models:
+        spent = [*(times[name, side, part] for part in PARTS), wholes[name, side]]
+        others = [(PEERS.get(name, ""), PEER), (name, BESIDE)][: 1 + has_beside]
+        ceilings = [
+            wholes[other] / times[name, OURS, PARTS[0]] if side == OURS and other in wholes else None
+            for other in others
+        ]
+        rows.append(
+            [name if side != BESIDE else f"{name} (beside)", *(f"{1e3 * value:.0f}" for value in spent)]
+            + ["" if ceiling is None else f"{ceiling:.2f}" for ceiling in ceilings]
+        )
+    return View(headings, rows, [])
 
 
 def operations(found: Found) -> View:

@@ -1,9 +1,9 @@
 """What the benchmark found: lines of tidy CSV, every round, and the ratios between lines that belong together.
 
-    operations.csv, models.csv, resolution.csv   a line for each thing timed
-    rounds.csv                                   seconds of each line in each round
-    ratios.csv                                   a line against another, from the rounds in which both took their turn
-    provenance.json                              machine, versions, commit, settings
+    operations.csv, models.csv, parts.csv, resolution.csv   a line for each thing timed
+    rounds.csv        seconds of each line in each round
+    ratios.csv        a line against another, from the rounds in which both took their turn
+    provenance.json   machine, versions, commit, settings
 
 All in seconds, bytes and MiB, unrounded.
 """
@@ -20,11 +20,20 @@ from typing import Any
 
 from frepro import paths, results
 
-SECTIONS = ("operations", "models", "resolution")
+SECTIONS = ("operations", "models", "parts", "resolution")
 
 # Who is timed: the plain form of torch, ours (the fastest that can run), a peer from timm, code of others, or the
 # machine itself. Another backend of an operation goes by its name.
 REFERENCE, OURS, PEER, BESIDE, MACHINE = "reference", "frepro", "timm", "beside", "machine"
+
+# What the time of a forward pass is divided into.
+PRODUCTS, CONVOLUTIONS, NORMS, ACTIVATIONS, REST = PARTS = (
+    "matrix products",
+    "convolutions",
+    "norms",
+    "activations",
+    "the rest",
+)
 
 # timm's model that a model of ours is compared with: about as large, with attention.
 PEERS = {
@@ -43,7 +52,8 @@ class Key:
         name: The operation or model.
         size: Of its input, as batch × ... for people.
         variant: Precision and execution.
-        work: "forward", "forward and backward" or "training step" (forward, loss, backward).
+        work: "forward", "forward and backward", "inference" or "training step" (forward, loss, backward); a part of
+            inference in section "parts".
         side: Who (see ``REFERENCE`` and its neighbours).
     """
 
@@ -160,7 +170,7 @@ def _others(key: Key) -> list[tuple[Key, str]]:
     if key.section == "operations" and key.side not in (REFERENCE, MACHINE):
         others = [(by(REFERENCE), REFERENCE)]
         return others + [(by(side), side) for side in ("mamba_ssm", BESIDE) if key.side == OURS]
-    if key.side != OURS:
+    if key.side != OURS or key.section == "parts":
         return []
     others = [(by(REFERENCE), REFERENCE), (by(BESIDE), BESIDE)]
     return [*others, (by(PEER, PEERS[key.name]), PEERS[key.name])] if key.name in PEERS else others

@@ -11,7 +11,7 @@ import torch
 
 from frepro import provenance, results
 from frepro.bench import beside as besides
-from frepro.bench import models, operations, resolution
+from frepro.bench import models, operations, parts, resolution
 from frepro.bench.results import PEERS, SECTIONS, Found, folder, write
 from frepro.bench.settings import SMOKE, Settings, full
 from frepro.errors import FreproError
@@ -54,6 +54,8 @@ def run(
             found = operations.measure(settings, on, names, other)
         elif section == "models":
             found = models.measure(settings, on, names, other, log)
+        elif section == "parts":
+            found = parts.measure(settings, on, names, other, log)
         else:
             found = resolution.measure(settings, on, names, log)
         lines += found[0]
@@ -81,6 +83,7 @@ def _chosen(settings: Settings, other: besides.Beside, only: str | None) -> dict
     every = {
         "operations": operations.NAMES,
         "models": models.names(settings, other),
+        "parts": models.names(settings, other),
         "resolution": settings.by_resolution,
     }
     if only is None:
@@ -93,7 +96,8 @@ def _chosen(settings: Settings, other: besides.Beside, only: str | None) -> dict
         raise FreproError(
             f"no benchmark matches {only!r}: there is " + "; ".join(f"{s}/ {', '.join(every[s])}" for s in SECTIONS)
         )
-    kept["models"] += [PEERS[name] for name in kept["models"] if name in PEERS]
+    for section in ("models", "parts"):
+        kept[section] += [PEERS[name] for name in kept[section] if name in PEERS]
     if kept["operations"]:
         kept["operations"] += ["copy", "matrix_product"]  # what the others are measured by
     return {section: tuple(name for name in every[section] if name in kept[section]) for section in SECTIONS}

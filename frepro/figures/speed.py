@@ -1,14 +1,16 @@
 """How fast operations and models are: ratios, the roofline, and throughput and memory against resolution."""
 
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
 from frepro.bench.report import against_title, peak_rates, picture_of_models
-from frepro.bench.results import OURS, PEERS, REFERENCE, Found, Line, Ratio
+from frepro.bench.results import BESIDE, OURS, PARTS, PEERS, REFERENCE, Found, Line, Ratio
 from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, subplots
 
 MARKERS = "oDs^v<>p*"
@@ -16,7 +18,7 @@ PALETTE = [*COLOURS[:6], *COLOURS[7:]]  # the seventh is too pale for marks
 
 
 def pictures(found: Found) -> dict[str, Figure]:
-    """Every picture that the results give: "operations", "roofline", "models" (one a variant) and "resolution"."""
+    """Every picture of the results: "operations", "roofline", "models" (one a variant), "parts" and "resolution"."""
     drawn = {}
     ratios = [ratio for ratio in found.ratios if ratio.side == OURS]
     if operations := [ratio for ratio in ratios if ratio.section == "operations"]:
@@ -25,6 +27,8 @@ def pictures(found: Found) -> dict[str, Figure]:
     for variant in dict.fromkeys(ratio.variant for ratio in ratios if ratio.section == "models"):
         chosen = [ratio for ratio in ratios if ratio.section == "models" and ratio.variant == variant]
         drawn[picture_of_models(variant)] = speed(chosen)
+    if lines := found.section("parts"):
+        drawn["parts"] = parts(lines)
     if lines := found.section("resolution"):
         drawn["resolution"] = resolution(lines)
     return drawn
@@ -72,6 +76,38 @@ def speed(ratios: Sequence[Ratio]) -> Figure:
     figure.legend(
         handles=handles, title=title, title_fontsize=8, loc="outside upper center", ncols=len(works), frameon=False
     )
+    return finished(figure)
+
+
+def parts(lines: Sequence[Line]) -> Figure:
+    """Where the time of inference goes, a bar for each model: ours, timm's, others' (hatched)."""
+    times = {(line.name, line.side, line.work): 1e3 * line.seconds for line in lines}
+    models = list(dict.fromkeys((line.name, line.side) for line in lines))
+    figure, axes = subplots(1, 1, figsize=(PAGE_WIDTH, 1.1 + 0.3 * len(models)))
+    starts = [0.0] * len(models)
+    for part, colour in zip(PARTS, PALETTE, strict=False):
+        widths = [times[*model, part] for model in models]
+        hatches = ["///" if side == BESIDE else "" for _, side in models]
+        axes.barh(
+            range(len(models)), widths, left=starts, color=colour, hatch=hatches, edgecolor="white", linewidth=0.6,
+            height=0.72,
+        )  # fmt: skip
+        starts = [start + width for start, width in zip(starts, widths, strict=True)]
+    longest = max(whole for whole in starts if whole <= 4 * median(starts))  # others are cut, or they hide all the rest
+    for row, whole in enumerate(starts):
+        place = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+        if whole <= longest:
+            axes.annotate(f"{whole:.0f}", (whole, row), (4, 0), **place)
+        else:
+            text = axes.annotate(f"{whole:.0f}, cut", (1.13 * longest, row), (-5, 0), ha="right", **place)
+            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.5})
+    axes.set_yticks(range(len(models)), [name if side != BESIDE else f"{name} (beside)" for name, side in models])
+    axes.set_ylim(len(models) - 0.4, -0.6)
+    axes.set_xlim(0, 1.13 * longest)
+    axes.set_xlabel(f"milliseconds a pass of inference ({lines[0].size}), medians of {lines[0].rounds} rounds")
+    axes.grid(axis="y", visible=False)
+    handles = [Patch(facecolor=colour, label=part) for part, colour in zip(PARTS, PALETTE, strict=False)]
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(PARTS), frameon=False)
     return finished(figure)
 
 

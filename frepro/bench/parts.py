@@ -1,0 +1,84 @@
+"""Where the time of a forward pass goes: matrix products, which all sides have from the same libraries, and others."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from frepro.bench.beside import Beside
+from frepro.bench.models import networks
+from frepro.bench.results import ACTIVATIONS, CONVOLUTIONS, NORMS, PARTS, PRODUCTS, REST, Key, Line, line
+from frepro.bench.settings import Settings
+
+
+def part_of(module: nn.Module) -> str | None:
+    """The part that a layer's time counts for; none for what holds other layers or has no name among them."""
+    if isinstance(module, nn.Linear):
+        return PRODUCTS
+    if isinstance(module, nn.Conv1d | nn.Conv2d):
+        return PRODUCTS if set(module.kernel_size) == {1} and module.groups == 1 else CONVOLUTIONS
+    if any(isinstance(inner, nn.Linear | nn.Conv1d | nn.Conv2d) for inner in module.modules()):
+        return None
+    name = type(module).__name__
+    if "Norm" in name:
+        return NORMS
+    return ACTIVATIONS if name in ("GELU", "ReLU", "SiLU", "Sigmoid", "StarReLU", "SquaredReLU") else None
+
+
+def seconds(network: nn.Module, images: Tensor) -> dict[str, float]:
+    """Seconds that one forward pass spends in each of ``PARTS``, on a CPU, where a layer is done when it returns."""
+    found, open_calls = dict.fromkeys(PARTS, 0.0), []
+
+    def enter(module: nn.Module, inputs: Any) -> None:
+        open_calls.append(time.perf_counter())
+
+    def leave(part: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            started = open_calls.pop()
+            if not open_calls:  # not a layer inside of one that counts
+                found[part] += time.perf_counter() - started
+
+        return hook
+
+    handles = []
+    for module in network.modules():
+        if part := part_of(module):
+            handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave(part))]
+    try:
+        started = time.perf_counter()
+        network(images)
+        whole = time.perf_counter() - started
+    finally:
+        for handle in handles:
+            handle.remove()
+    found[REST] = whole - sum(found.values())
+    return found
+
+
+def measure(
+    settings: Settings,
+    device: torch.device,
+    chosen: tuple[str, ...],
+    beside: Beside,
+    log: Callable[[str], None],
+) -> tuple[list[Line], dict[Key, list[float]]]:
+    """Inference of the models chosen, in turn, every other round backwards; on a GPU, which runs on by itself, none."""
+    if device.type != "cpu":
+        return [], {}
+    torch.manual_seed(0)
+    size = settings.img_size
+    images = torch.randn(settings.batch_size, 3, size, size)
+    shape = " × ".join(map(str, images.shape))
+    sides = {each: network.eval() for each, network in networks(settings, device, chosen, beside).items()}
+    log(f"parts: {len(sides)} sides")
+    rounds: dict[Key, list[float]] = {}
+    with torch.inference_mode():
+        for network in sides.values():
+            network(images)
+        for number in range(settings.rounds):
+            for name, side in reversed(sides) if number % 2 else list(sides):
+                for part, value in seconds(sides[name, side], images).items():
+                    rounds.setdefault(Key("parts", name, shape, "float32", part, side), []).append(value)
+    return [line(key, times, images=len(images)) for key, times in rounds.items()], rounds
