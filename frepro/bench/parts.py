@@ -75,8 +75,12 @@ def measure(
     log(f"parts: {len(sides)} sides")
     rounds: dict[Key, list[float]] = {}
     with torch.inference_mode():
-        for network in sides.values():
-            network(images)
+        for each, network in list(sides.items()):
+            try:
+                network(images)
+            except Exception as error:  # its line among the models says so too, and the others go on
+                log(f"parts: {' of '.join(each)} is left out, {type(error).__name__}: {error}")
+                del sides[each]
         for number in range(settings.rounds):
             for name, side in reversed(sides) if number % 2 else list(sides):
                 for part, value in seconds(sides[name, side], images).items():

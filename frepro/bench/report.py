@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from frepro.bench import scaling
-from frepro.bench.results import BESIDE, MACHINE, OURS, PARTS, PEER, PEERS, REFERENCE, Found, Line, Ratio
+from frepro.bench.results import BESIDE, MACHINE, OURS, PARTS, PEER, PEERS, PRODUCTS, REFERENCE, Found, Line, Ratio
 from frepro.report import NOT_RUN, View
 
 TITLES = {REFERENCE: "the plain reference", BESIDE: "the code beside", "mamba_ssm": "mamba-ssm"}
@@ -78,7 +78,7 @@ def parts(found: Found) -> View:
         spent = [*(times[name, side, part] for part in PARTS), wholes[name, side]]
         others = [(PEERS.get(name, ""), PEER), (name, BESIDE)][: 1 + has_beside]
         ceilings = [
-            wholes[other] / times[name, OURS, PARTS[0]] if side == OURS and other in wholes else None
+            wholes[other] / times[name, OURS, PRODUCTS] if side == OURS and other in wholes else None
             for other in others
         ]
         rows.append(
