@@ -1,4 +1,4 @@
-"""Where the time of a forward pass goes: matrix products, which all sides have from the same libraries, and others."""
+"""Where the time of a forward pass goes: matrix products, which bound it from below, and what stands beside them."""
 
 import time
 from collections.abc import Callable
