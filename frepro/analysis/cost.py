@@ -186,8 +186,7 @@ class _Tally:
     def stand_in(self, name: str, operation: Callable) -> Callable:
         """Instead of an operation: counts it, and gives an empty tensor of the shape that it would give."""
 
-        def counted(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            kwargs.pop("backend", None)
+        def counted(x: Tensor, *args: Any, inplace: bool = False, backend: str | None = None, **kwargs: Any) -> Tensor:
             FORMULAS[name](self, x, *args, **kwargs)
             return x.new_empty(*x.shape[:3], len(args[3])) if name == "pooled_linear" else torch.empty_like(x)
 

@@ -188,7 +188,7 @@ class _Recorder(TorchFunctionMode):
             outputs = operation(*args, **kwargs)
             self.inside -= 1
             if not self.inside:
-                flags = [key for key, value in kwargs.items() if value is True]
+                flags = [key for key, value in kwargs.items() if value is True and key != "inplace"]
                 title = "\n".join([name, ", ".join(flags)]) if flags else name
                 node = Node("filter" if name in FILTERS else "module", title)
                 self.add(self._linear(args[1]) if name == "linear" else node, [*args, *kwargs.values()], outputs)

@@ -78,7 +78,7 @@ class DynamicFilter(nn.Module):
         coefficients = self.reweight(pooled).unflatten(1, (self.num_filters, -1)).softmax(dim=1)  # (B, N, 2C)
         x = self.act1(self.pwconv1(x))
         basis = resize_filter(self.complex_weights, x.shape[1], x.shape[2])
-        return self.pwconv2(dynamic_filter(x, coefficients, basis))
+        return self.pwconv2(dynamic_filter(x, coefficients, basis, inplace=True))
 
 
 class GlobalFilter(nn.Module):
@@ -97,7 +97,8 @@ class GlobalFilter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act1(self.pwconv1(x))
-        return self.pwconv2(global_filter(x, resize_filter(self.complex_weights, x.shape[1], x.shape[2])))
+        weight = resize_filter(self.complex_weights, x.shape[1], x.shape[2])
+        return self.pwconv2(global_filter(x, weight, inplace=True))
 
 
 class AFNO2D(nn.Module):

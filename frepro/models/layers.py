@@ -1,14 +1,16 @@
 """Layers of timm and torch with frepro's operations inside; parameters and their names are the same."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
 from timm.layers import to_2tuple
 from timm.models import metaformer
 from torch import Tensor, nn
 
-from frepro.ops import depthwise_conv, gelu, linear, star_relu
+from frepro.ops import backends, depthwise_conv, gelu, linear, star_relu
 
 __all__ = ["GELU", "Conv1x1", "DepthwiseConv", "Linear", "Mlp", "StarReLU", "inplace_gelu"]
 
@@ -66,7 +68,12 @@ class Mlp(nn.Module):
     """Linear layer, activation, linear layer: (..., dim) to (..., out_dim or dim).
 
     With ``Conv1x1`` for ``layer``, (B, dim, H, W) to (B, out_dim or dim, H, W).
+
+    At inference on a CPU positions go through in parts, so that the hidden map, the largest of a model, stays below
+    ``MOST_HIDDEN`` bytes: the allocator gives larger ones back each time, and the system clears their pages anew.
     """
+
+    MOST_HIDDEN = 16 * 2**20
 
     def __init__(
         self,
@@ -85,4 +92,17 @@ class Mlp(nn.Module):
         self.fc2 = layer(hidden_dim, out_dim or dim, bias=bias, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
+        parts = self._parts(x)
+        if parts == 1:
+            return self._whole(x)
+        tokens = x.flatten(0, -2)
+        return torch.cat([self._whole(part) for part in tokens.chunk(parts)]).view(*x.shape[:-1], -1)
+
+    def _whole(self, x: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(x)))
+
+    def _parts(self, x: Tensor) -> int:
+        if x.device.type != "cpu" or not isinstance(self.fc1, nn.Linear) or not backends.may_overwrite():
+            return 1
+        hidden = x.numel() // x.shape[-1] * self.fc1.out_features * x.element_size()
+        return max(1, math.ceil(hidden / self.MOST_HIDDEN))

@@ -111,7 +111,7 @@ class SpectralAdaptiveModulation(nn.Module):
         context = torch.stack([head.permute(0, 2, 3, 1) for head in heads], dim=4).flatten(3)  # (B, H, W, C)
         spectrum = torch.stack(self._heads("filter"), dim=1).flatten(0, 1).permute(1, 2, 0)  # (H, W // 2 + 1, C)
         gain = self.scale(resize_filter(spectrum, x.shape[1], x.shape[2]))
-        context = self.proj(spectral_rescale(context, gain).permute(0, 3, 1, 2))
+        context = self.proj(spectral_rescale(context, gain, inplace=True).permute(0, 3, 1, 2))
         return self.proj_out(query * context.permute(0, 2, 3, 1))
 
 

@@ -49,6 +49,11 @@ def misfit(*expected: tuple[Tensor | None, tuple[int, ...]]) -> str | None:
     return None
 
 
+def may_overwrite() -> bool:
+    """Whether nobody else needs what an operation overwrites: no gradient and no transform of functions."""
+    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+
+
 @contextmanager
 def forced(backend: str) -> Iterator[None]:
     """Force one backend for a while, as the environment variable does, on all operations that have it."""

@@ -119,7 +119,7 @@ def gelu(x: Tensor, *, inplace: bool = False, backend: str | None = None) -> Ten
         from frepro.ops.cpu.spectral import gelu as kernel
 
         return kernel(x)
-    return torch.ops.aten.gelu_(x) if inplace and _may_overwrite() else F.gelu(x)
+    return torch.ops.aten.gelu_(x) if inplace and backends.may_overwrite() else F.gelu(x)
 
 
 def star_relu(x: Tensor, scale: Tensor, bias: Tensor, *, inplace: bool = False, backend: str | None = None) -> Tensor:
@@ -139,13 +139,8 @@ def star_relu(x: Tensor, scale: Tensor, bias: Tensor, *, inplace: bool = False, 
     if backends.choose("star_relu", {"cpu": obstacle}, backend) == "cpu":
         from frepro.ops.cpu import spectral
 
-        if inplace and _may_overwrite() and x.is_contiguous():
+        if inplace and backends.may_overwrite() and x.is_contiguous():
             spectral.star_relu_(x, scale, bias)
             return x
         return spectral.star_relu(x, scale, bias)
     return scale * F.relu(x).square() + bias
-
-
-def _may_overwrite() -> bool:
-    """Whether nobody else needs what is overwritten: no gradient and no transform of functions."""
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())

@@ -20,12 +20,13 @@ from frepro.ops.pointwise import linear
 from frepro.ops.precision import float32_or_more, without_autocast
 
 
-def global_filter(x: Tensor, weight: Tensor, *, backend: str | None = None) -> Tensor:
+def global_filter(x: Tensor, weight: Tensor, *, inplace: bool = False, backend: str | None = None) -> Tensor:
     """Static filter, one for each channel: F^-1(K . F(x)) (GFNet; DFFormer eq. 2).
 
     Args:
         x: Feature map, (B, H, W, C).
-        weight: Real and imaginary part of K, (H, W // 2 + 1, C, 2).
+        weight: Real and imaginary part of K, (H, W // 2 + 1, C, 2); or (H, W // 2 + 1, C) where it is real.
+        inplace: Where no gradient is recorded, a backend may write over ``x``.
         backend: "torch", "cpu" or "triton"; the fastest that can take the inputs unless given.
 
     Returns:
@@ -33,14 +34,17 @@ def global_filter(x: Tensor, weight: Tensor, *, backend: str | None = None) -> T
     """
     chosen = backends.choose("global_filter", _obstacles(x, weight), backend)
     if chosen != "torch":
-        return FILTERS[chosen](x, weight)
+        return FILTERS[chosen](x, weight, None, inplace)
     with without_autocast(x):
-        kernel = torch.view_as_complex(float32_or_more(weight).contiguous())
+        weight = float32_or_more(weight)
+        kernel = weight if weight.ndim == 3 else torch.view_as_complex(weight.contiguous())
         spectrum = torch.fft.rfft2(float32_or_more(x), dim=(1, 2), norm="ortho")
         return torch.fft.irfft2(spectrum * kernel, s=x.shape[1:3], dim=(1, 2), norm="ortho").to(x.dtype)
 
 
-def dynamic_filter(x: Tensor, coefficients: Tensor, basis: Tensor, *, backend: str | None = None) -> Tensor:
+def dynamic_filter(
+    x: Tensor, coefficients: Tensor, basis: Tensor, *, inplace: bool = False, backend: str | None = None
+) -> Tensor:
     """Filter made for each sample and channel from a basis that all channels share (DFFormer eq. 3 and 4).
 
     y_c = F^-1((sum_n s_nc K_n) . F(x_c))
@@ -49,6 +53,7 @@ def dynamic_filter(x: Tensor, coefficients: Tensor, basis: Tensor, *, backend: s
         x: Feature map, (B, H, W, C).
         coefficients: Mixing weights s, (B, N, C); the softmax over N is the caller's.
         basis: Real and imaginary part of K_1..K_N, (H, W // 2 + 1, N, 2).
+        inplace: As in ``global_filter``.
         backend: "torch", "cpu" or "triton"; the fastest that can take the inputs unless given.
 
     Returns:
@@ -56,7 +61,7 @@ def dynamic_filter(x: Tensor, coefficients: Tensor, basis: Tensor, *, backend: s
     """
     chosen = backends.choose("dynamic_filter", _obstacles(x, basis, coefficients), backend)
     if chosen != "torch":
-        return FILTERS[chosen](x, basis, coefficients)
+        return FILTERS[chosen](x, basis, coefficients, inplace)
     with without_autocast(x):
         basis = torch.view_as_complex(float32_or_more(basis).contiguous())
         kernel = torch.einsum("hwn,bnc->bhwc", basis, coefficients.to(basis.dtype))
@@ -68,7 +73,10 @@ def _obstacles(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) ->
     """Why fast filters cannot take these inputs; none where they can."""
     batch, height, width, channels = x.shape
     filters = channels if coefficients is None else weight.shape[2]
-    misfit = backends.misfit((weight, (height, width // 2 + 1, filters, 2)), (coefficients, (batch, filters, channels)))
+    parts = () if coefficients is None and weight.ndim == 3 else (2,)
+    misfit = backends.misfit(
+        (weight, (height, width // 2 + 1, filters, *parts)), (coefficients, (batch, filters, channels))
+    )
     return {
         "cpu": misfit or _cpu_obstacle(x, weight, coefficients),
         "triton": misfit or triton.obstacle(x, weight, coefficients),
@@ -87,17 +95,21 @@ def _cpu_obstacle(x: Tensor, weight: Tensor, coefficients: Tensor | None = None)
     return cpu.obstacle(x, weight, coefficients)
 
 
-def _cpu_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) -> Tensor:
-    from frepro.ops.cpu.spectral import spectral_filter
+def _cpu_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None, inplace: bool) -> Tensor:
+    from frepro.ops.cpu import spectral
 
     coefficients = coefficients if coefficients is None else coefficients.float()
-    return spectral_filter(x.float(), weight.float(), coefficients).to(x.dtype)
+    if inplace and backends.may_overwrite() and x.dtype == torch.float32 and x.is_contiguous():
+        spectral.spectral_filter_(x, weight.float(), coefficients)
+        return x
+    return spectral.spectral_filter(x.float(), weight.float(), coefficients).to(x.dtype)
 
 
-def _triton_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) -> Tensor:
+def _triton_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None, inplace: bool) -> Tensor:
     from frepro.ops.triton.spectral import spectral_product
 
     coefficients = coefficients if coefficients is None else coefficients.float()
+    weight = torch.stack([weight, torch.zeros_like(weight)], dim=3) if weight.ndim == 3 else weight
     with without_autocast(x):
         # cuFFT transforms the last axes; on others torch copies before and after.
         spectrum = torch.fft.rfft2(x.float().permute(0, 3, 1, 2), norm="ortho")
@@ -110,19 +122,18 @@ def _triton_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None = None
 FILTERS = {"cpu": _cpu_filter, "triton": _triton_filter}
 
 
-def spectral_rescale(x: Tensor, gain: Tensor, *, backend: str | None = None) -> Tensor:
+def spectral_rescale(x: Tensor, gain: Tensor, *, inplace: bool = False, backend: str | None = None) -> Tensor:
     """Real gain on each frequency, F^-1(g . F(x)): amplitudes change, phases do not (SPANetV2's re-scaling filter).
 
     Args:
         x: Feature map, (B, H, W, C).
         gain: g, (H, W // 2 + 1, C).
-        backend: As in ``global_filter``, whose special case this is.
+        inplace, backend: As in ``global_filter``, whose special case this is.
 
     Returns:
         (B, H, W, C), in the dtype of ``x``.
     """
-    gain = float32_or_more(gain)
-    return global_filter(x, torch.stack([gain, torch.zeros_like(gain)], dim=3), backend=backend)
+    return global_filter(x, gain, inplace=inplace, backend=backend)
 
 
 def spectral_pool(x: Tensor, mask: Tensor) -> Tensor:

@@ -170,12 +170,13 @@ def operator_samples():
         "selective_scan": (sequence[0], sequence[1], A, sequence[2], sequence[3], D, sequence[4], bias, True, True),
         "causal_conv": (sequence[0], torch.randn(8, 4), bias, False),
         "spectral_filter": (x, torch.randn(4, 4, 3, 2), coefficients),
+        "spectral_filter, real": (x, torch.randn(4, 4, 5), None),
         "gelu": (x,),
         "star_relu": (x, torch.ones(1), torch.zeros(1)),
     }
 
 
-@pytest.mark.parametrize("name", ["selective_scan", "causal_conv", "spectral_filter", "gelu", "star_relu"])
+@pytest.mark.parametrize("name", operator_samples())
 def test_operators_keep_torchs_contract(name):
     """Schema, fake kernel, autograd registration and tracing, by torch's own check of custom operators."""
     import frepro.ops.cpu.scan
@@ -183,7 +184,14 @@ def test_operators_keep_torchs_contract(name):
 
     sample = operator_samples()[name]
     sample = [x.detach().requires_grad_() if isinstance(x, Tensor) else x for x in sample]
-    torch.library.opcheck(getattr(torch.ops.frepro, name).default, tuple(sample))
+    torch.library.opcheck(getattr(torch.ops.frepro, name.split(",")[0]).default, tuple(sample))
+
+
+@pytest.mark.parametrize("name", ["spectral_filter", "spectral_filter, real", "star_relu"])
+def test_operators_that_overwrite_keep_torchs_contract(name):
+    import frepro.ops.cpu.spectral  # noqa: F401
+
+    torch.library.opcheck(getattr(torch.ops.frepro, name.split(",")[0] + "_").default, operator_samples()[name])
 
 
 @pytest.mark.parametrize("batch", [1, 2])

@@ -114,6 +114,22 @@ def test_kernels_equal_the_plain_form(op, size, dtype):
     torch.testing.assert_close(results[1], results[0], **tolerance)
 
 
+@needs_compiler
+@pytest.mark.parametrize("op", [global_filter, dynamic_filter, spectral_rescale])
+def test_overwrites_its_map_only_where_no_gradient_is_recorded(op):
+    x, *rest = arguments(7, 6, torch.float32)[op]
+    expected, kept = op(x, *rest, backend="cpu"), x.clone()
+    assert op(kept, *rest, inplace=True, backend="cpu").equal(expected)
+    assert kept.equal(x)
+    with torch.inference_mode():
+        y = op(kept, *rest, inplace=True, backend="cpu")
+        assert y is kept
+        assert y.equal(expected)
+        elsewhere = x.transpose(1, 2).contiguous().transpose(1, 2)  # does not lie as the kernel writes
+        assert op(elsewhere, *rest, inplace=True, backend="cpu").equal(expected)
+        assert elsewhere.equal(x)
+
+
 @pytest.mark.parametrize("size", [(8, 6), (3, 5)])
 def test_gradient_of_resizing(size):
     weight = torch.randn(6, 4, 3, 2, dtype=torch.float64, requires_grad=True)

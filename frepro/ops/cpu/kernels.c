@@ -655,13 +655,13 @@ static void transform(cvec *line, const length_plan *p, float sign, cvec *work) 
     for (int64_t k = 0; k < n1; k++) dft_any(n2, p, sign, work + k * n2, 1, line + k, n1);
 }
 
-/* Filters are given for the half spectrum, Hermitian in the columns that are their own negatives, and hold the factor
-   1 / (H W) of the way back. Dynamic: a basis (H, W / 2 + 1, N, 2) and coefficients (batch, N, C). Static: one for each
-   channel, (2, H, W / 2 + 1, C), and no coefficients. */
+/* Filters are given for the half spectrum. Dynamic: a basis (H, W / 2 + 1, N, 2) and coefficients (batch, N, C). Static:
+   one for each channel, (H, W / 2 + 1, C, 2), or (H, W / 2 + 1, C) where it is real, and no coefficients. */
 typedef struct {
     const float *x, *basis, *coefficients;
     length_plan rows, columns; /* along W, along H */
     int64_t batch, channels, filters;
+    int32_t is_real;
 } filter;
 
 INLINE int64_t negative(int64_t k, int64_t n) { return k ? n - k : 0; }
@@ -719,6 +719,19 @@ INLINE mixture read_mixture(const filter *f, int64_t b, int64_t c) {
     return m;
 }
 
+/* The static filters of count channels from c on, at a place of the half spectrum. */
+INLINE cvec static_at(const filter *f, int64_t c, int64_t count, int64_t at) {
+    cvec K = {fill(0), fill(0)};
+    if (count <= 0) return K;
+    if (f->is_real) return (cvec){load(f->basis + at * f->channels + c, count), fill(0)};
+    const float *p = f->basis + (at * f->channels + c) * 2;
+    if (count >= LANES)
+        for (int64_t i = 0; i < LANES; i++) K.re[i] = p[2 * i], K.im[i] = p[2 * i + 1];
+    else
+        for (int64_t i = 0; i < count; i++) K.re[i] = p[2 * i], K.im[i] = p[2 * i + 1];
+    return K;
+}
+
 /* (K1 + K2)/2 and (K1 - K2)/2 at row h, column w of the half spectrum. */
 INLINE void kernel_at(const filter *f, const mixture *m, int64_t c, int64_t h, int64_t w, cvec *mean, cvec *half) {
     int64_t at = h * (f->rows.n / 2 + 1) + w, count = f->channels - c;
@@ -733,10 +746,27 @@ INLINE void kernel_at(const filter *f, const mixture *m, int64_t c, int64_t h, i
         }
         return;
     }
-    const float *re = f->basis + at * f->channels + c, *im = re + f->columns.n * (f->rows.n / 2 + 1) * f->channels;
-    cvec K1 = {load(re, count), load(im, count)}, K2 = {second(re, count), second(im, count)};
+    cvec K1 = static_at(f, c, count, at), K2 = static_at(f, c + LANES, count - LANES, at);
     *mean = (cvec){0.5f * (K1.re + K2.re), 0.5f * (K1.im + K2.im)};
     *half = (cvec){0.5f * (K1.re - K2.re), 0.5f * (K1.im - K2.im)};
+}
+
+/* The same with the factor 1 / (H W) of the way back, and Hermitian in the columns that are their own negatives: a real
+   transform takes the real part there. */
+INLINE void scaled_kernel_at(
+    const filter *f, const mixture *m, int64_t c, int64_t h, int64_t w, cvec *mean, cvec *half
+) {
+    float scale = 1.0f / (f->columns.n * f->rows.n);
+    kernel_at(f, m, c, h, w, mean, half);
+    if (negative(w, f->rows.n) == w) {
+        cvec other, other_half;
+        kernel_at(f, m, c, negative(h, f->columns.n), w, &other, &other_half);
+        *mean = plus(*mean, conjugate(other));
+        *half = plus(*half, conjugate(other_half));
+        scale *= 0.5f;
+    }
+    *mean = (cvec){scale * mean->re, scale * mean->im};
+    *half = (cvec){scale * half->re, scale * half->im};
 }
 
 /* Filter the columns w and -w, which are one and the same at w = 0 and w = W / 2. */
@@ -748,7 +778,7 @@ static void filter_columns(
         int64_t opposite = negative(h, H);
         if (column == mirrored && opposite < h) continue;
         cvec mean, half, z = column[h], mirror = conjugate(mirrored[opposite]);
-        kernel_at(f, m, c, h, w, &mean, &half);
+        scaled_kernel_at(f, m, c, h, w, &mean, &half);
         if (is_adjoint) {
             mean.im = -mean.im;
             half.im = -half.im;
@@ -759,7 +789,7 @@ static void filter_columns(
     }
 }
 
-/* y: as x, (batch, H, W, C). */
+/* y: as x, (batch, H, W, C), and may be x. */
 int32_t filter_forward(const filter *f, float *y, int32_t is_adjoint, int32_t threads) {
     int64_t H = f->columns.n, W = f->rows.n, blocks = (f->channels + 2 * LANES - 1) / (2 * LANES);
     int64_t longest = H > W ? H : W;
@@ -801,8 +831,9 @@ INLINE void cross_spectrum(
     *other = times(minus(a, b), conjugate(minus(c, d))); /* 4 X2 conj G2: the factors -i of both cancel */
 }
 
-/* Gradients of x, as x; of the basis: static as the basis, dynamic (threads, H, W / 2 + 1, N, 2), to be summed over
-   threads; of the coefficients, as the coefficients. Those of the basis still lack the factor 1 / (H W). */
+/* Gradients of x, as x; of the basis: static (2, H, W / 2 + 1, C), or without the second plane where it is real, dynamic
+   (threads, H, W / 2 + 1, N, 2), to be summed over threads; of the coefficients, as the coefficients. All but that of x
+   still lack the factor 1 / (H W). */
 int32_t filter_backward(
     const filter *f, const float *dy, float *dx, float *dbasis, float *dcoefficients, int32_t threads
 ) {
@@ -846,11 +877,10 @@ int32_t filter_backward(
                             if (!f->coefficients) {
                                 float *re = dbasis + at * f->channels + c, *im = re + plane * f->channels;
                                 store(re, load(re, count) + M1.re, count);
+                                if (count > LANES) store(re + LANES, second(re, count) + M2.re, count - LANES);
+                                if (f->is_real) continue;
                                 store(im, load(im, count) - M1.im, count);
-                                if (count > LANES) {
-                                    store(re + LANES, second(re, count) + M2.re, count - LANES);
-                                    store(im + LANES, second(im, count) - M2.im, count - LANES);
-                                }
+                                if (count > LANES) store(im + LANES, second(im, count) - M2.im, count - LANES);
                                 continue;
                             }
                             for (int64_t n = 0; n < f->filters; n++) {

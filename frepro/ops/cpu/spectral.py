@@ -28,6 +28,7 @@ class _Filter(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("x", "basis", "coefficients")),
         *((name, _LengthPlan) for name in ("rows", "columns")),
         *((name, ctypes.c_int64) for name in ("batch", "channels", "filters")),
+        ("is_real", ctypes.c_int32),
     ]
 
 
@@ -50,45 +51,46 @@ def _plan(n: int, table: tuple[Tensor, Tensor]) -> _LengthPlan:
     return _LengthPlan(n, factor(n), *map(pointer, table))
 
 
-def _prepared(weight: Tensor, height: int, width: int, is_shared: bool) -> Tensor:
-    """Filters as the kernel takes them, scaled and Hermitian in the columns that are their own negatives.
-
-    A real transform back takes the real part there, which is what symmetrising the filter does.
-    """
-    weight = weight / (height * width)
-    for column in {0, width // 2} if width % 2 == 0 else {0}:
-        own = weight[:, column]
-        negative = own.flip(0).roll(1, 0) * own.new_tensor([1, -1])
-        weight[:, column] = (own + negative) / 2
-    return weight.contiguous() if is_shared else weight.movedim(3, 0).contiguous()
-
-
 def _described(x: Tensor, weight: Tensor, coefficients: Tensor | None) -> tuple[_Filter, list[Tensor | None]]:
     """The arguments as the kernel takes them, and the tensors that must outlive the call."""
     batch, height, width, channels = x.shape
     along_rows, along_columns = _table(width), _table(height)
-    kept = [
-        x.contiguous(),
-        _prepared(weight, height, width, coefficients is not None),
-        None if coefficients is None else coefficients.contiguous(),
-    ]
+    kept = [x.contiguous(), weight.contiguous(), None if coefficients is None else coefficients.contiguous()]
     plans = _plan(width, along_rows), _plan(height, along_columns)
-    described = _Filter(*map(pointer, kept), *plans, batch, channels, weight.shape[2])
+    described = _Filter(*map(pointer, kept), *plans, batch, channels, weight.shape[2], weight.ndim == 3)
     return described, [*kept, *along_rows, *along_columns]
+
+
+def _filter(x: Tensor, weight: Tensor, coefficients: Tensor | None, y: Tensor) -> None:
+    arguments, _kept = _described(x, weight, coefficients)
+    call("filter_forward", ctypes.byref(arguments), pointer(y), ctypes.c_int32(False))
 
 
 @torch.library.custom_op("frepro::spectral_filter", mutates_args=(), device_types="cpu")
 def spectral_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None) -> Tensor:
-    """x, result: (B, H, W, C). weight: (H, W // 2 + 1, N or C, 2). coefficients: (B, N, C) or none. All float32."""
-    arguments, _kept = _described(x, weight, coefficients)
+    """x, result: (B, H, W, C). Static weight: (H, W // 2 + 1, C, 2), or (H, W // 2 + 1, C) where it is real.
+
+    Dynamic: weight (H, W // 2 + 1, N, 2), coefficients (B, N, C). All float32.
+    """
     y = x.new_empty(x.shape)
-    call("filter_forward", ctypes.byref(arguments), pointer(y), ctypes.c_int32(False))
+    _filter(x, weight, coefficients, y)
     return y
 
 
 @spectral_filter.register_fake
 def _(x, weight, coefficients):
     return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("frepro::spectral_filter_", mutates_args=("x",), device_types="cpu")
+def spectral_filter_(x: Tensor, weight: Tensor, coefficients: Tensor | None) -> None:
+    """``spectral_filter`` written over a contiguous ``x``; no gradient."""
+    _filter(x, weight, coefficients, x)
+
+
+@spectral_filter_.register_fake
+def _(x, weight, coefficients):
+    pass
 
 
 @torch.library.custom_op("frepro::spectral_filter_backward", mutates_args=(), device_types="cpu")
@@ -98,15 +100,17 @@ def spectral_filter_backward(
     """Gradients of x, weight and coefficients (to be thrown away where there are none)."""
     arguments, _kept = _described(x, weight, coefficients)
     dy, dx = dy.contiguous(), x.new_empty(x.shape)
-    height, half, last, _ = weight.shape
     if coefficients is None:
-        dweight, dcoefficients = x.new_zeros(2, height, half, last), x.new_empty(0)
+        dweight, dcoefficients = x.new_zeros(*weight.shape[3:], *weight.shape[:3]), x.new_empty(0)
     else:
         dweight = x.new_zeros(torch.get_num_threads(), *weight.shape)
         dcoefficients = x.new_empty(coefficients.shape)
     call("filter_backward", ctypes.byref(arguments), *map(pointer, (dy, dx, dweight, dcoefficients)))
-    dweight = dweight.movedim(0, 3) if coefficients is None else dweight.sum(0)
-    return dx, (dweight / (height * x.shape[2])).contiguous(), dcoefficients
+    points = x.shape[1] * x.shape[2]
+    if coefficients is not None:
+        return dx, dweight.sum(0) / points, dcoefficients / points
+    dweight = dweight.movedim(0, 3) if weight.ndim == 4 else dweight
+    return dx, (dweight / points).contiguous(), dcoefficients
 
 
 @spectral_filter_backward.register_fake
@@ -221,5 +225,7 @@ def filter_flops(x_shape, weight_shape, coefficients_shape=None, *args, out_shap
     """Two real transforms of 2.5 n log2 n operations for each of the B C maps of n = H W numbers, and the products."""
     batch, height, width, channels = x_shape
     n = height * width
-    products = (6 if coefficients_shape is None else 6 + 4 * weight_shape[2]) * height * (width // 2 + 1)
+    product = 2 if len(weight_shape) == 3 else 6
+    mixing = 0 if coefficients_shape is None else 4 * weight_shape[2]
+    products = (product + mixing) * height * (width // 2 + 1)
     return int(batch * channels * (2 * 2.5 * n * math.log2(n) + products)) if n > 1 else batch * channels * products
