@@ -1,5 +1,6 @@
 """Runs on Slurm: the script and what cannot be sent without one; sending, requeueing, failing on a real one."""
 
+import contextlib
 import dataclasses
 import json
 import re
@@ -9,12 +10,15 @@ import signal
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file
+from torch.utils.data import DataLoader, Dataset
 
 from frepro import cluster, recipes, reproduce, train
 from frepro.cli import cli, same_choice
@@ -155,6 +159,30 @@ def test_the_command_that_gathers():
     assert sorted(words[8:]) == sorted([*weights, "--seeds", "2", *TWO[6:]])
 
 
+class Deafness(Dataset):
+    """One datum: whether the process that loads it ignores the signal with which Slurm announces the end."""
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, _: int) -> bool:
+        return signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN
+
+
+def deaf(run: Run) -> list[bool]:
+    """Whether a process in which the run's job began is deaf, and one forked to load its data."""
+    with contextlib.suppress(FreproError):  # no further than to the check of its code
+        cluster.Task(run, "other", {})()
+    (loaded,) = DataLoader(Deafness(), num_workers=1, multiprocessing_context="fork")
+    return [signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN, loaded.item()]
+
+
+def test_what_loads_data_ignores_the_signal_of_slurm():
+    """It would requeue the job a second time."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        assert pool.submit(deaf, job()).result() == [False, True]
+
+
 # With Slurm.
 
 
@@ -290,9 +318,7 @@ def test_preempted_and_requeued_equals_straight(slurm_of_one_node, one_thread, t
     assert cluster.wait([signalled, requeued], said.append) == []
     assert len([line for line in said if line.startswith("[")]) == 2
     assert [attempts(sent.job) for sent in (signalled, requeued)] == [2, 2]
-    log = (cluster.folder() / f"{signalled.job}_0_log.out").read_text()
-    assert log.count("Requeued job") == 1  # and not a second time by the process that loads data
-    assert log.count("epoch 1/8") == 1
+    assert (cluster.folder() / f"{signalled.job}_0_log.out").read_text().count("epoch 1/8") == 1
     for run in runs:
         assert_same(run, tmp_path, monkeypatch)
 
