@@ -1,6 +1,7 @@
 """How fast operations and models are: ratios, the roofline, and throughput and memory against resolution."""
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from statistics import median
 
 from matplotlib.axes import Axes
@@ -115,15 +116,16 @@ def _log_axis(axes: Axes, values: Sequence[float]) -> None:
     """A logarithmic axis with few, plain ticks that holds the values, 1, and the labels to their right."""
     low, high = min(*values, 1), max(*values, 1)
     span = max(high / low, 1.5)
-    axes.set_xscale("log")
-    axes.set_xlim(low / span**0.08, high * span**0.32)
-    for step in (0.1, 0.25, 0.5, 1):  # the finest that leaves at most six ticks
-        candidates = (
-            [1 + step * i for i in range(-9, 40)] if step < 1 else [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500]
-        )
-        ticks = [tick for tick in candidates if low / span**0.08 <= tick <= high * span**0.2]
-        if len(ticks) <= 6:
+    left, right = low / span**0.08, high * span**0.32
+    apart = (right / left) ** 0.1  # a tenth of the axis: what a number of three digits takes
+    scales = [[1 + step * i for i in range(-9, 40)] for step in (0.1, 0.25, 0.5)]
+    scales += [[step * 10.0**power for power in range(-2, 4) for step in steps] for steps in ((1, 2, 5), (1,))]
+    for scale in scales:  # the finest whose numbers do not touch
+        ticks = [tick for tick in scale if left <= tick <= high * span**0.2]
+        if all(tick >= apart * before for before, tick in pairwise(ticks)):
             break
+    axes.set_xscale("log")
+    axes.set_xlim(left, right)
     axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
