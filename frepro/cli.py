@@ -602,7 +602,7 @@ def sizes_command() -> None:
 )
 @click.option("--smoke", is_flag=True, help="Everything tiny, to see that it runs.")
 def bench_command(only: str | None, rounds: int | None, device: str, beside: Path | None, smoke: bool) -> None:
-    """Speed and memory, measured side by side in one process: ours, the plain reference, timm's models.
+    """Speed and memory, measured side by side, in turn: ours, the plain reference, timm's models.
 
     Minutes on a CPU; keep the machine free meanwhile. The book's page on performance is made from the results.
     """

@@ -239,6 +239,28 @@ def test_a_part_stands_apart_and_brings_what_it_is_compared_with(store):
 
 
 @pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("os.kill(os.getpid(), signal.SIGKILL)", "operations: its process was killed, as happens when memory runs out"),
+        ("raise FreproError('not on this machine')", "not on this machine"),
+    ],
+)
+def test_a_section_that_fails_ends_the_benchmark_and_keeps_its_results(bench, store, tmp_path, body, message):
+    folder = store / "bench-smoke" / "cpu"
+    shutil.copytree(bench[1], folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code = "import os, signal\nfrom frepro.errors import FreproError\nSOURCE = 'x'\n"
+    (tmp_path / "others.py").write_text(
+        f"{code}def operations(): return {{'star_relu': stop}}\ndef stop(*tensors): {body}"
+    )
+    said = []
+    with pytest.raises(FreproError, match=message):
+        run("cpu", rounds=1, only="star", beside=tmp_path / "others.py", smoke=True, log=said.append)
+    assert said == ["operations: copy, matrix_product, star_relu"]
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
     ("code", "message"),
     [
         (None, "no file .*others.py: --beside takes a Python file"),

@@ -3,6 +3,6 @@
 results   what is measured, as lines of CSV, and the ratios between lines; needs no torch
 operations, models, resolution   the three sections: what they time
 beside    code of others, timed in the same rounds
-run       all of it, in one process
+run       all of it, a process for each section
 report    tables; pictures are in ``figures.speed``
 """

@@ -1,10 +1,16 @@
-"""The whole benchmark in one process."""
+"""The whole benchmark: its sections one after the other, each in a process of its own, whose sides take turns.
 
+What a process did before changes how fast it is: a section within the whole is to give what it gives alone.
+"""
+
+import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import torch
@@ -12,10 +18,13 @@ import torch
 from frepro import provenance, results
 from frepro.bench import beside as besides
 from frepro.bench import models, operations, parts, resolution
-from frepro.bench.results import PEERS, SECTIONS, Found, folder, write
+from frepro.bench.results import PEERS, SECTIONS, Found, Key, Line, folder, write
 from frepro.bench.settings import SMOKE, Settings, full
 from frepro.errors import FreproError
 from frepro.ops import backends
+from frepro.parallel import Failure, attempt
+
+Measured = tuple[list[Line], dict[Key, list[float]]]  # lines, and the seconds of the rounds
 
 
 def run(
@@ -42,25 +51,16 @@ def run(
     settings = replace(settings, rounds=rounds or settings.rounds)
     other = besides.load(beside)
     chosen = _chosen(settings, other, only)
-    on, started, load = torch.device(device), time.perf_counter(), _load()
+    started, load = time.perf_counter(), _load()
     made = {**provenance.record(), "device": provenance.device_record(device)}  # of the code that is loaded now
     lines, times = [], {}
     for section, names in chosen.items():
-        if not names:
-            continue
-        begun = time.perf_counter()
-        if section == "operations":
-            log(f"operations: {', '.join(names)}")
-            found = operations.measure(settings, on, names, other)
-        elif section == "models":
-            found = models.measure(settings, on, names, other, log)
-        elif section == "parts":
-            found = parts.measure(settings, on, names, other, log)
-        else:
-            found = resolution.measure(settings, on, names, log)
-        lines += found[0]
-        times |= found[1]
-        log(f"{section}: {time.perf_counter() - begun:.0f} s")
+        if names:
+            begun = time.perf_counter()
+            found = _apart(Section(section, settings, device, names, beside, torch.get_num_threads()), log)
+            lines += found[0]
+            times |= found[1]
+            log(f"{section}: {time.perf_counter() - begun:.0f} s")
     record = {
         **made,
         "settings": asdict(settings),
@@ -101,6 +101,59 @@ def _chosen(settings: Settings, other: besides.Beside, only: str | None) -> dict
     if kept["operations"]:
         kept["operations"] += ["copy", "matrix_product"]  # what the others are measured by
     return {section: tuple(name for name in every[section] if name in kept[section]) for section in SECTIONS}
+
+
+@dataclass(frozen=True)
+class Section:
+    """What a process of the benchmark measures."""
+
+    name: str
+    settings: Settings
+    device: str
+    chosen: tuple[str, ...]
+    beside: Path | None
+    threads: int
+
+    def measure(self, log: Callable[[str], None]) -> Measured:
+        torch.set_num_threads(self.threads)
+        what, other = (self.settings, torch.device(self.device), self.chosen), besides.load(self.beside)
+        match self.name:
+            case "operations":
+                log(f"operations: {', '.join(self.chosen)}")
+                return operations.measure(*what, other)
+            case "models":
+                return models.measure(*what, other, log)
+            case "parts":
+                return parts.measure(*what, other, log)
+            case _:
+                return resolution.measure(*what, log)
+
+
+def _apart(section: Section, log: Callable[[str], None]) -> Measured:
+    """What a section gives in a process of its own, which says through this one what it does."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["frepro.models"])  # imported once, and not in each process
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_send, args=(section, sender))
+    process.start()
+    sender.close()
+    try:
+        while isinstance(told := receiver.recv(), str):
+            log(told)
+    except EOFError:
+        cause = "its process was killed, as happens when memory runs out"
+        raise FreproError(f"{section.name}: {cause}") from None
+    finally:
+        process.terminate()
+        process.join()
+    if isinstance(told, Failure):
+        raise told.error()
+    return told
+
+
+def _send(section: Section, sender: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one, and ends it
+    sender.send(attempt(section.measure, sender.send))
 
 
 def _load() -> float | None:
