@@ -46,7 +46,7 @@ def models(found: Found, variant: str = "float32") -> View:
         cells = [name if side != BESIDE else f"{name} (beside)"]
         for work in works:
             (line,) = [x for x in lines if (x.name, x.side, x.work) == (name, side, work)]
-            cells.append(NOT_RUN if line.seconds is None else f"{line.images_per_second:.1f}")
+            cells.append(_rate(line.images_per_second))
             for against in (REFERENCE, PEERS.get(name, ""), BESIDE)[: len(columns)]:
                 cells.append(_times(ratios.get((name, side, work, against))))
         rows.append(cells)
@@ -144,10 +144,7 @@ def resolution(found: Found) -> View:
         by_size = {line.size: line for line in lines if line.name == name}
         rates = [by_size[size].images_per_second for size in sizes]
         peaks = [by_size[size].peak_mib for size in sizes]
-        rows.append(
-            [name, *(NOT_RUN if rate is None else f"{rate:.{2 if rate < 10 else 1}f}" for rate in rates)]
-            + [NOT_RUN if peak is None else f"{peak:.0f}" for peak in peaks]
-        )
+        rows.append([name, *map(_rate, rates)] + [NOT_RUN if peak is None else f"{peak:.0f}" for peak in peaks])
     return View(headings, rows, _missing(lines))
 
 
@@ -177,6 +174,11 @@ def slower(found: Found) -> View:
     ]
     names = ("what", "size", "work", "compared with", "times as fast", "")
     return View([("", name) for name in names], rows, [])
+
+
+def _rate(rate: float | None) -> str:
+    """A rate with three digits or so, also where little gets done in a second."""
+    return NOT_RUN if rate is None else f"{rate:.{3 if rate < 0.1 else 2 if rate < 10 else 1}f}"
 
 
 def _times(ratio: Ratio | None) -> str:
