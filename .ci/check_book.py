@@ -36,7 +36,7 @@ HOLDS = {
     "results/status.html": ["Table 4", "Figure 9", "demo", "not run"],
     "results/spanetv2/figure_1.html": ["cut-off on the grid", "<img", "Where this comes from", "frepro.analysis.graph"],
     "results/spanet/figure_4.html": ["no test of the claim", "<img", "random initialisation"],
-    "results/spanet/table_3.html": ["95\n% interval", "does not\nhold"],
+    "results/spanet/table_3.html": ["95 % interval", "disagrees"],
     "results/dfformer/table_4.html": [
         'class="frepro"',
         "StarReLU, DF → ReLU, AFNO",

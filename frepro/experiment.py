@@ -16,6 +16,7 @@ from statistics import mean, median, stdev
 from typing import Any
 
 from frepro import papers, provenance, recipes, results
+from frepro.claims import Outcome, did_train, paired
 from frepro.data import Source, locate
 from frepro.errors import FreproError, unknown
 from frepro.progress import Progress
@@ -34,7 +35,11 @@ SHOWN = {
     "segmentation": ("miou", "aacc"),
 }
 DEVICES = ("auto", "cpu", "cuda")
-CONFIDENCE = 0.95
+# timm builds these at their full sizes alone. A small one is our frame, which is the same, with their token mixers.
+IN_OUR_FRAME = {
+    "convformer_s18": ("spanetv2_s18_pure", {"mixers": ("conv",) * 4}),
+    "caformer_s18": ("spanetv2_s18_pure", {"mixers": ("conv", "conv", "attention", "attention")}),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Finding:
         spread: Standard deviation over seeds, or of the rounds of a timing.
         n: Seeds, or rounds.
         weights: File whose weights were evaluated, where nothing was trained here.
+        untrained: How many of the seeds did not train, as ``claims.did_train`` has it; their scores are in the mean.
     """
 
     group: str
@@ -59,6 +65,7 @@ class Finding:
     n: int | None = None
     setting: str = ""
     weights: str = ""
+    untrained: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,33 +95,17 @@ class Learner:
             return [run.measurement for run in self.runs]
         return [self.runs[0].evaluation(self.checkpoint)]
 
+    def trained(self) -> list[bool]:
+        """Return for each of ``records`` whether that run learnt anything."""
+        return [
+            did_train(record["values"], run.source.classes)
+            for run, record in zip(self.runs, self.records(), strict=False)
+        ]
 
-@dataclass(frozen=True)
-class Outcome:
-    """A claim of a table, tested on what was measured here.
-
-    Attributes:
-        published: Difference of the two printed values; none where one is not printed.
-        measured: Mean over the pairs of (better - worse), a pair being runs of one seed or timings of
-            one round; none where nothing measures it here.
-        low, high: Student's t interval of the mean; none for a single pair.
-        n: Pairs.
-        setting: As in ``Finding``.
-    """
-
-    claim: papers.Claim
-    unit: str
-    published: float | None
-    measured: float | None = None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    setting: str = ""
-
-    @property
-    def verdict(self) -> str:
-        """ "not run" where nothing was measured, else as ``verdict`` has it."""
-        return "not run" if self.measured is None else verdict(self.low, self.high)
+    def untrained(self) -> tuple[str, ...]:
+        """Return the runs that did not train, as "SPANet-S, seed 0"."""
+        runs = zip(self.runs, self.trained(), strict=False)  # a file of weights stands for one run
+        return tuple(f"{self.label}, seed {run.seed}" for run, is_trained in runs if not is_trained)
 
 
 @dataclass(frozen=True)
@@ -275,7 +266,8 @@ class Experiment:
         label, model, args = variant
         recipe = self.networks[network] if network else self.recipe
         start = find_weights(self.backbones, model) if network and self.backbones != "none" else None
-        runs = [Run(model, recipe, self.profile, self.source, seed, args, start) for seed in self.seeds]
+        built, mixers = built_as(model, self.profile)
+        runs = [Run(built, recipe, self.profile, self.source, seed, {**mixers, **args}, start) for seed in self.seeds]
         checkpoint = find_weights(self.checkpoints, f"{network}_{model}" if network else model)
         return Learner(label, model, args, network, runs, checkpoint)
 
@@ -415,7 +407,8 @@ class Experiment:
         if not values or (self.checkpoints is not None and learner.checkpoint is None):
             return {}
         weights = learner.checkpoint.file.name if learner.checkpoint else ""
-        return {**spread_of(values, mean), "setting": self.source.name, "weights": weights}
+        untrained = len(learner.untrained())
+        return {**spread_of(values, mean), "setting": self.source.name, "weights": weights, "untrained": untrained}
 
     def _of_backbone(self, label: str, model: str, args: dict[str, Any], rates: list[float] | None) -> list[Finding]:
         """The whole networks as printed, counted and scored; the backbone alone; and scores on data at hand."""
@@ -518,32 +511,50 @@ class Experiment:
             if learner.network == network and all(metric in record["values"] for record in learner.records())
         }
 
+    def trained_seeds(self) -> dict[str, list[bool]]:
+        """Return for each variant of a classifier that is trained whether its runs learnt anything, seed by seed."""
+        return {learner.label: learner.trained() for learner in self.learners if learner.network is None}
+
     def outcomes(self) -> list[Outcome]:
-        """The claims of the table whose two models are both measured here, each tested by itself."""
-        labels = {model: label for label, model, args in self.measured if not args}
+        """Return every claim about the table's variants, each tested by itself on what was measured here."""
+        labels = {model: label for label, model, args in self.variants if not args}
         found = []
         for claim in self.published.claims:
-            if claim.better not in labels or claim.worse not in labels:
+            pair = (claim.better, claim.worse)
+            if self.models and not set(pair) <= set(self.models):
                 continue
+            rows = tuple(labels.get(model) or self._printed_label(model, claim.group) for model in pair)
             is_speed = claim.metric == "throughput"
             unit = UNITS["throughput"] if is_speed else "points"
             published = self._published_difference(claim)
             values = self.rates if is_speed else self._claimed(claim)
-            pair = [values.get(labels[model]) for model in (claim.better, claim.worse)]
-            if not all(pair):
-                found.append(Outcome(claim, unit, published))
+            if not all(values.get(label) for label in rows):
+                found.append(Outcome(claim, rows, unit, published))
                 continue
+            better, worse = (values[label] for label in rows)
             setting = self.timing.name if is_speed else self.source.name
-            found.append(Outcome(claim, unit, published, *paired(*pair), n=len(pair[0]), setting=setting))
+            untrained = () if is_speed else self._untrained(claim, rows)
+            found.append(Outcome(claim, rows, unit, published, *paired(better, worse), len(better), setting, untrained))
         return found
 
-    def _claimed(self, claim: papers.Claim) -> dict[str, list[float]]:
-        """The scores that a claim is about."""
+    def _printed_label(self, model: str, group: str | None) -> str:
+        return str(self.published.value(self.published.row(model, group), "label"))
+
+    def _untrained(self, claim: papers.Claim, rows: Sequence[str]) -> tuple[str, ...]:
+        """Return the runs behind a claim that did not train."""
+        network = self._claimed_network(claim)[0]
+        learners = [each for each in self.learners if each.label in rows and each.network == network]
+        return tuple(run for learner in learners for run in learner.untrained())
+
+    def _claimed_network(self, claim: papers.Claim) -> tuple[str | None, str]:
+        """Return the network and the metric of a run's record that a claim is about."""
         if not self.networks:
-            return self.scores(claim.metric)
-        network, metric = self._meant(
-            self.published.row(claim.better, claim.group), self.published.column(claim.metric)
-        )
+            return None, claim.metric
+        return self._meant(self.published.row(claim.better, claim.group), self.published.column(claim.metric))
+
+    def _claimed(self, claim: papers.Claim) -> dict[str, list[float]]:
+        """Return the scores that a claim is about."""
+        network, metric = self._claimed_network(claim)
         return self.scores(metric, network)
 
     def _published_difference(self, claim: papers.Claim) -> float | None:
@@ -615,6 +626,11 @@ class Experiment:
         )
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png")
+
+
+def built_as(model: str, profile: str) -> tuple[str, dict[str, Any]]:
+    """Return the model that is built for a variant, and arguments of it: timm's MetaFormers are small in our frame."""
+    return (model, {}) if profile == "paper" else IN_OUR_FRAME.get(model, (model, {}))
 
 
 def train_missing(
@@ -695,31 +711,6 @@ def spread_of(values: Sequence[float], centre: Callable[[Sequence[float]], float
     return {"measured": centre(values), "spread": stdev(values) if len(values) > 1 else None, "n": len(values)}
 
 
-def paired(better: Sequence[float], worse: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Mean of the paired differences (better - worse), and Student's t interval of it at 95 %.
-
-    A single pair has no interval. Differences that are all the same have one of no width.
-    """
-    differences = [b - w for b, w in zip(better, worse, strict=True)]
-    centre = mean(differences)
-    if len(differences) == 1:
-        return centre, None, None
-    from scipy import stats
-
-    quantile = stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1)
-    reach = float(quantile) * stdev(differences) / len(differences) ** 0.5
-    return centre, centre - reach, centre + reach
-
-
-def verdict(low: float | None, high: float | None) -> str:
-    """ "holds" or "does not hold" where the whole interval is on one side of zero, else "undecided"."""
-    if low is not None and low > 0:
-        return "holds"
-    if high is not None and high < 0:
-        return "does not hold"
-    return "undecided"
-
-
 def to_csv(findings: Sequence[Finding]) -> str:
     """Tidy CSV: a line for each value of each variant, unrounded; empty where nothing was published or measured."""
     text = io.StringIO()
@@ -741,6 +732,7 @@ def from_csv(text: str) -> list[Finding]:
                 **row,
                 **{name: number(row[name]) for name in ("published", "measured", "spread")},
                 "n": int(row["n"]) if row["n"] else None,
+                "untrained": int(row["untrained"]),
             }
         )
         for row in csv.DictReader(io.StringIO(text))

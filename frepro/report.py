@@ -8,7 +8,8 @@ from textwrap import fill
 from typing import TYPE_CHECKING
 
 from frepro import papers
-from frepro.experiment import MEASURED, SHOWN, UNITS, Finding, Outcome
+from frepro.claims import PLATEAU, Outcome
+from frepro.experiment import MEASURED, SHOWN, UNITS, Finding
 
 if TYPE_CHECKING:  # counting sizes and drawing pictures of every family is no part of a table
     from frepro.sizes import Size, VimFlops
@@ -19,11 +20,16 @@ NO_MODEL = "no model"
 
 @dataclass(frozen=True)
 class View:
-    """A table ready to be read: headings of two levels, cells as text, and the notes beneath."""
+    """A table ready to be read: headings of two levels, cells as text, and the notes beneath.
+
+    Attributes:
+        wraps: Whether its texts are wrapped, so that the table is no wider than the page.
+    """
 
     headings: list[tuple[str, str]]
     rows: list[list[str]]
     notes: list[str]
+    wraps: bool = False
 
     def text(self) -> str:
         """For a terminal: columns aligned, the upper headings over the columns that they span."""
@@ -66,8 +72,9 @@ class View:
             for label, *cells in self.rows
         )
         notes = "".join(f"<p>{mark} {escape(note)}</p>" for mark, note in self._marked_notes())
+        name = "frepro wraps" if self.wraps else "frepro"
         return (
-            f'<table class="frepro"><thead><tr>{head}</tr><tr>{lower}</tr></thead><tbody>{body}</tbody></table>'
+            f'<table class="{name}"><thead><tr>{head}</tr><tr>{lower}</tr></thead><tbody>{body}</tbody></table>'
             f'<div class="frepro-notes">{notes}</div>'
         )
 
@@ -117,6 +124,8 @@ def published_beside_measured(
                 cells.append(NO_MODEL)
             elif finding is not None:
                 text = NOT_RUN if finding.measured is None else number(finding, column.decimals + 1)
+                if finding.untrained:
+                    text += _mark(untrained(finding.untrained, finding.n), notes)
                 if finding.weights:
                     text += _mark(f"weights of {finding.weights}, evaluated here; nothing was trained", notes)
                 cells.append(text)
@@ -245,19 +254,27 @@ def dense_scores(findings: Sequence[Finding]) -> View:
     return View([*headings, ("", "n seeds")], rows, notes)
 
 
-def claims(outcomes: Sequence[Outcome], table: papers.Table) -> View:
-    """The claims of a table and what the measurements here say about each."""
-    headings = [("", "Claim"), ("", "rows"), ("difference", "paper"), ("difference", "here")]
-    headings += [("difference", "95 % interval"), ("difference", "n"), ("", "here it")]
-    rows = []
+def untrained(count: int, n: int) -> str:
+    """Return the note on seeds that did not train, by their number out of all."""
+    return (
+        f"{count} of {n} {'seed' if n == 1 else 'seeds'} did not train: the training loss ended within "
+        f"{PLATEAU:.0%} of a uniform guess's, or the score is no better than chance"
+    )
+
+
+def claims(outcomes: Sequence[Outcome]) -> View:
+    """Return the claims of a table and the verdict on each; the verdict stands second, where a narrow page shows it."""
+    headings = [("", "Claim"), ("", "verdict"), ("", "rows"), ("difference", "paper"), ("difference", "here")]
+    headings += [("difference", "95 % interval"), ("difference", "n")]
+    rows, notes = [], []
     for outcome in outcomes:
-        claim = outcome.claim
-        names = [str(table.value(table.row(m, claim.group), "label")) for m in (claim.better, claim.worse)]
         interval = "" if outcome.low is None else f"{outcome.low:+.2f} to {outcome.high:+.2f} {outcome.unit}"
         published = "" if outcome.published is None else f"{outcome.published:+.1f} {outcome.unit}"
         here = "" if outcome.measured is None else f"{outcome.measured:+.2f} {outcome.unit}"
-        rows.append([claim.text, " > ".join(names), published, here, interval, str(outcome.n), outcome.verdict])
-    return View(headings, rows, [])
+        mark = _mark(f"did not train: {', '.join(outcome.untrained)}", notes) if outcome.untrained else ""
+        cells = [f"{outcome.verdict}{mark}", " > ".join(outcome.rows), published, here, interval, str(outcome.n)]
+        rows.append([outcome.claim.text, *cells])
+    return View(headings, rows, notes, wraps=True)
 
 
 def configuration(table: papers.Table, cells: Sequence[Sequence[str]]) -> View:
@@ -281,9 +298,12 @@ def configuration(table: papers.Table, cells: Sequence[Sequence[str]]) -> View:
 def scores(findings: Sequence[Finding], metric: str, name: str, unit: str = "%") -> View:
     """One measured quantity of each variant with its spread and number, in a table of its own."""
     chosen = [finding for finding in findings if finding.metric == metric and finding.measured is not None]
-    rows = [[f.label, f"{f.measured:.2f}", "" if f.spread is None else f"{f.spread:.2f}", str(f.n)] for f in chosen]
+    rows, notes = [], []
+    for f in chosen:
+        mark = _mark(untrained(f.untrained, f.n), notes) if f.untrained else ""
+        rows.append([f.label, f"{f.measured:.2f}{mark}", "" if f.spread is None else f"{f.spread:.2f}", str(f.n)])
     heading = f"{name} ({unit})"
-    return View([("", "Variant"), (heading, "mean"), (heading, "std"), (heading, "n seeds")], rows, [])
+    return View([("", "Variant"), (heading, "mean"), (heading, "std"), (heading, "n seeds")], rows, notes)
 
 
 def summary(findings: Sequence[Finding], table: papers.Table, metric: str, name: str) -> View:
@@ -302,7 +322,7 @@ def summary(findings: Sequence[Finding], table: papers.Table, metric: str, name:
         return left
     scored = {label: cells for label, *cells in right.rows}
     rows = [row + scored.get(label, ["", "", ""]) for label, row in zip(_by_label(findings), left.rows, strict=True)]
-    return View(left.headings + right.headings[1:], rows, left.notes)
+    return View(left.headings + right.headings[1:], rows, [*left.notes, *right.notes])
 
 
 COUNTED = (

@@ -10,17 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from frepro import recipes
+from frepro.claims import did_train
 from frepro.data import Source, locate
 from frepro.errors import FreproError, unknown
-from frepro.experiment import Variant, check_model, check_seeds, default_jobs, device_name, train_missing
+from frepro.experiment import Variant, built_as, check_model, check_seeds, default_jobs, device_name, train_missing
 from frepro.illustration import Illustration
 from frepro.runs import Run, ingredients
-
-# timm builds these at their full sizes alone. A small one is our frame, which is the same, with their token mixers.
-IN_OUR_FRAME = {
-    "convformer_s18": ("spanetv2_s18_pure", {"mixers": ("conv",) * 4}),
-    "caformer_s18": ("spanetv2_s18_pure", {"mixers": ("conv", "conv", "attention", "attention")}),
-}
 
 
 @dataclass(frozen=True)
@@ -74,8 +69,8 @@ class Trained:
         }
 
     def _run(self, model: str, args: dict[str, Any], seed: int) -> Run:
-        model, mixers = IN_OUR_FRAME.get(model, (model, {}))
-        return Run(model, self.recipe, self.profile, self.source, seed, {**mixers, **args})
+        built, mixers = built_as(model, self.profile)
+        return Run(built, self.recipe, self.profile, self.source, seed, {**mixers, **args})
 
     @property
     def runs(self) -> list[Run]:
@@ -102,6 +97,15 @@ class Trained:
 
     def default_jobs(self) -> int:
         return default_jobs(device_name(self.device)[0], self.profile)
+
+    def untrained(self) -> list[str]:
+        """Return the runs that learnt nothing, as "SPANet-S, seed 0"."""
+        return [
+            f"{label}, seed {run.seed}"
+            for label, runs in self.by_label.items()
+            for run in runs
+            if not did_train(run.measurement.record()["values"], run.source.classes)
+        ]
 
     def networks(self) -> dict[str, list[Any]]:
         """Label of each variant -> its networks (torch modules, in evaluation mode), seed by seed.
@@ -170,6 +174,8 @@ class Trained:
                 random.append(label)
                 sources += [networks.source(model, None, seed) for seed in self.seeds]
         stands_in = networks.stands_in(random, [*self.by_label], self.source.name, images, in_place_of)
+        if untrained := self.untrained():
+            stands_in += f"; did not train: {', '.join(untrained)}"
         return Illustration(self.paper, figure, values, sources, stands_in)
 
     def _source(self, run: Run, model: str) -> dict[str, Any]:

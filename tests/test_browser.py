@@ -39,6 +39,7 @@ LOOK = """async () => {
     pictures: [...document.images].map((image) => [image.src, image.naturalWidth, image.alt.trim()]),
   };
 }"""
+VERDICTS = ("agrees", "disagrees", "undecided", "did not train", "not run")
 TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -151,6 +152,24 @@ def test_nothing_is_fetched_from_elsewhere(visits, address):
 
 def test_no_page_is_wider_than_a_desktop_or_a_phone(visits):
     assert {url: visit.too_wide for url, visit in visits.items() if max(visit.too_wide) > 0} == {}
+
+
+@pytest.mark.parametrize("width", [1400, 390])
+def test_every_verdict_is_within_the_window(page, address, built_book, width):
+    """Without scrolling sideways; the table may be wider than a phone, its first two columns are not."""
+    page.set_viewport_size({"width": width, "height": 900})
+    seen = 0
+    for path in sorted((built_book / "results").glob("*/*.html")):
+        if "wraps" not in path.read_text(encoding="utf-8"):
+            continue
+        page.goto(address + path.relative_to(built_book).as_posix())
+        for cell in page.locator("table.frepro.wraps tbody tr td:nth-child(2)").all():
+            box, holder = cell.bounding_box(), cell.locator("xpath=ancestor::div[1]").bounding_box()
+            right = min(width, holder["x"] + holder["width"])
+            assert 0 <= box["x"] < box["x"] + box["width"] <= right + 1, (path.name, cell.inner_text(), box, right)
+            assert cell.inner_text().rstrip("*") in VERDICTS
+            seen += 1
+    assert seen > 10
 
 
 def test_formulas_are_set(page, address):

@@ -2,6 +2,9 @@
 
 import csv
 import io
+import json
+import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,8 +70,11 @@ def test_findings_tables_and_picture(experiment, tmp_path):
 
 
 def test_a_claim_is_tested_seed_by_seed(experiment):
-    better, faster = experiment.outcomes()  # of the table's claims, those whose models are both here
+    outcomes = experiment.outcomes()
+    assert [outcome.claim for outcome in outcomes] == experiment.published.claims  # all, measured here or not
+    better, faster = (o for o in outcomes if o.rows == ("DFFormer-S18", "DF → AFNO"))
     assert [o.claim.metric for o in (better, faster)] == ["top1", "throughput"]
+    assert {o.verdict for o in outcomes if o not in (better, faster)} == {"not run"}
     scores = experiment.scores()
     differences = [a - b for a, b in zip(scores["DFFormer-S18"], scores["DF → AFNO"], strict=True)]
     assert (better.measured, better.n) == (pytest.approx(sum(differences) / 2), 2)
@@ -77,33 +83,39 @@ def test_a_claim_is_tested_seed_by_seed(experiment):
     assert better.high - better.measured == pytest.approx(12.7062 * abs(differences[0] - differences[1]) / 2)
     assert (faster.published, faster.n) == (535 - 389, 1)  # smoke times one round
     assert faster.verdict == "undecided"
-    text = report.claims([better, faster], experiment.published).text()
+    text = report.claims([better, faster]).text()
     assert "DFFormer-S18 > DF → AFNO" in text
     assert f"{better.measured:+.2f} points" in text
     assert better.verdict in text
 
 
-@pytest.mark.parametrize(
-    ("better", "worse", "interval", "verdict"),
-    [
-        ([3.0, 4.0, 5.0], [1.0, 2.0, 3.0], (2, 2, 2), "holds"),  # a constant difference
-        ([1.0, 2.0], [3.0, 4.0], (-2, -2, -2), "does not hold"),
-        ([1.0, 2.0, 3.0], [1.0, 2.0, 3.0], (0, 0, 0), "undecided"),  # no difference
-        ([5.0], [1.0], (4, None, None), "undecided"),  # one seed
-        ([1.0, 2.0, 3.0, 4.0, 5.0], [0.0] * 5, (3, 1.036757, 4.963243), "holds"),  # t(0.975, 4) = 2.776445
-        ([-1.0, 2.0, 3.0, 4.0, 5.0], [0.0] * 5, (2.6, -0.258525, 5.458525), "undecided"),
-    ],
-)
-def test_paired_statistic(better, worse, interval, verdict):
-    found = module.paired(better, worse)
-    assert found == pytest.approx(interval, abs=1e-3)
-    claim = papers.load("dfformer").tables[4].claims[0]
-    assert module.Outcome(claim, "points", None, *found, n=len(better), setting="digits").verdict == verdict
-
-
-def test_pairs_of_different_length_are_refused():
-    with pytest.raises(ValueError, match="zip"):
-        module.paired([1.0, 2.0], [1.0])
+def test_runs_that_did_not_train_are_marked_and_void_the_claim(experiment, runs, store, monkeypatch):
+    """A stored record with the loss of a guess, in a copy of the store."""
+    copy = store / "copy"
+    shutil.copytree(runs, copy)
+    monkeypatch.setenv("FREPRO_RESULTS", str(copy))
+    learner = next(each for each in experiment.learners if each.label == "DF → AFNO")
+    for run in experiment.runs:
+        path = run.measurement.folder / "record.json"
+        record = json.loads(path.read_text())
+        is_guess = run == learner.runs[1]
+        record["values"] |= {"train_loss": math.log(10) * (0.95 if is_guess else 0.5), "top1": 60.0}
+        path.write_text(json.dumps(record))
+    claim = next(o for o in experiment.outcomes() if o.rows == ("DFFormer-S18", "DF → AFNO") and o.unit == "points")
+    assert (claim.verdict, claim.untrained) == ("did not train", ("DF → AFNO, seed 1",))
+    view = report.claims([claim])
+    assert view.rows[0][1] == "did not train*"
+    assert "DF → AFNO, seed 1" in view.text()
+    scores = report.scores(experiment.findings, experiment.own_metric, experiment.own_title)
+    assert {row[0]: row[1] for row in scores.rows} == {
+        "DFFormer-S18": "60.00",
+        "DF → AFNO": "60.00*",
+        "N = 4 → 8": "60.00",
+    }
+    assert "1 of 2 seeds did not train" in scores.notes[0]
+    assert module.from_csv(module.to_csv(experiment.findings)) == list(experiment.findings)
+    legend = figures.comparison(experiment).legends[0]
+    assert any("did not train" in text.get_text() for text in legend.get_texts())
 
 
 def test_untrained_variants_are_counted(store):
@@ -240,13 +252,15 @@ def test_scores_of_detectors_and_what_a_file_gave():
 
 
 def test_claims_of_segmenters_are_tested_where_they_were_trained(segmentation):
-    trained, untrained = segmentation.outcomes()
+    trained, absent, untrained, _ = segmentation.outcomes()
     assert [round(o.published, 1) for o in (trained, untrained)] == [1.1, 0.4]
+    assert absent.rows == ("SPANetV2-S36-hybrid", "SPANetV2-S36-pure")  # no variants here
+    assert absent.verdict == "not run"
     better, worse = (segmentation.scores("miou", "semantic_fpn")[label] for label, *_ in reversed(BACKBONES))
     assert trained.measured == pytest.approx(sum(better) / 2 - sum(worse) / 2)
     assert (trained.n, trained.setting) == (2, "scenes")
     assert (untrained.claim.group, untrained.measured, untrained.verdict) == ("UperNet", None, "not run")
-    assert report.claims([untrained], segmentation.published).rows[0][3:] == ["", "", "0", "not run"]
+    assert report.claims([untrained]).rows[0][1::2] == ["not run", "+0.4 points", ""]
 
 
 def test_weights_of_files_are_evaluated_and_nothing_is_trained(segmentation, tmp_path):

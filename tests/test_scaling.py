@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from frepro import papers, paths, report
+from frepro import paths, report
 from frepro.bench import report as bench_report
 from frepro.bench import scaling
 from frepro.bench.results import OURS, PEER, Found, Key, line, write
@@ -38,13 +38,23 @@ def found() -> Found:
 
 def test_where_filters_overtake_attention(found):
     outcomes = scaling.faster(found, "dfformer_s18", "caformer_s18")
-    assert [outcome.verdict for outcome in outcomes] == ["does not hold", "holds", "holds"]
+    assert [outcome.verdict for outcome in outcomes] == ["disagrees", "agrees", "agrees"]
     assert outcomes[1].measured == pytest.approx((2 / 6 - 2 / 8 + 2 / 6.1 - 2 / 8.2) / 2)  # images a second
     assert scaling.overtakes(outcomes) == "faster at 512 pixels and beyond"
     assert scaling.overtakes(outcomes[1:]) == "faster at all resolutions, at 512 pixels already"
     assert "not faster" in scaling.overtakes(scaling.faster(found, "cdfformer_s18", "caformer_s18"))
-    view = report.claims(outcomes, papers.load("dfformer").tables[2])
-    assert view.rows[2][:2] == ["Faster at 768 pixels", "DFFormer-S18 > CAFormer-S18"]
+    view = report.claims(outcomes)
+    assert view.rows[2][:3] == ["DFFormer-S18 is faster at 768 pixels.", "agrees", "DFFormer-S18 > CAFormer-S18"]
+
+
+def test_the_claims_have_the_papers_direction(found):
+    """At 224 pixels CAFormer is the faster one (Table 2: 741 against 535 and 567 images a second)."""
+    least, greatest = scaling.published(found, "dfformer_s18")
+    assert (least.rows, greatest.rows) == (("CAFormer-S18", "DFFormer-S18"), ("DFFormer-S18", "CAFormer-S18"))
+    assert (least.verdict, greatest.verdict) == ("agrees", "agrees")
+    assert "224 pixels" in least.claim.text
+    assert "768 pixels" in greatest.claim.text
+    assert [outcome.verdict for outcome in scaling.published(found, "cdfformer_s18")] == ["agrees", "disagrees"]
 
 
 def test_shares_of_convformers_throughput_and_how_they_change(found):
@@ -52,7 +62,7 @@ def test_shares_of_convformers_throughput_and_how_they_change(found):
     assert [attention[size].value for size in (224, 512, 768)] == pytest.approx([1, 0.5, 0.25], rel=0.01)
     view = bench_report.shares(found, "throughput")
     verdicts = {row[0]: row[-1] for row in view.rows}
-    assert verdicts == {"convformer_s18": "", "caformer_s18": "", "dfformer_s18": "holds", "cdfformer_s18": "holds"}
+    assert verdicts == {"convformer_s18": "", "caformer_s18": "", "dfformer_s18": "agrees", "cdfformer_s18": "agrees"}
     assert view.rows[1][4] == "0.25 (0.25–0.25)"
 
 
@@ -66,7 +76,7 @@ def test_memory_that_grows_less_than_with_attention(found):
 
 @pytest.mark.parametrize(
     ("mine", "attention", "verdict"),
-    [((1, 0.9, 1.1), (0.5, 0.4, 0.6), "holds"), ((0.3, 0.2, 0.35), (0.5, 0.4, 0.6), "does not hold"),
+    [((1, 0.9, 1.1), (0.5, 0.4, 0.6), "agrees"), ((0.3, 0.2, 0.35), (0.5, 0.4, 0.6), "disagrees"),
      ((0.5, 0.3, 0.7), (0.5, 0.4, 0.6), "undecided")],
 )  # fmt: skip
 def test_ranges_that_overlap_decide_nothing(mine, attention, verdict):

@@ -8,11 +8,10 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from frepro import evaluate, reproduce
-from frepro import trained as module
+from frepro import evaluate, recipes, reproduce
 from frepro.analysis import networks
 from frepro.errors import FreproError
-from frepro.experiment import Experiment
+from frepro.experiment import IN_OUR_FRAME, Experiment
 from frepro.reproduce import Artefact
 from frepro.trained import Trained
 
@@ -27,8 +26,8 @@ def silent(line):
 
 def changed_recipe(monkeypatch):
     """The recipe with another learning rate."""
-    load = module.recipes.load
-    monkeypatch.setattr(module.recipes, "load", lambda *of: dataclasses.replace(load(*of), lr=1e-3))
+    load = recipes.load
+    monkeypatch.setattr(recipes, "load", lambda *of: dataclasses.replace(load(*of), lr=1e-3))
 
 
 def test_the_plan_names_the_runs_that_a_figure_needs():
@@ -156,10 +155,10 @@ def test_what_stands_in_is_said():
     assert networks.NOT_SHOWN in said
 
 
-@pytest.mark.parametrize("name", module.IN_OUR_FRAME)
+@pytest.mark.parametrize("name", IN_OUR_FRAME)
 def test_models_in_our_frame_are_timms(name):
     """Every tensor of timm's model has one of ours: the same number of the same shapes."""
-    model, args = module.IN_OUR_FRAME[name]
+    model, args = IN_OUR_FRAME[name]
     ours, timms = (timm.create_model(model, **args), timm.create_model(name))
     shapes = [sorted([n for n in p.shape if n > 1] for p in m.parameters()) for m in (ours, timms)]
     assert shapes[0] == shapes[1]

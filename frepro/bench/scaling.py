@@ -12,7 +12,7 @@ from typing import Any
 
 from frepro import papers
 from frepro.bench.results import Found, Line, folder, read
-from frepro.experiment import Outcome, paired
+from frepro.claims import Outcome, paired
 
 BASE, ATTENTION = "convformer_s18", "caformer_s18"
 
@@ -94,7 +94,12 @@ def stands_in(machines: Mapping[str, Found]) -> str:
 
 
 def faster(found: Found, better: str, worse: str) -> list[Outcome]:
-    """At each resolution the claim that a model has more throughput than another, tested round by round."""
+    """Return for each resolution how much more throughput a model has than another, tested round by round.
+
+    The verdict is that on the claim that ``better`` is the faster one; ``published`` says what of this is the paper's.
+    """
+    table = papers.load("dfformer").tables[2]  # for the names of the models
+    rows = tuple(str(table.value(row, "label")) if (row := table.row(model)) else model for model in (better, worse))
     others = {line.size: line for line in found.section("resolution", name=worse)}
     outcomes = []
     for line in found.section("resolution", name=better):
@@ -102,21 +107,30 @@ def faster(found: Found, better: str, worse: str) -> list[Outcome]:
         if len(times) < 2 or not all(times):
             continue
         rates = [[line.images / seconds for seconds in values] for values in times]
-        claim = papers.Claim(better, worse, f"Faster at {line.size} pixels", "throughput")
-        outcomes.append(
-            Outcome(claim, "img/s", None, *paired(*rates), len(rates[0]), found.provenance["device"]["name"])
-        )
+        claim = papers.Claim(better, worse, f"{rows[0]} is faster at {line.size} pixels.", "throughput")
+        setting = found.provenance["device"]["name"]
+        outcomes.append(Outcome(claim, rows, "img/s", None, *paired(*rates), len(rates[0]), setting))
     return outcomes
 
 
+def published(found: Found, model: str) -> list[Outcome]:
+    """Return what the paper claims of a model of its own and CAFormer, in its direction.
+
+    At 224 pixels, the least resolution, CAFormer is the faster one (Table 2, "Advantages at Higher Resolutions"); at
+    high resolution, of which the greatest measured is tested, the paper's own model is.
+    """
+    slower, quicker = faster(found, ATTENTION, model), faster(found, model, ATTENTION)
+    return [*slower[:1], *quicker[-1:]] if len(quicker) > 1 else slower[:1]
+
+
 def overtakes(outcomes: Sequence[Outcome]) -> str:
-    """From which resolution on the claim holds, in words; ``outcomes`` in order of resolution."""
+    """Return from which resolution on a model is faster, in words; ``outcomes`` in order of resolution."""
     count = 0
-    while count < len(outcomes) and outcomes[-1 - count].verdict == "holds":
+    while count < len(outcomes) and outcomes[-1 - count].verdict == "agrees":
         count += 1
     if count == 0:
         return "not faster at the greatest resolution measured"
-    where = outcomes[-count].claim.text.removeprefix("Faster ")
+    where = outcomes[-count].claim.text.partition(" is faster ")[2].rstrip(".")
     return f"faster {where} and beyond" if count < len(outcomes) else f"faster at all resolutions, {where} already"
 
 
@@ -163,8 +177,8 @@ def stays_closer(mine: Share, attention: Share, quantity: str) -> str:
     if quantity == "memory":
         mine, attention = attention, mine
     if mine.low > attention.high:
-        return "holds"
-    return "does not hold" if mine.high < attention.low else "undecided"
+        return "agrees"
+    return "disagrees" if mine.high < attention.low else "undecided"
 
 
 def written_out(resolutions: Sequence[int]) -> list[dict[str, Any]]:

@@ -35,7 +35,8 @@ def comparison(experiment: Experiment) -> Figure:
     left.set_yticks(rows, labels)
     left.set_ylim(len(labels) - 0.5, -0.5)  # the first row on top, no marker cut by the edge
 
-    _seed_by_seed(middle, [scores.get(label, []) for label in labels])
+    trained = experiment.trained_seeds()
+    _seed_by_seed(middle, [scores.get(label, []) for label in labels], [trained.get(label, []) for label in labels])
     middle.set_xlabel(f"measured {experiment.source.name}\ntop-1 accuracy (%)\n{_seeds(scores)}")
 
     baseline = next((label for label, model, _ in experiment.measured if _is_baseline(experiment, model)), labels[0])
@@ -54,7 +55,11 @@ def comparison(experiment: Experiment) -> Figure:
     right.axvline(1, color="0.5", linewidth=1)
     right.set_xlabel(f"throughput relative to\n{baseline}\n(higher is faster)")
     handles = [Line2D([], [], marker=marker, color=colour, linestyle="") for _, marker, colour, _ in sources]
-    figure.legend(handles, [name for name, *_ in sources], loc="outside upper right", ncols=2, frameon=False)
+    names = [name for name, *_ in sources]
+    if not all(all(learnt) for learnt in trained.values()):
+        handles.append(Line2D([], [], marker="x", color="k", linestyle=""))
+        names.append("seed that did not train (mean hollow)")
+    figure.legend(handles, names, loc="outside upper right", ncols=len(names), frameon=False)
     return finished(figure)
 
 
@@ -81,21 +86,28 @@ def dense_comparison(experiment: Experiment) -> Figure:
         rows = [row for row, label in enumerate(labels) if label in printed]
         left.plot([printed[labels[row]] for row in rows], rows, "o", color=PUBLISHED, markersize=8)
         left.margins(x=0.15)
-        _seed_by_seed(right, list(scores.values()))
+        _seed_by_seed(right, list(scores.values()), [[True] * len(values) for values in scores.values()])
         title, name = recipes.NETWORKS[network], report.DENSE[metric]
         left.set_xlabel(f"{title}: published\n{experiment.published.dataset} {name} (%)")
         right.set_xlabel(f"{title}: measured\n{experiment.source.name} {name} (%), {_seeds(scores)}")
     return finished(figure)
 
 
-def _seed_by_seed(axes: Axes, scores: Sequence[Sequence[float]]) -> None:
-    """A line for each variant: mean and standard deviation, and beneath it a tick for each seed."""
-    for row, values in enumerate(scores):
+def _seed_by_seed(axes: Axes, scores: Sequence[Sequence[float]], trained: Sequence[Sequence[bool]]) -> None:
+    """Draw a line for each variant: mean and standard deviation, and beneath it a tick for each seed.
+
+    A seed that did not train has a cross for its tick, and a mean that rests on such a seed is hollow.
+    """
+    for row, (values, learnt) in enumerate(zip(scores, trained, strict=True)):
         if not values:  # only those were evaluated that have a file of weights
             continue
         spread = stdev(values) if len(values) > 1 else 0
-        axes.errorbar(mean(values), row, xerr=spread, fmt="D", color=MEASURED, markersize=7, capsize=4)
-        axes.plot(values, [row + 0.25] * len(values), "|", color="0.35", markersize=9)
+        fill = "none" if not all(learnt) else MEASURED
+        axes.errorbar(
+            mean(values), row, xerr=spread, fmt="D", color=MEASURED, markersize=7, capsize=4, markerfacecolor=fill
+        )
+        for value, is_trained in zip(values, learnt, strict=True):
+            axes.plot(value, row + 0.25, "|" if is_trained else "x", color="0.35" if is_trained else "k", markersize=9)
 
 
 def _seeds(scores: Mapping[str, Sequence[float]]) -> str:
