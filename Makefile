@@ -24,7 +24,7 @@ READY :=
 endif
 
 # A misspelt variable would otherwise be passed over in silence, and everything be reproduced.
-KNOWN := TABLE FIGURE PAPER PROFILE DATA CHECKPOINT BACKBONES SEEDS DEVICE JOBS PER_DEVICE ONLY ROUNDS BESIDE PYTHON3
+KNOWN := TABLE FIGURE PAPER PROFILE DATA CHECKPOINT BACKBONES SEEDS DEVICE JOBS PER_DEVICE RETRAIN ONLY ROUNDS BESIDE PYTHON3
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 ifneq ($(filter-out $(KNOWN) -%,$(GIVEN)),)
 $(error unknown variable $(filter-out $(KNOWN) -%,$(GIVEN)); there is $(KNOWN))
@@ -33,12 +33,12 @@ endif
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
-reproduce: $(READY)  ## all, or: TABLE= FIGURE= PAPER= PROFILE= DATA= CHECKPOINT= BACKBONES= SEEDS= DEVICE= JOBS= PER_DEVICE=
+reproduce: $(READY)  ## all, or: TABLE= FIGURE= PAPER= PROFILE= DATA= CHECKPOINT= BACKBONES= SEEDS= DEVICE= JOBS= PER_DEVICE= RETRAIN=1
 	@$(PYTHON) -m frepro reproduce $(if $(TABLE),--table '$(TABLE)') $(if $(FIGURE),--figure '$(FIGURE)') \
 		$(if $(PAPER),--paper '$(PAPER)') $(if $(PROFILE),--profile '$(PROFILE)') $(if $(DATA),--data '$(DATA)') \
 		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(JOBS),--jobs '$(JOBS)') \
 		$(if $(PER_DEVICE),--per-device '$(PER_DEVICE)') $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') \
-		$(if $(BACKBONES),--backbones '$(BACKBONES)')
+		$(if $(BACKBONES),--backbones '$(BACKBONES)') $(if $(filter-out 0,$(RETRAIN)),--retrain)
 
 bench: $(READY)  ## speed and memory beside timm's models; minutes, on a machine left alone: ONLY= ROUNDS= BESIDE= DEVICE=
 	@$(PYTHON) -m frepro bench $(if $(ONLY),--only '$(ONLY)') $(if $(ROUNDS),--rounds '$(ROUNDS)') \

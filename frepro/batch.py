@@ -56,6 +56,12 @@ class Made:
                 with suppress(FreproError):  # the disk may be what failed
                     results.write_text(self.log, failure.details)
 
+    @property
+    def left_out(self) -> list[str]:
+        """A line for each variant that could not be built."""
+        broken = self.plan.experiment.broken if isinstance(self.plan, Plan) else {}
+        return [f"{self.plan.artefact.title}: {label} is left out: {problem}" for label, problem in broken.items()]
+
     def cause(self) -> str:
         """The failure in one line: what, why, and where to look."""
         where = f" (see {shown(self.log)})" if self.failure.details and self.log.exists() else ""
@@ -122,6 +128,13 @@ class Batch:
             log: Called with a line for each thing that is done, where there is no terminal.
         """
         made = {plan.artefact: Made(plan, plan.is_current) for plan in self.plans}
+        for plan in self.stale:
+            if isinstance(plan, Plan) and (plan.missing or not plan.is_timed):
+                found = parallel.attempt(Batch._check, plan)
+                self._note(made[plan.artefact], found, 0.0)
+                for label, problem in plan.experiment.broken.items():
+                    log(f"{plan.artefact.title}: {label} is left out: {problem}")
+        self.runs = {run.measurement.key: run for plan in self.stale for run in plan.missing}
         with self.progress(log) as progress:
             self._train(made, progress, per_device, workers)
             self._evaluate(made, per_device, workers, log)
@@ -170,6 +183,12 @@ class Batch:
             what = f"models of {plan.artefact.title}"
             line = f"{what} not timed: {found.cause}" if isinstance(found, Failure) else f"{what} timed"
             progress.done(("timing", plan.artefact), watch.seconds, line)
+
+    @staticmethod
+    def _check(plan: Plan) -> None:
+        """Leave out of a plan what cannot be built, before anything is trained."""
+        if plan.experiment.check_variants():
+            plan.__dict__.pop("missing", None)
 
     @staticmethod
     def _note(made: Made, found: object, seconds: float) -> None:

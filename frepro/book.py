@@ -14,6 +14,7 @@ from typing import Any
 from frepro import apidoc, audit, papers, provenance, recipes, report, sizes
 from frepro.bench import report as bench_report
 from frepro.bench import results as bench
+from frepro.claims import did_train
 from frepro.experiment import from_csv
 from frepro.reproduce import Artefact, Notebook, artefacts
 
@@ -272,7 +273,7 @@ def origin(folder: Path) -> str:
     made, found = read(folder)
     if "figure" in found:
         return _figure_origin(made, found)
-    timing, measured = found["timing"], [*found["runs"], *filter(None, [found["timing"]])]
+    timings, measured = found["timings"], [*found["runs"], *found["timings"]]
     if not measured:
         return f"""## Where these numbers come from
 
@@ -290,11 +291,18 @@ Read off the models, with nothing trained or timed; page made {made["time"]} wit
 - code of commit {", ".join(commits)}{" with uncommitted changes" if changed else ""}; what this page
   was made with has {"not changed" if is_current(made) else "changed"} since
 - {"; ".join(versions)}
-- throughput: batches of {timing["benchmark"]["batch_size"]} at {timing["benchmark"]["img_size"]} pixels,
-  {timing["benchmark"]["rounds"]} rounds in which all models take turns, {timing["origin"]["device"]["threads"]} threads
+{_timing(timings) if timings else "- nothing was timed"}
 {_training(found) if found["runs"] else "- nothing was trained"}
 ````
 """
+
+
+def _timing(timings: list[dict[str, Any]]) -> str:
+    """How the models of a table were timed; they took turns in one session, unless some came later."""
+    benchmark, sessions = timings[0]["benchmark"], {timing["values"]["session"] for timing in timings}
+    in_turn = "all models take turns" if len(sessions) == 1 else f"models take turns, in {len(sessions)} sessions"
+    return f"""- throughput: batches of {benchmark["batch_size"]} at {benchmark["img_size"]} pixels,
+  {benchmark["rounds"]} rounds in which {in_turn}, {timings[0]["origin"]["device"]["threads"]} threads"""
 
 
 def _training(found: dict[str, Any]) -> str:
@@ -309,6 +317,8 @@ def _training(found: dict[str, Any]) -> str:
         network = [recipes.NETWORKS[run["network"]]] if whole else []
         source = f"`{run['weights']}`" if run.get("weights") else str(run["seed"])
         score, seconds = f"{run['values'][metric]:.2f}", f"{run['seconds']:.0f}"
+        if not did_train(run["values"], data["classes"]):
+            score += ", did not train"
         lines.append([f"`{run['model']}`", *network, source, score, seconds, f"`{run['key']}`"])
     rows = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     return f"""- data: {data["name"]}, {data["train"]} training and {data["test"]} test images,

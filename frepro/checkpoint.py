@@ -51,8 +51,8 @@ class Checkpoint:
     """The checkpoints of a run: of a network, its moving average and its optimizer.
 
     Args:
-        measurement: Whose folder they lie in. Those that other code wrote are not taken up.
-        log: Called with a line for each file that is passed over.
+        measurement: Whose folder they lie in.
+        log: Called with a line for each file that is not used.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class Checkpoint:
         optimizer: torch.optim.Optimizer,
         log: Callable[[str], None],
     ) -> None:
-        self.folder, self.code = measurement.folder, measurement.code
+        self.measurement, self.folder = measurement, measurement.folder
         self.modules = {"model": model} if ema is None else {"model": model, "ema": ema.module}
         self.optimizer = optimizer
         self.log = log
-        self.passed_over: list[Path] = []
+        self.damaged: list[Path] = []
 
     def files(self) -> list[Path]:
         """The latest first."""
@@ -75,7 +75,7 @@ class Checkpoint:
 
     def write(self, progress: Progress, updates: int, accelerator: Accelerator) -> None:
         """Store the state after so many updates in all, and then remove what is older than the one before it, and what
-        ``restore`` passed over, which would count as newer.
+        ``restore`` found damaged, which would count as newer.
 
         All processes call it, as a network may be in parts; the main one writes.
         """
@@ -96,19 +96,22 @@ class Checkpoint:
             "progress": json.dumps(asdict(progress)),
             "scaler": json.dumps(scaler),
             "steps": json.dumps([float(group["step"]) for group in self._counting_groups()]),
-            "code": self.code,
+            "key": self.measurement.key,
             "checksum": str(checksum(tensors)),
         }
         save(self.folder / f"checkpoint-{updates:08d}.safetensors", tensors, metadata)
         history = "".join(json.dumps(entry) + "\n" for entry in progress.history)
         results.write_text(self.folder / "metrics.jsonl", history)
-        while self.passed_over:
-            self.passed_over.pop().unlink(missing_ok=True)
+        while self.damaged:
+            self.damaged.pop().unlink(missing_ok=True)
         for old in self.files()[KEPT:]:
             old.unlink(missing_ok=True)
 
     def restore(self, accelerator: Accelerator) -> Progress:
-        """Take up the latest whole state of this code, if there is one; else the run begins."""
+        """Resume from the latest whole state of this run, if there is one; else the run begins.
+
+        A state of another specification or of an earlier revision is never used and never removed; the log says so.
+        """
         if accelerator.is_main_process:
             for path in self.folder.glob(".checkpoint-*"):  # was being written when the run was killed
                 path.unlink(missing_ok=True)
@@ -116,12 +119,21 @@ class Checkpoint:
             try:
                 tensors, metadata = self._read(path)
             except (SafetensorError, OSError, KeyError, ValueError) as error:
-                self.log(f"{path} is damaged ({error}): passed over")
-                self.passed_over.append(path)
+                self.log(f"{path} is damaged ({error}): not used")
+                self.damaged.append(path)
                 continue
-            if metadata["code"] == self.code:
+            if metadata.get("key", self.measurement.key) == self.measurement.key:
                 return self._take_up(tensors, metadata, accelerator)
-            self.passed_over.append(path)
+            if accelerator.is_main_process:
+                kept = path.with_name(f"other-run-{metadata['key']}-{path.name}")
+                path.rename(kept)
+                self.log(f"{path} is of another run ({metadata['key']}): not used, kept as {kept.name}")
+        for name, earlier in self.measurement.earlier():
+            if any(earlier.folder.glob("checkpoint-*.safetensors")):
+                self.log(
+                    f"{earlier.folder} has a checkpoint of revision {name}, and the behaviour has changed since: not "
+                    "used, and kept; the run begins anew"
+                )
         return Progress()
 
     @staticmethod

@@ -148,7 +148,7 @@ def choose(
         FreproError: None of them can be made.
     """
     chosen, unbuilt = reproduce.find(paper, table, figure)
-    seeds = seeds or ([0, 1, 2] if profile == "demo" else [0])
+    seeds = seeds or reproduce.SEEDS.get(profile, [0])
     given = {"profile": profile, "data": data, "seeds": seeds, "device": device}
     given |= {name: value for name, value in (("checkpoints", checkpoint), ("backbones", backbones)) if value}
     plans, obstacles = [], {}
@@ -178,8 +178,11 @@ def choose(
 @click.option(
     "--jobs", type=click.IntRange(1), help="Runs and notebooks at a time. Default: one a core, or one on a GPU."
 )
+@click.option(
+    "--retrain", is_flag=True, help="Train and time again what is stored; the stored runs are kept under another name."
+)
 def reproduce_command(
-    jobs: int | None, per_device: int | None, workers: int | None, dry_run: bool, **choice: Any
+    jobs: int | None, per_device: int | None, workers: int | None, retrain: bool, dry_run: bool, **choice: Any
 ) -> None:
     """Make tables and figures anew, published beside measured: all of them, or those that the options name.
 
@@ -190,11 +193,29 @@ def reproduce_command(
     from frepro.batch import Batch
 
     plans, left_out, unbuilt = choose(**choice)
+    if retrain and not dry_run:
+        set_aside(plans)
     batch = Batch(plans, choice["device"], jobs)
     click.echo(batch.describe())
     if unbuilt:
         click.echo(f"Not built yet: {reproduce.listed(unbuilt)}.")
     end(left_out + ([] if dry_run else make_and_show(batch, per_device, workers)))
+
+
+def set_aside(plans: list[reproduce.Plan | reproduce.FigurePlan]) -> None:
+    """Rename the folders of all stored runs and timings that plans rest on, so that they are made again."""
+    measurements = [run.measurement for plan in plans for run in plan.runs]
+    measurements += [
+        timing.measurement
+        for plan in plans
+        if isinstance(plan, reproduce.Plan)
+        for timing in plan.experiment.timings.values()
+    ]
+    by_key = {each.key: each for each in measurements}
+    kept = [folder for each in by_key.values() if (folder := each.set_aside()) is not None]
+    if kept:
+        where = reproduce.shown(kept[0].parent)
+        click.echo(f"Retraining: {len(kept)} stored runs and timings are kept as {where}/*.before-*")
 
 
 def make_and_show(batch: Any, per_device: int | None, workers: int | None) -> list[str]:
@@ -209,7 +230,7 @@ def make_and_show(batch: Any, per_device: int | None, workers: int | None) -> li
             click.echo(f"\n{plan.artefact.title}, profile {plan.profile}\n{plan.text()}\n")
             for file in sorted(plan.folder.iterdir()):
                 click.echo(f"  {reproduce.shown(file)}")
-    return [one.cause() for one in made if one.failure]
+    return [one.cause() for one in made if one.failure] + [line for one in made for line in one.left_out]
 
 
 def end(failures: list[str]) -> None:

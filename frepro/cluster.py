@@ -158,15 +158,14 @@ class Cluster:
 
         with results.written(folder()):
             folder().mkdir(parents=True, exist_ok=True)
-        tasks = [Task(dataclasses.replace(run), run.measurement.code, self.execution(run)) for run in runs]
+        tasks = [Task(dataclasses.replace(run), self.execution(run)) for run in runs]
         try:
             with _outside_jobs():
                 jobs = executor.submit_array(tasks)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
             raise FreproError(f"Slurm refused: {said(str(error))}") from error
         for run, job in zip(runs, jobs, strict=True):
-            noted = {"job": job.job_id, "code": run.measurement.code}
-            results.write_text(note(run), json.dumps(noted) + "\n")
+            results.write_text(note(run), json.dumps({"job": job.job_id}) + "\n")
         return [Sent(run, job.job_id, "PENDING") for run, job in zip(runs, jobs, strict=True)]
 
     def _executor(self) -> Any:
@@ -221,13 +220,11 @@ class Task:
     """What one process of a job does; submitit stores it as a pickle, and calls it in each process.
 
     Attributes:
-        run: A fresh one, so that what it rests on is told anew where it is made.
-        code: Fingerprint of the code that it was sent with.
+        run: The training run.
         execution: Arguments of ``train.Execution``.
     """
 
     run: Run
-    code: str
     execution: dict[str, Any]
 
     def __call__(self) -> None:
@@ -235,11 +232,6 @@ class Task:
 
         # Slurm signals every process of a job. A forked one that loads data would requeue the job a second time.
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN))
-        run = dataclasses.replace(self.run)
-        if run.measurement.code != self.code:  # to train on would throw away the checkpoint of the code before
-            raise FreproError(
-                f"{run.title}: its code has changed since it was sent: send it again, or put the code back"
-            )
         from frepro import train
 
         if submitit.JobEnvironment().num_tasks > 1:
@@ -248,7 +240,7 @@ class Task:
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
             if torch.cuda.device_count() == 1:  # Slurm shows each process its own GPU alone
                 os.environ["LOCAL_RANK"] = "0"
-        train.run(run, train.Execution(log=print, **self.execution))
+        train.run(self.run, train.Execution(log=print, **self.execution))
 
     def checkpoint(self) -> Any:
         """Called by submitit on preemption and when time is up: the same again, which goes on from the run's state."""
@@ -307,22 +299,11 @@ def survey(runs: Iterable[Run]) -> list[Sent]:
     """Each run with the job that it was last sent as, and how that is.
 
     Raises:
-        FreproError: A job is queued or running with other code, or Slurm does not answer.
+        FreproError: Slurm does not answer.
     """
     noted = [(run, _noted(run)) for run in runs]
     known = states(job["job"] for _, job in noted if job)
-    found = []
-    for run, job in noted:
-        sent = Sent(run, job["job"], known[job["job"]]) if job else Sent(run)
-        if sent.job and job["code"] != run.measurement.code:
-            if sent.is_live:
-                raise FreproError(
-                    f"{run.title}: job {sent.job} was sent with other code and is not through: scancel {sent.job}, "
-                    "or put the code back"
-                )
-            sent = Sent(run)
-        found.append(sent)
-    return found
+    return [Sent(run, job["job"], known[job["job"]]) if job else Sent(run) for run, job in noted]
 
 
 def _noted(run: Run) -> dict[str, str] | None:

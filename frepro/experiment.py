@@ -1,14 +1,14 @@
 """An experiment: the variants of a published table, to be trained with several seeds, timed and counted.
 
-A notebook makes one from its parameters and its list of variants, and shows what it found; ``frepro reproduce`` makes
-the same one to tell what is still to do. Making one imports no torch.
+A notebook's cells define one, once: ``frepro reproduce`` runs the same cells to tell what is still to do. Making one
+imports no torch.
 """
 
 import csv
 import io
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field, fields
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -35,6 +35,8 @@ SHOWN = {
     "segmentation": ("miou", "aacc"),
 }
 DEVICES = ("auto", "cpu", "cuda")
+# Said of a model that was timed after the others of its table, and not in turn with them.
+LATER = ", in another session"
 # timm builds these at their full sizes alone. A small one is our frame, which is the same, with their token mixers.
 IN_OUR_FRAME = {
     "convformer_s18": ("spanetv2_s18_pure", {"mixers": ("conv",) * 4}),
@@ -52,6 +54,7 @@ class Finding:
         n: Seeds, or rounds.
         weights: File whose weights were evaluated, where nothing was trained here.
         untrained: How many of the seeds did not train, as ``claims.did_train`` has it; their scores are in the mean.
+        problem: Why the variant cannot be built, where nothing of it could be measured.
     """
 
     group: str
@@ -66,6 +69,7 @@ class Finding:
     setting: str = ""
     weights: str = ""
     untrained: int = 0
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,7 @@ class Experiment:
             table of detectors or segmenters they are of whole networks, as our runs leave them, and go by
             <network>_<model>.
         backbones: The same for the weights that detectors and segmenters start from; "none" for random ones.
+        claims: Claims beside the table's, of variants: ``better`` and ``worse`` are labels, and ``group`` is a network.
     """
 
     paper: str
@@ -147,6 +152,7 @@ class Experiment:
     made_for: int | None = None
     checkpoints: Mapping[str, str] | str | None = None
     backbones: Mapping[str, str] | str | None = None
+    claims: Sequence[papers.Claim] = ()
     recipe: recipes.Recipe = field(init=False)
     source: Source = field(init=False)
 
@@ -189,6 +195,41 @@ class Experiment:
         object.__setattr__(self, "source", source)
         if trains:
             self._check_weights()
+        labels = [label for label, *_ in self.variants]
+        for claim in self.claims:
+            for label in (claim.better, claim.worse):
+                if label not in labels:
+                    raise unknown("variant in a claim", label, labels)
+
+    def with_variant(
+        self, label: str, model: str, claim: str | None = None, over: str | None = None, **model_args: Any
+    ) -> "Experiment":
+        """Return this experiment with one more variant, which is trained, timed and counted as the others are.
+
+        Args:
+            claim: What the variant is there to show, as a sentence: that it has a higher score than ``over``.
+            over: Label of the variant that it is compared with; ``None`` for the first.
+            **model_args: Arguments of the model. Activations and norms are given by name, as ``act_layer="tanh"``.
+
+        Raises:
+            FreproError: There is no such model or no such label, or a variant of these is there already.
+        """
+        trained = self.trained
+        if isinstance(trained, Mapping):
+            trained = {network: [*dict.fromkeys([*models, model])] for network, models in trained.items()}
+        elif trained is not None:
+            trained = [*dict.fromkeys([*trained, model])]
+        claims = [*self.claims]
+        if claim is not None:
+            metric, network = SHOWN[self.task][0], next(iter(self.trained or ()), None) if self.networks else None
+            claims.append(papers.Claim(label, over or self.variants[0][0], claim, metric, network))
+        return replace(
+            self,
+            variants=[*self.variants, (label, model, model_args)],
+            models=[*self.models, model] if self.models else self.models,
+            trained=trained,
+            claims=claims,
+        )
 
     @property
     def published(self) -> papers.Table:
@@ -244,9 +285,10 @@ class Experiment:
     @cached_property
     def measured(self) -> tuple[Variant, ...]:
         """The variants that are timed."""
+        found = [variant for variant in self.variants if variant[0] not in self.broken]
         if self.networks or self.trained is None:
-            return tuple(self.variants)
-        return tuple(variant for variant in self.variants if variant[1] in self.trained)
+            return tuple(found)
+        return tuple(variant for variant in found if variant[1] in self.trained)
 
     @cached_property
     def learners(self) -> list[Learner]:
@@ -254,8 +296,38 @@ class Experiment:
         whatever has a file.
         """
         networks = dict.fromkeys([*(self.trained or ()), *self.networks]) if self.networks else [None]
-        every = [self._learner(variant, network) for network in networks for variant in self.variants]
+        variants = [variant for variant in self.variants if variant[0] not in self.broken]
+        every = [self._learner(variant, network) for network in networks for variant in variants]
         return [each for each in every if each.checkpoint or self._is_trained(each.model, each.network)]
+
+    @cached_property
+    def broken(self) -> dict[str, str]:
+        """Label -> reason of the variants that cannot be built, as far as ``check_variants`` has found out."""
+        return {}
+
+    def check_variants(self) -> dict[str, str]:
+        """Build on the meta device, before anything is trained, what is trained or has arguments of its own.
+
+        A variant that cannot be built is left out from here on; the others are made. Nothing is allocated or computed.
+
+        Returns:
+            Label of each variant that cannot be built -> why.
+        """
+        from frepro.analysis import cost
+
+        trained = {learner.label: learner.runs[0] for learner in self.learners}
+        found = {}
+        for label, model, args in self.variants:
+            if args or label in trained:
+                run = trained.get(label)
+                small = (run.model, run.recipe.img_size, run.all_model_args) if run and not run.recipe.network else None
+                if problem := cost.obstacle(model, args, small):
+                    found[label] = problem
+        if found:
+            for name in ("measured", "learners", "runs", "evaluated", "timings", "timing_settings", "findings"):
+                self.__dict__.pop(name, None)  # were worked out with these variants in
+            self.__dict__["broken"] = found
+        return found
 
     def _is_trained(self, model: str, network: str | None) -> bool:
         if network is None:
@@ -287,26 +359,50 @@ class Experiment:
         return [learner for learner in self.learners if learner.checkpoint]
 
     @cached_property
-    def timing(self) -> Throughput:
-        """Throughput of the variants at full size on this device."""
-        models = tuple((model, tuple(sorted(args.items()))) for _, model, args in self.measured)
+    def timings(self) -> dict[str, Throughput]:
+        """Label of each variant that is timed -> its throughput at full size on this device."""
+        if not self.measured:
+            return {}
         device, name = self._device
-        return Throughput(models, self.recipe.benchmark, device, name)
+        group, benchmark = f"{self.paper}/table_{self.table}", self.recipe.benchmark
+        return {label: Throughput(group, model, args, benchmark, device, name) for label, model, args in self.measured}
 
     @cached_property
     def _device(self) -> tuple[str, str]:
         return device_name(self.device)
 
+    def to_time(self) -> list[Throughput]:
+        """Return what is still to be timed: variants without a record, and pairs that a claim compares and that did
+        not take turns in one session, without which their difference would be that of two states of the machine.
+        """
+        records = {label: timing.measurement.record() for label, timing in self.timings.items()}
+        missing = {label for label, record in records.items() if record is None}
+        for claim, rows in self._claims():
+            if claim.metric == "throughput" and set(rows) <= set(records):
+                sessions = {record and record["values"]["session"] for record in map(records.get, rows)}
+                missing |= set(rows) if len(sessions) > 1 else set()
+        return [timing for label, timing in self.timings.items() if label in missing]
+
     def is_timed(self) -> bool:
-        return not self.measured or self.timing.measurement.record() is not None
+        return not self.to_time()
 
     @property
     def rates(self) -> dict[str, list[float]]:
         """Label of each variant that is timed -> its images per second, round by round."""
-        if not self.measured:
-            return {}
-        rates = self.timing.measurement.record()["values"]["images_per_second"]
-        return {label: rate for (label, *_), rate in zip(self.measured, rates, strict=True)}
+        records = {label: timing.measurement.record() for label, timing in self.timings.items()}
+        return {label: record["values"]["images_per_second"] for label, record in records.items() if record}
+
+    @cached_property
+    def timing_settings(self) -> dict[str, str]:
+        """Label of each variant that is timed -> on what; it says which did not take turns with most of the others."""
+        records = {label: timing.measurement.record() for label, timing in self.timings.items()}
+        sessions = [record["values"]["session"] for record in records.values() if record]
+        main = max(sessions, key=sessions.count, default=None)
+        return {
+            label: self._device[1] + ("" if record["values"]["session"] == main else LATER)
+            for label, record in records.items()
+            if record
+        }
 
     @property
     def made_from(self) -> dict[str, str]:
@@ -320,7 +416,8 @@ class Experiment:
             parts[f"checkpoint of {learner.label}"] = learner.checkpoint.fingerprint
         if self.measured:
             parts[f"benchmark of recipe {self.paper}"] = provenance.sha256(results.canonical(self.recipe.benchmark))
-            parts["device"] = provenance.sha256(self.timing.name)
+            parts["device"] = provenance.sha256(self._device[1])
+            parts["timings"] = provenance.sha256(results.canonical(self.rates))
         return parts
 
     def run(
@@ -339,11 +436,14 @@ class Experiment:
             workers: Processes that load data for each run; none for as many as help.
             log: Called with a line for each run that ends.
         """
+        if self.to_train() or self.to_time():
+            for label, problem in self.check_variants().items():
+                log(f"{label} is left out: {problem}")
         train_missing(self.to_train(), self.device, jobs or self.default_jobs(), per_device, workers, log)
         self.evaluate(per_device, workers, log)
-        if not self.is_timed():
+        if to_time := self.to_time():
             self.time()
-            log(f"timed {len(self.measured)} models on {self.timing.name}")
+            log(f"timed {len(to_time)} models on {self._device[1]}")
 
     def evaluate(self, per_device: int | None, workers: int | None, log: Callable[[str], None]) -> None:
         """Evaluate the weights of files that have not been yet; arguments as for ``run``."""
@@ -359,10 +459,10 @@ class Experiment:
                 log(f"evaluated {learner.checkpoint.file}")
 
     def time(self) -> None:
-        """Time the variants in turn, and store what comes of it."""
+        """Time in turn what has not been timed, and store what comes of it."""
         from frepro.analysis import cost
 
-        cost.throughput(self.timing)
+        cost.throughput(self.to_time())
 
     def default_jobs(self) -> int:
         return default_jobs(self._device[0], self.profile)
@@ -379,7 +479,9 @@ class Experiment:
         rates = self.rates
         found = []
         for variant in self.variants:
-            if self.networks:
+            if variant[0] in self.broken:
+                found.append(self._finding(*variant, "params", {"problem": self.broken[variant[0]]}))
+            elif self.networks:
                 found += self._of_backbone(*variant, rates.get(variant[0]))
             else:
                 found += self._of_classifier(*variant, rates.get(variant[0]))
@@ -394,7 +496,7 @@ class Experiment:
             "flops": {"measured": counted["macs"] / 1e9},
         }
         if rates:
-            values["throughput"] = {**spread_of(rates, median), "setting": self.timing.name}
+            values["throughput"] = {**spread_of(rates, median), "setting": self.timing_settings[label]}
         for learner in self.learners:
             if learner.label == label and (scored := self._scored(learner, "top1")):
                 values[self.own_metric] = scored
@@ -445,7 +547,7 @@ class Experiment:
             ):
                 found.append(Finding("", label, model, metric, unit, None, value, setting=pixels(size)))
         if rates:
-            spread = {**spread_of(rates, median), "setting": self.timing.name}
+            spread = {**spread_of(rates, median), "setting": self.timing_settings[label]}
             found.append(Finding("", label, model, "throughput", UNITS["throughput"], None, **spread))
         if not self.is_published_setting:
             for network, learner in learners.items():
@@ -515,15 +617,24 @@ class Experiment:
         """Return for each variant of a classifier that is trained whether its runs learnt anything, seed by seed."""
         return {learner.label: learner.trained() for learner in self.learners if learner.network is None}
 
-    def outcomes(self) -> list[Outcome]:
-        """Return every claim about the table's variants, each tested by itself on what was measured here."""
+    def _claims(self) -> list[tuple[papers.Claim, tuple[str, str]]]:
+        """Return the claims of the table, then those of variants, each with the labels of its two rows.
+
+        Of the table's, those are left out that are about a model which ``models`` leaves out.
+        """
         labels = {model: label for label, model, args in self.variants if not args}
-        found = []
+        published = []
         for claim in self.published.claims:
             pair = (claim.better, claim.worse)
-            if self.models and not set(pair) <= set(self.models):
-                continue
-            rows = tuple(labels.get(model) or self._printed_label(model, claim.group) for model in pair)
+            if not self.models or set(pair) <= set(self.models):
+                better, worse = (labels.get(model) or self._printed_label(model, claim.group) for model in pair)
+                published.append((claim, (better, worse)))
+        return [*published, *((claim, (claim.better, claim.worse)) for claim in self.claims)]
+
+    def outcomes(self) -> list[Outcome]:
+        """Return every claim about the table's variants, each tested by itself on what was measured here."""
+        found = []
+        for claim, rows in self._claims():
             is_speed = claim.metric == "throughput"
             unit = UNITS["throughput"] if is_speed else "points"
             published = self._published_difference(claim)
@@ -532,7 +643,7 @@ class Experiment:
                 found.append(Outcome(claim, rows, unit, published))
                 continue
             better, worse = (values[label] for label in rows)
-            setting = self.timing.name if is_speed else self.source.name
+            setting = self._device[1] if is_speed else self.source.name
             untrained = () if is_speed else self._untrained(claim, rows)
             found.append(Outcome(claim, rows, unit, published, *paired(better, worse), len(better), setting, untrained))
         return found
@@ -548,8 +659,8 @@ class Experiment:
 
     def _claimed_network(self, claim: papers.Claim) -> tuple[str | None, str]:
         """Return the network and the metric of a run's record that a claim is about."""
-        if not self.networks:
-            return None, claim.metric
+        if not self.networks or claim in self.claims:
+            return claim.group, claim.metric
         return self._meant(self.published.row(claim.better, claim.group), self.published.column(claim.metric))
 
     def _claimed(self, claim: papers.Claim) -> dict[str, list[float]]:
@@ -558,7 +669,7 @@ class Experiment:
         return self.scores(metric, network)
 
     def _published_difference(self, claim: papers.Claim) -> float | None:
-        if self.published.column(claim.metric) is None:
+        if claim in self.claims or self.published.column(claim.metric) is None:
             return None
         rows = [self.published.row(model, claim.group) for model in (claim.better, claim.worse)]
         better, worse = (self.published.value(row, claim.metric) for row in rows)
@@ -578,7 +689,6 @@ class Experiment:
         """Every run with its seed, score and origin; the timing with all its rounds, if anything was timed."""
         records = [(run, run.measurement.record(), None) for run in self.runs]
         records += [(each.runs[0], each.records()[0], each.checkpoint.file.name) for each in self.evaluated]
-        timing = self.timing.measurement.record() if self.measured else None
         return {
             "paper": self.paper,
             "table": self.table,
@@ -599,14 +709,20 @@ class Experiment:
                 }
                 for run, record, weights in records
             ],
-            "timing": timing
-            and {
-                "key": timing["key"],
-                "benchmark": asdict(self.timing.benchmark),
-                "images_per_second": self.rates,
-                "seconds": timing["seconds"],
-                "origin": _origin(timing),
-            },
+            "timings": [
+                {
+                    "key": record["key"],
+                    "label": label,
+                    "model": timing.model,
+                    "model_args": timing.model_args,
+                    "benchmark": asdict(timing.benchmark),
+                    "values": record["values"],
+                    "seconds": record["seconds"],
+                    "origin": _origin(record),
+                }
+                for label, timing in self.timings.items()
+                if (record := timing.measurement.record())
+            ],
         }
 
     def frame(self) -> Any:

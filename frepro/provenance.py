@@ -98,7 +98,7 @@ def code(*modules: str) -> dict[str, str]:
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        path = _module_path(name)
+        path = module_path(name)
         if name in found or path is None:
             continue
         found[name], imported = _parsed(path, path.stat().st_mtime_ns)
@@ -111,11 +111,21 @@ def code_fingerprint(*modules: str) -> str:
     return sha256(*(part for item in code(*modules).items() for part in item))
 
 
+def imports_of(path: Path) -> tuple[str, ...]:
+    """Return what a file of the package imports from frepro, as ``imports`` has it."""
+    return _parsed(path, path.stat().st_mtime_ns)[1]
+
+
 # What registers models, reads the recipe (which is part of a run's key), keeps records and states, stops a run that
 # broke, or shows how far things have come decides about no number: importing it makes no code part of a run. (Tests
 # hold a run that was taken up, or computed in parts, to the end of one that was not.)
-KEEPERS = ("checkpoint", "errors", "nonfinite", "paths", "progress", "provenance", "results", "schema", "sharding")
-NOT_FOLLOWED = {"frepro", *(f"frepro.{name}" for name in (*KEEPERS, "models", "papers", "recipes"))}
+KEEPERS = (
+    *("checkpoint", "errors", "nonfinite", "paths", "progress", "provenance", "results", "revisions", "schema"),
+    "sharding",
+)
+# What trains and evaluates is part of the runs, which a result names by their records.
+TRAINING = ("evaluate", "parallel", "train")
+NOT_FOLLOWED = {"frepro", *(f"frepro.{name}" for name in (*KEEPERS, *TRAINING, "models", "papers", "recipes"))}
 
 
 @lru_cache
@@ -153,7 +163,8 @@ def imports(tree: ast.AST, package: str = "") -> tuple[str, ...]:
     return tuple(sorted(name for name in imported if name.split(".")[0] == "frepro"))
 
 
-def _module_path(name: str) -> Path | None:
+def module_path(name: str) -> Path | None:
+    """Return the file of a module of frepro; ``None`` where there is no such module."""
     base = paths.ROOT.joinpath(*name.split("."))
     for path in (base.with_suffix(".py"), base / "__init__.py"):
         if path.exists():

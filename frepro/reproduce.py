@@ -11,6 +11,7 @@ that are ``Trained`` for it.
 import ast
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,10 +23,10 @@ from typing import Any
 
 from frepro import papers, paths, provenance, recipes, report, results
 from frepro.data.sources import absolute, locate
-from frepro.errors import FreproError, unknown
+from frepro.errors import FreproError, one_line, unknown
 from frepro.experiment import TASKS, Experiment, find_weights, from_csv
 from frepro.progress import Stopwatch, minutes
-from frepro.runs import Run
+from frepro.runs import RUNS, Run
 from frepro.trained import Trained
 
 
@@ -112,8 +113,16 @@ def ranges(numbers: Sequence[int]) -> str:
     return ", ".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
 
 
+# The tag of cells that invite the reader to change something: papermill leaves them out, and the tests run them.
+SKIPPED = "skip-execution"
+
+
+def _tags(cell: dict[str, Any]) -> Sequence[str]:
+    return cell["metadata"].get("tags", ())
+
+
 class Notebook:
-    """A source notebook: its code, the defaults of its parameters, and its list of variants."""
+    """A source notebook: its code, the defaults of its parameters, and the experiment that it defines."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -132,23 +141,54 @@ class Notebook:
         return "".join(self.cells[0]["source"]).splitlines()[0].removeprefix("# ")
 
     def parameters(self) -> dict[str, Any]:
-        """Name -> default of everything that the cell tagged ``parameters`` sets."""
-        return self._assigned("parameters")
+        """Name -> default of everything that the cell tagged ``parameters`` sets: plain values, as papermill needs."""
+        values = {}
+        try:
+            for node in ast.parse("".join(self._tagged("parameters"))).body:
+                if isinstance(node, ast.Assign):
+                    values[node.targets[0].id] = ast.literal_eval(node.value)
+        except (SyntaxError, ValueError, AttributeError) as error:
+            raise FreproError(
+                f"{shown(self.path)}: the cell tagged 'parameters' may only assign plain values (text, numbers, "
+                f"lists): {error}"
+            ) from error
+        return values
 
-    def variants(self) -> list[tuple[str, str, dict[str, Any]]]:
-        """The list ``variants`` of the cell tagged ``variants``."""
-        return self._assigned("variants")["variants"]
+    def definition(self, parameters: dict[str, Any]) -> Any:
+        """Return the ``Experiment`` or ``Trained`` that the notebook defines with these parameters.
 
-    def trained(self, paper: str, parameters: dict[str, Any]) -> Trained | None:
-        """The networks that a figure looks at, if its notebook has a cell tagged ``variants`` for them."""
-        if not any("variants" in cell["metadata"].get("tags", ()) for cell in self.cells):
+        It is what the notebook itself works with: its cells tagged ``parameters``, ``variants`` and ``experiment`` are
+        run as they stand, with the parameters set in between. ``None`` for a notebook without such a cell.
+        """
+        if not any("experiment" in _tags(cell) for cell in self.cells):
             return None
-        settings = {name: parameters[name] for name in ("profile", "seeds", "checkpoints", "device")}
-        return Trained(paper, **self._assigned("variants"), **settings)
+        names: dict[str, Any] = {}
+        for tag in ("parameters", "variants", "experiment"):
+            code = "".join(self._tagged(tag))
+            try:
+                exec(compile(code, f"{shown(self.path)}, cell tagged {tag}", "exec"), names)
+            except FreproError:
+                raise
+            except Exception as error:
+                raise FreproError(f"{shown(self.path)}: the cell tagged {tag!r} failed: {one_line(error)}") from error
+            if tag == "parameters":
+                names |= parameters
+        found = [names[name] for name in ("experiment", "trained") if isinstance(names.get(name), Experiment | Trained)]
+        if not found:
+            raise FreproError(f"{shown(self.path)}: the cell tagged 'experiment' sets no experiment and no trained")
+        return found[0]
+
+    def _tagged(self, tag: str) -> list[str]:
+        """Return the lines of the cell with a tag."""
+        cell = next((cell for cell in self.cells if tag in _tags(cell)), None)
+        if cell is None:
+            raise FreproError(f"{shown(self.path)} has no cell tagged {tag!r}")
+        return cell["source"]
 
     @cached_property
     def code(self) -> ast.Module:
-        return ast.parse("\n".join("".join(cell["source"]) for cell in self.cells if cell["cell_type"] == "code"))
+        cells = [cell for cell in self.cells if cell["cell_type"] == "code" and SKIPPED not in _tags(cell)]
+        return ast.parse("\n".join("".join(cell["source"]) for cell in cells))
 
     @cached_property
     def modules(self) -> list[str]:
@@ -201,21 +241,6 @@ class Notebook:
             if name not in known:
                 raise unknown(f"parameter of {self.path.name}", name, known)
 
-    def _assigned(self, tag: str) -> dict[str, Any]:
-        cell = next((c for c in self.cells if tag in c["metadata"].get("tags", ())), None)
-        if cell is None:
-            raise FreproError(f"{self.path} has no cell tagged {tag!r}")
-        values = {}
-        try:
-            for node in ast.parse("".join(cell["source"])).body:
-                if isinstance(node, ast.Assign):
-                    values[node.targets[0].id] = ast.literal_eval(node.value)
-        except (SyntaxError, ValueError, AttributeError) as error:
-            raise FreproError(
-                f"{self.path}: the cell tagged {tag!r} may only assign plain values (text, numbers, lists): {error}"
-            ) from error
-        return values
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -236,32 +261,33 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """Where the result goes: the profile's, and a folder of their own for data of the user's."""
+        """Where the result goes: the profile's folder; one of its own for a user's data, and for a narrowed run."""
         experiment, source = self.experiment, self.experiment.source
-        if source.embedded or experiment.is_published_setting:
-            return self.artefact.folder(experiment.profile)
-        return self.artefact.folder(f"{experiment.profile}-{source.name}-{source.fingerprint[:8]}")
+        name = experiment.profile
+        if not (source.embedded or experiment.is_published_setting):
+            name += f"-{source.name}-{source.fingerprint[:8]}"
+        return self.artefact.folder(name + narrowed(self.notebook, self.parameters))
 
-    @cached_property
+    @property
     def made_from(self) -> dict[str, str]:
         """Everything that the result is made from by name, each with a fingerprint."""
         own = notebook_ingredients(self.notebook, self.parameters, self.experiment.published, "frepro.report")
         return own | self.experiment.made_from
 
+    @property
+    def runs(self) -> list[Run]:
+        """The training runs that it rests on."""
+        return self.experiment.runs
+
     @cached_property
     def missing(self) -> list[Run]:
-        """The training runs that are not in the store."""
+        """Those that are not in the store."""
         return self.experiment.to_train()
 
     @cached_property
     def reasons(self) -> list[str]:
         """Why it has to be made anew; none where it is up to date."""
-        reasons = changes(self.made_from, self.folder)
-        if not reasons and self.missing:
-            reasons.append("training runs that it rests on are not in the store")
-        if not reasons and not self.is_timed:
-            reasons.append("its models have not been timed on this device")
-        return reasons
+        return reasons_for(self.made_from, self.folder, self.missing, not self.is_timed)
 
     @property
     def is_current(self) -> bool:
@@ -288,8 +314,9 @@ class Plan:
     @property
     def timing_seconds(self) -> float | None:
         """How long its timing took when it was last made."""
-        found = self.experiment.timing.measurement.stored() or self._origin.get("timing")
-        return found and found["seconds"]
+        seconds = {timing["key"]: timing["seconds"] for timing in self._origin.get("timings", [])}
+        found = [seconds.get(timing.measurement.key) for timing in self.experiment.to_time()]
+        return sum(found) if found and None not in found else None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -317,11 +344,10 @@ class Plan:
         if self.is_current:
             return "\n".join(lines)
         done = len(experiment.runs) - len(self.missing)
-        stale = sum(run.measurement.stored() is not None for run in self.missing)
-        again = f" ({stale} of them again, since the code that they pass through has changed)" if stale else ""
-        lines.append(f"  training runs: {done} cached, {len(self.missing)} to do{again}, {jobs} at a time")
-        timing = "cached" if experiment.is_timed() else "to do"
-        lines.append(f"  throughput of {len(experiment.measured)} models at full size: {timing}")
+        lines.append(f"  training runs: {done} cached, {len(self.missing)} to do, {jobs} at a time")
+        lines += made_with_other_code(experiment.runs)
+        timed, to_time = len(experiment.measured), len(experiment.to_time())
+        lines.append(f"  throughput of models at full size: {timed - to_time} cached, {to_time} to do")
         if self.missing:
             about = "not known yet"
             if self.pace:
@@ -352,13 +378,13 @@ class FigurePlan:
 
     @property
     def folder(self) -> Path:
-        return self.artefact.folder(self.profile)
+        return self.artefact.folder(self.profile + narrowed(self.notebook, self.parameters))
 
     @property
     def code(self) -> str:
         return provenance.code_fingerprint("frepro.illustration", *self.notebook.modules)
 
-    @cached_property
+    @property
     def made_from(self) -> dict[str, str]:
         """Everything that the result is made from by name, each with a fingerprint."""
         published = papers.load(self.artefact.paper).figures[self.artefact.number]
@@ -404,7 +430,7 @@ class FigurePlan:
 
     @property
     def record(self) -> dict[str, Any]:
-        runs = [{"run": run.title, "key": run.measurement.key, "code": run.measurement.code} for run in self.runs]
+        runs = [{"run": run.title, "key": run.measurement.key} for run in self.runs]
         return {"code": self.code, "modules": self.notebook.modules, "runs": runs}
 
     @property
@@ -417,8 +443,7 @@ class FigurePlan:
     @cached_property
     def reasons(self) -> list[str]:
         """Why it has to be made anew; none where it is up to date."""
-        reasons = changes(self.made_from, self.folder)
-        return reasons or (["training runs that it rests on are not in the store"] if self.missing else [])
+        return reasons_for(self.made_from, self.folder, self.missing)
 
     @property
     def is_current(self) -> bool:
@@ -435,6 +460,7 @@ class FigurePlan:
         if self.runs:
             jobs = jobs or self.trained.default_jobs()
             runs = f"{len(self.missing)} of {len(self.runs)} training runs, {jobs} at a time"
+            runs = "\n".join([runs, *made_with_other_code(self.runs)])
         return f"{title}\n  to do: one notebook, {runs}\n  result: {shown(self.folder)}"
 
     def run(self, *how: Any) -> None:
@@ -473,6 +499,41 @@ def notebook_ingredients(
 NOT_MADE = "not made yet"
 
 
+def reasons_for(made_from: dict[str, str], folder: Path, missing: Sequence[Run], is_untimed: bool = False) -> list[str]:
+    """Return why a result has to be made, of what is missing first; empty where it is up to date."""
+    changed = changes(made_from, folder)
+    if changed == [NOT_MADE]:
+        return changed
+    reasons = []
+    if missing:
+        reasons.append("training runs that it rests on are not in the store")
+        changed = [reason for reason in changed if reason != f"{RUNS} changed"]
+    if is_untimed:
+        reasons.append("its models have not been timed on this device")
+        changed = [reason for reason in changed if reason != "timings changed"]
+    return [*reasons, *changed]
+
+
+# What a profile takes where nothing is said; fewer seeds narrow a result.
+SEEDS = {"demo": [0, 1, 2]}
+
+
+def narrowed(notebook: Notebook, parameters: dict[str, Any]) -> str:
+    """Return what is added to the name of a profile's folder for a run that shows less, or other, than the notebook.
+
+    That is one of fewer seeds than the profile has, or with a parameter of the notebook's own that is not its default.
+    So no such run replaces a whole result.
+    """
+    defaults = notebook.parameters()
+    given = {name: value for name, value in parameters.items() if name not in (*PLACES, *WEIGHTS, "seeds")}
+    changed = {name: value for name, value in given.items() if value != defaults.get(name)}
+    if len(parameters.get("seeds") or ()) < len(SEEDS.get(parameters["profile"], ())) and "seeds" in defaults:
+        changed["seeds"] = parameters["seeds"]
+    parts = [f"{name}={value}" for name, value in changed.items()]
+    text = re.sub(r"\W+", "-", "-".join(parts)).strip("-")
+    return "" if not text else f"-{text}" if len(text) <= 60 else f"-{text[:40]}-{provenance.sha256(*parts)[:8]}"
+
+
 def changes(made_from: dict[str, str], folder: Path) -> list[str]:
     """Why the result in a folder is not what would be made from these parts; empty where it is whole and is."""
     made = _read(folder / "provenance.json")
@@ -497,13 +558,25 @@ def because(reasons: Sequence[str]) -> str:
     return f"stale: {', '.join(reasons[:4] if more else reasons)}{more}"
 
 
+def made_with_other_code(runs: Sequence[Run]) -> list[str]:
+    """Return a line on what has changed since stored runs were made; they are used as they are."""
+    records = [(run, record) for run in runs if (record := run.measurement.record())]
+    changed = [found for run, record in records if (found := run.measurement.changed_since(record))]
+    if not changed:
+        return []
+    names = dict.fromkeys(name for found in changed for name in found)
+    more = f" and {len(names) - 4} more" if len(names) > 5 else ""
+    shown_names = ", ".join([*names][: 4 if more else None])
+    return [f"    {len(changed)} of them made with other code: {shown_names}{more} (RETRAIN=1 makes them again)"]
+
+
 def pace(runs: Sequence[Run], before: Sequence[dict[str, Any]]) -> tuple[float, str] | None:
     """Mean seconds of training runs when they were last made, and on what machine; none where nothing tells.
 
     Args:
         before: The runs of the last result, for where the store has none.
     """
-    stored = [found for run in runs if (found := run.measurement.stored())]
+    stored = [found for run in runs if (found := run.measurement.record())]
     known = [(found["seconds"], found["provenance"]["machine"]["cpu"]) for found in stored]
     known = known or [(run["seconds"], run["origin"]["machine"]["cpu"]) for run in before]
     return (mean(seconds for seconds, _ in known), known[0][1]) if known else None
@@ -529,6 +602,8 @@ def shown(path: Path) -> str:
 
 
 GENERAL = ("profile", "seeds", "models", "data", "device")
+# General parameters that another folder, or nothing, tells apart.
+PLACES = ("profile", "data", "device", "output")
 WEIGHTS = ("checkpoints", "backbones")
 
 
@@ -553,10 +628,21 @@ def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan | FigurePlan:
     if artefact.kind == "figure":
         if merged["profile"] not in recipes.PROFILES:
             raise unknown("profile", merged["profile"], recipes.PROFILES)
-        return FigurePlan(artefact, notebook, merged, notebook.trained(artefact.paper, merged))
-    settings = {name: value for name, value in merged.items() if name != "output"}
-    experiment = Experiment(artefact.paper, artefact.number, notebook.variants(), **settings)
+        return FigurePlan(artefact, notebook, merged, notebook.definition(merged))
+    experiment = notebook.definition(merged)
+    if not isinstance(experiment, Experiment):
+        raise FreproError(f"{shown(notebook.path)} defines no experiment in a cell tagged 'experiment'")
+    check_named(notebook, artefact, experiment.paper, "table", experiment.table)
     return Plan(artefact, notebook, experiment, merged)
+
+
+def check_named(notebook: Notebook, artefact: Artefact, paper: str, kind: str, number: int) -> None:
+    """Raise where a notebook makes another artefact than the one that its place stands for."""
+    if (paper, kind, number) != (artefact.paper, artefact.kind, artefact.number):
+        raise FreproError(
+            f"{shown(notebook.path)} makes {kind.capitalize()} {number} of {paper}, and its place is that of "
+            f"{artefact.title}: change the paper and the number in it"
+        )
 
 
 def fitting(data: str, task: str) -> str:
@@ -589,6 +675,9 @@ def render(job: Plan | FigurePlan) -> float:
     watch = Stopwatch()
     with results.replaced(job.folder) as fresh:
         execute(job.notebook, {**job.parameters, "output": "."}, fresh / job.notebook.path.name, kept=job.folder)
+        if made := _read(fresh / "origin.json"):
+            kind = "table" if "table" in made else "figure"
+            check_named(job.notebook, job.artefact, made["paper"], kind, made[kind])
         shown_parameters = dict(job.parameters)
         if isinstance(job, Plan):
             shown_parameters["data"] = job.experiment.source.name

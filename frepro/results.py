@@ -16,7 +16,8 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from safetensors import SafetensorError
 
 from frepro import paths, provenance
 from frepro.errors import FreproError
+from frepro.revisions import raised
 
 
 def canonical(value: Any) -> str:
@@ -40,29 +42,34 @@ def _compared(value: Any) -> dict[str, Any]:
 class Measurement:
     """One thing to measure: what kind, and everything that decides about the answer.
 
-    ``code`` is a fingerprint of the code that the measurement passes through. It is no part of the key: when the code
-    changed, the record is stale and is replaced once the new one is whole.
+    Attributes:
+        spec: What was asked.
+        revisions: Behaviour -> revision of everything that the measurement passes through, as ``revisions`` has them.
+        modules: The modules that it passes through. The hash of their code is recorded and shown; it is no part of
+            what the measurement is known by.
     """
 
     kind: str
     spec: dict[str, Any]
-    code: str = ""
+    revisions: dict[str, int] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Return the specification with the revisions that are not the first, all that the key is made of."""
+        found = raised(self.revisions)
+        return {**self.spec, "revisions": found} if found else self.spec
 
     @property
     def key(self) -> str:
-        return provenance.sha256(self.kind, canonical(self.spec))
+        return provenance.sha256(self.kind, canonical(self.asked))
 
     @property
     def folder(self) -> Path:
         return paths.results() / "runs" / self.key
 
     def record(self) -> dict[str, Any] | None:
-        """The stored answer, if it is there and was measured with this code."""
-        stored = self.stored()
-        return stored if stored is not None and stored["code"] == self.code else None
-
-    def stored(self) -> dict[str, Any] | None:
-        """The stored answer, whatever code it was measured with."""
+        """Return the stored answer, if there is one."""
         path = self.folder / "record.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -71,13 +78,42 @@ class Measurement:
         except ValueError as error:
             raise FreproError(f"{path} is damaged ({error}): delete it, and the run is made again") from error
 
+    def changed_since(self, record: dict[str, Any]) -> list[str]:
+        """Return what is no longer as it was when a record was made: modules of frepro, and versions of libraries."""
+        stored = record["code"]
+        now = provenance.code(*self.modules)
+        is_by_module = isinstance(stored, dict)  # records of earlier versions hold one hash of all code
+        changed = [name for name in {**stored, **now} if stored.get(name) != now.get(name)] if is_by_module else []
+        versions = record["provenance"]["versions"]
+        for name in ("torch", "timm"):
+            if (found := provenance.version(name)) != versions.get(name):
+                changed.append(f"{name} {versions.get(name)}, here {found}")
+        return changed
+
+    def earlier(self) -> Iterator[tuple[str, "Measurement"]]:
+        """Return the same measurement at each lower revision of one behaviour, with that behaviour and number."""
+        for name, number in raised(self.revisions).items():
+            for lower in range(number - 1, 0, -1):
+                yield f"{name} {lower}", replace(self, revisions={**self.revisions, name: lower})
+
+    def set_aside(self) -> Path | None:
+        """Rename the folder of a measurement that is to be made anew; return its new place, ``None`` without one."""
+        if not self.folder.exists():
+            return None
+        with self.lock(), written(self.folder):
+            stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+            kept = self.folder.with_name(f"{self.key}.before-{stamp}")
+            self.folder.rename(kept)
+        return kept
+
     def write(self, values: dict[str, Any], seconds: float, device: str) -> dict[str, Any]:
         """Store the answer with its provenance, in one step; returns the record."""
         record = {
             "kind": self.kind,
             "key": self.key,
-            "spec": json.loads(canonical(self.spec)),
-            "code": self.code,
+            "spec": json.loads(canonical(self.asked)),
+            "revisions": dict(sorted(self.revisions.items())),
+            "code": provenance.code(*self.modules),
             "values": values,
             "seconds": round(seconds, 3),
             "provenance": {**provenance.record(), "device": provenance.device_record(device)},

@@ -3,15 +3,24 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from frepro import provenance
+from frepro import provenance, revisions
 from frepro.data.sources import Source
 from frepro.errors import FreproError
 from frepro.recipes import Benchmark, Recipe
 from frepro.results import Measurement, canonical
+
+# The modules that make or read data, by the source's reader; all others are read by ``data.loading``.
+READERS = {
+    "textured": "frepro.data.compositions",
+    "cues": "frepro.data.compositions",
+    "scenes": "frepro.data.scenes",
+    "coco": "frepro.data.coco",
+    "ade20k": "frepro.data.ade20k",
+}
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,8 @@ class Run:
     @property
     def seconds(self) -> float | None:
         """How long it took when it was last made; none if it was not."""
-        stored = self.measurement.stored()
-        return stored and stored["seconds"]
+        record = self.measurement.record()
+        return record and record["seconds"]
 
     @cached_property
     def measurement(self) -> Measurement:
@@ -89,52 +98,60 @@ class Run:
         }
         if self.start is not None:
             spec["start"] = self.start.fingerprint
-        return Measurement("train", spec, model_code(self.modules, self.model))
+        return Measurement("train", spec, self.revisions, self.modules)
+
+    @property
+    def revisions(self) -> dict[str, int]:
+        """Behaviour -> revision of all that decides about the run: loop, task, data and model."""
+        reader = READERS.get(self.source.reader, "frepro.data.loading")
+        return {
+            **revisions.declared(["frepro.train", f"frepro.tasks.{self.recipe.task}", "frepro.data.loading", reader]),
+            **revisions.of_model(self.model),
+        }
 
     def evaluation(self, checkpoint: Start) -> Measurement:
         """The scores of a file's weights in place of those that the run would train."""
         spec = {**self.measurement.spec, "weights": checkpoint.fingerprint, "name": checkpoint.file.name}
         del spec["seed"]
-        return Measurement("evaluate", spec, model_code((*self.modules, "frepro.evaluate"), self.model))
+        return Measurement("evaluate", spec, self.revisions, (*self.modules, "frepro.evaluate"))
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The modules that it passes through, beside those of its model."""
-        return ("frepro.train", f"frepro.tasks.{self.recipe.task}")
+        """The modules that it passes through."""
+        return ("frepro.train", f"frepro.tasks.{self.recipe.task}", *model_modules(self.model))
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Images per second of several models, timed in turn in one process.
+    """Images per second of one model.
 
     Attributes:
-        models: (model, model_args) of each.
+        group: The table whose models take turns, as "dfformer/table_4": rounds of another table are no pairs of these.
         device: "cpu" or "cuda".
         name: The device's name; a number of one machine is not another's.
     """
 
-    models: tuple[tuple[str, tuple[tuple[str, Any], ...]], ...]
+    group: str
+    model: str
+    model_args: dict[str, Any]
     benchmark: Benchmark
     device: str
     name: str
 
     @property
     def measurement(self) -> Measurement:
-        code = [model_code(("frepro.analysis.cost",), model) for model, _ in self.models]
-        return Measurement("throughput", asdict(self), provenance.sha256(*code))
+        # Faster code gives another number, and no wrong one: it is recorded, and no revision asks for new timings.
+        return Measurement("throughput", asdict(self), modules=("frepro.analysis.cost", *model_modules(self.model)))
 
 
-@lru_cache
-def model_code(modules: tuple[str, ...], model: str) -> str:
-    """Fingerprint of modules and of the model's own, or timm's version for a model of timm's."""
+def model_modules(model: str) -> tuple[str, ...]:
+    """Return the module of a model of ours; none for a model of timm."""
     own = provenance.own_models().get(model)
-    if own is None:
-        return provenance.sha256(provenance.code_fingerprint(*modules), f"timm {provenance.version('timm')}")
-    return provenance.code_fingerprint(*modules, own)
+    return (own,) if own else ()
 
 
 def code_of(modules: Sequence[str], models: Sequence[str]) -> dict[str, str]:
-    """The code of modules and of models by module, each with its fingerprint; for models of timm's its version."""
+    """The code of modules and of models by module, each with its fingerprint; for models of timm its version."""
     own = provenance.own_models()
     code = provenance.code(*modules, *(own[model] for model in models if model in own))
     if all(model in own for model in models):
@@ -142,12 +159,17 @@ def code_of(modules: Sequence[str], models: Sequence[str]) -> dict[str, str]:
     return {**code, "timm": str(provenance.version("timm"))}
 
 
+RUNS = "training runs"
+
+
 def ingredients(runs: Sequence[Run], paper: str) -> dict[str, str]:
-    """What training runs rest on, by name, each with a fingerprint: code, a paper's recipe and data."""
+    """What a result takes from training runs, by name, each with a fingerprint: recipe, data, records, and the code of
+    the models, whose trained networks it may look at."""
     recipes = {canonical([run.model, run.all_model_args, run.measurement.spec["recipe"]]) for run in runs}
-    modules = dict.fromkeys(module for run in runs for module in run.modules)
+    records = [record for run in runs if (record := run.measurement.record())]
     return {
-        **code_of([*modules], [run.model for run in runs]),
+        **code_of([], [run.model for run in runs]),
         f"recipe {paper}": provenance.sha256(*sorted(recipes)),
         "data": provenance.sha256(*sorted({canonical(run.source.spec()) for run in runs})),
+        RUNS: provenance.sha256(*sorted(canonical([record["key"], record["values"]]) for record in records)),
     }

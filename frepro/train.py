@@ -34,6 +34,8 @@ from frepro.tasks import Task
 
 __all__ = ["Execution", "evaluate", "run"]
 
+REVISION = {"training loop": 1}
+
 
 @dataclass(frozen=True)
 class Execution:

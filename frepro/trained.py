@@ -1,7 +1,7 @@
 """Networks that a figure looks at, trained here: the same runs that tables rest on, where their keys agree.
 
-A figure's notebook makes a ``Trained`` from its parameters and its list of variants, and takes the networks from it;
-``frepro reproduce`` makes the same one to tell what is still to train. Making one imports no torch.
+A figure's notebook defines a ``Trained`` in its cells, once, and takes the networks from it; ``frepro reproduce`` runs
+the same cells to tell what is still to train. Making one imports no torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -33,7 +33,7 @@ def test_notebook(path):
         assert any(
             name.startswith(("frepro.analysis.", "frepro.bench.", "frepro.drawings")) for name in notebook.modules
         )
-        trained = notebook.trained(path.parent.name, notebook.parameters())
+        trained = notebook.definition(notebook.parameters())
         assert trained is None or trained.runs
         return
     table = paper.tables[int(number)]
@@ -44,4 +44,5 @@ def test_notebook(path):
         assert of_backbones - {"images"} <= set(notebook.parameters())
     rows = [(table.value(row, "label"), row.model) for row in table.rows if row.model]
     if rows:  # some tables of configurations name none; a backbone in several detectors is one variant
-        assert [(label, model) for label, model, _ in notebook.variants()] == list(dict.fromkeys(rows))
+        variants = notebook.definition(notebook.parameters()).variants
+        assert [(label, model) for label, model, _ in variants] == list(dict.fromkeys(rows))

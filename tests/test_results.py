@@ -16,7 +16,7 @@ from frepro.results import Measurement
 
 def test_key_depends_on_content_alone():
     a = Measurement("train", {"model": "m", "seed": 0, "recipe": {"lr": 0.1, "epochs": 3}})
-    b = Measurement("train", {"recipe": {"epochs": 3, "lr": 0.1}, "seed": 0, "model": "m"}, code="other")
+    b = Measurement("train", {"recipe": {"epochs": 3, "lr": 0.1}, "seed": 0, "model": "m"}, modules=("frepro.errors",))
     assert a.key == b.key
     assert a.key != Measurement("train", {**a.spec, "seed": 1}).key
     assert a.key != Measurement("eval", a.spec).key
@@ -28,14 +28,33 @@ def test_what_does_not_compare_is_no_part_of_the_canonical_form():
     assert results.canonical(row) != results.canonical(papers.Row([2, "a"], line=3))
 
 
-def test_record_round_trip_and_staleness(store):
-    measurement = Measurement("train", {"seed": 0}, code="one")
+def test_a_revision_is_part_of_the_key_once_it_is_not_the_first():
+    a = Measurement("train", {"seed": 0})
+    assert Measurement("train", {"seed": 0}, {"loop": 1, "dfformer": 1}).key == a.key
+    raised = Measurement("train", {"seed": 0}, {"loop": 1, "dfformer": 3})
+    assert raised.key != a.key
+    assert {name: each.key for name, each in raised.earlier()} == {
+        "dfformer 2": Measurement("train", {"seed": 0}, {"dfformer": 2}).key,
+        "dfformer 1": a.key,
+    }
+
+
+def test_record_round_trip_and_what_changed_since(store, monkeypatch):
+    measurement = Measurement("train", {"seed": 0}, modules=("frepro.errors",))
     assert measurement.record() is None
     measurement.write({"top1": 97.0}, 1.5, "cpu")
     assert measurement.record()["values"] == {"top1": 97.0}
-    changed = Measurement("train", {"seed": 0}, code="two")
-    assert changed.record() is None
-    assert changed.stored()["code"] == "one"
+    record = measurement.record()
+    assert list(record["code"]) == ["frepro.errors"]
+    assert measurement.changed_since(record) == []
+    with monkeypatch.context() as patch:  # other code, and another torch: told, and the record stands
+        patch.setattr("frepro.provenance.code", lambda *modules: {"frepro.errors": "other"})
+        patch.setattr(
+            "frepro.provenance.version", {"torch": "9.0", "timm": record["provenance"]["versions"]["timm"]}.get
+        )
+        assert measurement.record() == record
+        changed = measurement.changed_since(record)
+    assert changed == ["frepro.errors", f"torch {record['provenance']['versions']['torch']}, here 9.0"]
     (measurement.folder / "record.json").write_text("{half")
     with pytest.raises(FreproError, match="damaged"):
         measurement.record()

@@ -10,7 +10,8 @@ sees, by these formulas, in operations on real numbers; two are taken as one mul
 
 import math
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -28,8 +29,8 @@ import frepro.models  # noqa: F401 - registers them with timm
 from frepro import provenance
 from frepro.analysis.operations import replaced
 from frepro.analysis.timing import in_turn
-from frepro.errors import FreproError, unknown
-from frepro.models.create import sized
+from frepro.errors import FreproError, one_line, unknown
+from frepro.models.create import fitting, sized
 from frepro.runs import Throughput
 
 # Where official code writes a norm out in elementwise operations, which fvcore does not count: module names by family.
@@ -63,6 +64,29 @@ def count(model: str, img_size: int | tuple[int, int] = 224, /, **model_args: An
             image = torch.empty(1, 3, *to_2tuple(img_size))
         named = network.model if isinstance(network, FeatureGetterNet) else network  # as its family names its parts
         return count_network(named, partial(network, image))
+
+
+def obstacle(
+    model: str, model_args: dict[str, Any], small: tuple[str, int, dict[str, Any]] | None = None
+) -> str | None:
+    """Return why a model cannot be built or run with these arguments, in one line; ``None`` where it can.
+
+    It is built on the meta device, where nothing is allocated, and run on the shape of an image of its size.
+
+    Args:
+        small: Model, pixels a side and arguments of the small form that is trained.
+    """
+    forms = [(model, None, model_args), *([small] if small else [])]
+    for name, img_size, args in forms:
+        size = {} if img_size is None else sized(name, img_size)
+        try:
+            with fitting(name, args):
+                count(name, *([img_size] if img_size else []), **size, **args)
+        except FreproError as error:
+            return one_line(error)
+        except Exception as error:  # a model may raise anything
+            return f"model {name!r} does not run with {args}: {one_line(error)}"
+    return None
 
 
 @contextmanager
@@ -295,34 +319,35 @@ def count_stem(network: nn.Module, img_size: int) -> int:
     return counter.get_total_flops() // 2
 
 
-def throughput(job: Throughput) -> dict[str, Any]:
-    """The record of a throughput measurement: the stored one if there is one, else it is measured now.
+def throughput(jobs: Sequence[Throughput]) -> list[dict[str, Any]]:
+    """Time models of one benchmark on one device in turn, and return a record of each.
 
-    All models take turns in each round (``timing.in_turn``); float32, eager, inference. The record holds images per
-    second of every round, for each model in the order of ``job.models``.
+    All models take turns in each round (``timing.in_turn``); float32, eager, inference. A record holds images per
+    second of every round, and the session: the rounds of models that took turns, and of no others, are pairs.
     """
-    record = job.measurement.record()
-    if record is not None:
-        return record
-    with job.measurement.lock():
-        if record := job.measurement.record():
-            return record  # another process finished it in the meantime
-        started = time.perf_counter()
-        values = {"images_per_second": measure_throughput(job)}
-        return job.measurement.write(values, time.perf_counter() - started, job.device)
+    started = time.perf_counter()
+    rates = measure_throughput(jobs)
+    seconds = (time.perf_counter() - started) / len(jobs)
+    session = uuid.uuid4().hex[:16]
+    records = []
+    for job, of_model in zip(jobs, rates, strict=True):
+        with job.measurement.lock():
+            values = {"images_per_second": of_model, "session": session}
+            records.append(job.measurement.write(values, seconds, job.device))
+    return records
 
 
-def measure_throughput(job: Throughput) -> list[list[float]]:
+def measure_throughput(jobs: Sequence[Throughput]) -> list[list[float]]:
     """Images per second, (models, rounds)."""
-    device, size = torch.device(job.device), job.benchmark.img_size
+    benchmark, name, device = jobs[0].benchmark, jobs[0].name, torch.device(jobs[0].device)
     try:
-        images = torch.randn(job.benchmark.batch_size, 3, size, size, device=device)
-        networks = [timm.create_model(name, **dict(args)).to(device).eval() for name, args in job.models]
+        images = torch.randn(benchmark.batch_size, 3, benchmark.img_size, benchmark.img_size, device=device)
+        networks = [timm.create_model(job.model, **job.model_args).to(device).eval() for job in jobs]
     except torch.OutOfMemoryError as error:
-        raise FreproError(f"{len(job.models)} models do not fit on {job.name} together: time fewer") from error
+        raise FreproError(f"{len(jobs)} models do not fit on {name} together: time fewer") from error
     with torch.inference_mode():
         sides = {i: partial(network, images) for i, network in enumerate(networks)}
-        times, failures = in_turn(sides, job.benchmark.rounds, device)
+        times, failures = in_turn(sides, benchmark.rounds, device)
     for i, reason in failures.items():
-        raise FreproError(f"{job.models[i][0]} could not be timed on {job.name}: {reason}")
+        raise FreproError(f"{jobs[i].model} could not be timed on {name}: {reason}")
     return [[len(images) / seconds for seconds in values] for values in times.values()]

@@ -19,6 +19,8 @@ from frepro.data.sources import ADE20K_FOLDERS as FOLDERS
 from frepro.data.sources import IMAGES
 from frepro.errors import FreproError
 
+REVISION = {"ADE20K": 1}
+
 CLASSES = 150
 
 

@@ -13,6 +13,8 @@ from frepro.data.annotated import AnnotatedImage, read_image
 from frepro.data.sources import COCO_FOLDERS as FOLDERS
 from frepro.errors import FreproError
 
+REVISION = {"COCO": 1}
+
 # What we read of each image, annotation and category.
 ENTRIES = {
     "images": ("id", "file_name", "width", "height"),

@@ -19,6 +19,8 @@ from torch.utils.data import Dataset
 
 from frepro.data.sources import COMPOSED_TEST, COMPOSED_TRAIN, DIGITS_TEST, DIGITS_TRAIN
 
+REVISION = {"composed pictures": 1}
+
 SIZE = 32  # pixels of a side
 
 # Standard deviations, values being in [0, 1]: within a texture, and of the difference between the means of two.

@@ -23,6 +23,8 @@ from frepro.data.sources import DIGITS_TEST, DIGITS_TRAIN, EMBEDDED, Source
 from frepro.errors import DamagedImageError, FreproError, damaged
 from frepro.recipes import Classification, Recipe
 
+REVISION = {"image loading": 1}
+
 # What a seed is for; the first of its numbers, so that the streams of one run have nothing in common.
 MODEL, SAMPLE, STEP = 1, 2, 3
 

@@ -17,6 +17,8 @@ from torch.utils.data import Dataset
 from frepro.data.annotated import IGNORED, AnnotatedImage, tight_boxes
 from frepro.data.sources import DIGITS_TEST, DIGITS_TRAIN, SCENES_TEST, SCENES_TRAIN
 
+REVISION = {"scenes": 1}
+
 SIZE = 128  # pixels of a side
 SCENES = {"train": SCENES_TRAIN, "test": SCENES_TEST}
 CLASSES = [str(digit) for digit in range(10)]

@@ -1,7 +1,11 @@
 """Any model of frepro or timm by name, for images of a size."""
 
+import inspect
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 import timm
@@ -34,7 +38,28 @@ def fitting(name: str, model_args: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, AttributeError) as error:
+        misspelt = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if misspelt and get_close_matches(misspelt[1], known := arguments(name), cutoff=0.5):
+            raise unknown(f"argument of {name}", misspelt[1], known) from error
         raise FreproError(f"model {name!r} cannot be made with {model_args}: {error}") from error
+
+
+def arguments(name: str) -> list[str]:
+    """Return the names of the arguments that a model takes, as its class and the classes above it declare them."""
+    module = sys.modules[timm.model_entrypoint(name).__module__]
+    found: dict[str, None] = {}
+    for each in vars(module).values():
+        if isinstance(each, type) and issubclass(each, nn.Module) and each.__module__ == module.__name__:
+            own = [of for of in each.__mro__ if issubclass(of, nn.Module) and of is not nn.Module]
+            named = [
+                name
+                for of in own
+                for name, parameter in inspect.signature(of).parameters.items()
+                if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+            ]
+            if "num_classes" in named:  # a whole model, not one of its parts
+                found |= dict.fromkeys(named)
+    return list(found)
 
 
 def sized(name: str, img_size: int | tuple[int, int]) -> dict[str, Any]:

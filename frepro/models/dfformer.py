@@ -39,6 +39,8 @@ from frepro.ops.precision import float32_or_more, without_autocast
 
 __all__ = ["AFNO2D", "DFFormer", "DynamicFilter", "GlobalFilter"]
 
+REVISION = {"dfformer": 1}
+
 
 class DynamicFilter(nn.Module):
     """Filter whose spectrum is mixed for each image from a learnt basis (eq. 3 to 6): (B, H, W, C) to (B, H, W, C).

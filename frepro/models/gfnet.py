@@ -43,6 +43,8 @@ from frepro.ops import global_filter, resize_filter
 
 __all__ = ["GFNet", "GlobalFilter"]
 
+REVISION = {"gfnet": 1}
+
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 

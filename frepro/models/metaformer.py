@@ -22,9 +22,12 @@ from timm.models.metaformer import MlpHead, Scale
 from torch import Tensor, nn
 
 from frepro.models.backbone import Backbone, init_weights
+from frepro.models.by_name import activation, norm
 from frepro.models.layers import DepthwiseConv, Linear, Mlp, StarReLU
 
 __all__ = ["MetaFormer", "Pyramid", "SepConv"]
+
+REVISION = {"metaformer": 1}
 
 # Layer norm over channels with a weight and no bias, in the blocks and around the downsampling convolutions.
 LayerNormNoBias = partial(nn.LayerNorm, eps=1e-6, bias=False)
@@ -72,17 +75,18 @@ class MetaFormerBlock(nn.Module):
         size: tuple[int, int],
         token_mixer: Callable,
         act_layer: Callable,
+        norm_layer: Callable,
         drop_path: float,
         res_scale: bool,
         **dd: Any,
     ) -> None:
         super().__init__()
         scale = partial(Scale, dim, init_value=1.0, use_nchw=False, **dd) if res_scale else nn.Identity
-        self.norm1 = LayerNormNoBias(dim, **dd)
+        self.norm1 = norm_layer(dim, **dd)
         self.token_mixer = token_mixer(dim, size=size, act_layer=act_layer, **dd)
         self.drop_path1 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.res_scale1 = scale()
-        self.norm2 = LayerNormNoBias(dim, **dd)
+        self.norm2 = norm_layer(dim, **dd)
         self.mlp = Mlp(dim, 4 * dim, act_layer=act_layer, bias=False, **dd)
         self.drop_path2 = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.res_scale2 = scale()
@@ -144,7 +148,9 @@ class MetaFormer(Pyramid):
     Args:
         token_mixers: One mixer for each stage, called as ``mixer(dim, size=(h, w), act_layer=..., device=, dtype=)``.
         img_size: Size that size-dependent mixers are made for, (H, W) or one number.
-        act_layer: Activation of mixers and MLPs; the head keeps its squared ReLU (DFFormer, Table 4).
+        act_layer: Activation of mixers and MLPs, a class or a name as ``by_name.activation`` takes it; the head keeps
+            its squared ReLU (DFFormer, Table 4).
+        norm_layer: Norm before mixers and MLPs, on maps (B, H, W, C), a class or a name as ``by_name.norm`` takes it.
         drop_rate: Dropout before the last linear layer of the head.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
     """
@@ -158,7 +164,8 @@ class MetaFormer(Pyramid):
         in_chans: int = 3,
         num_classes: int = 1000,
         global_pool: str = "avg",
-        act_layer: Callable = StarReLU,
+        act_layer: Callable | str = StarReLU,
+        norm_layer: Callable | str = LayerNormNoBias,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         device: Any = None,
@@ -166,6 +173,7 @@ class MetaFormer(Pyramid):
     ) -> None:
         super().__init__(dims, img_size, num_classes, global_pool, drop_rate)
         dd = {"device": device, "dtype": dtype}
+        act_layer, norm_layer = activation(act_layer), norm(norm_layer)
         if act_layer is StarReLU:  # the only activation with parameters
             act_layer = partial(StarReLU, inplace=True, **dd)
 
@@ -182,6 +190,7 @@ class MetaFormer(Pyramid):
                     size=size,
                     token_mixer=mixer,
                     act_layer=act_layer,
+                    norm_layer=norm_layer,
                     drop_path=rate,
                     res_scale=i >= 2,
                     **dd,

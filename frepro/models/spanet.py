@@ -43,7 +43,7 @@ Neither paper nor code says where and from what value LayerScale was used. We pu
 stages, and begin at 1e-5, which both CaiT (at this depth) and PoolFormer (whose frame SPANet uses) do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -54,11 +54,14 @@ from timm.models.metaformer import Scale
 from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg, init_weights
-from frepro.models.layers import Conv1x1, DepthwiseConv, Mlp
+from frepro.models.by_name import activation, norm
+from frepro.models.layers import Conv1x1, DepthwiseConv, Mlp, inplace_gelu
 from frepro.models.metaformer import Pyramid
 from frepro.ops import pooled_linear, spectral_pool, spectral_pooling_mask
 
 __all__ = ["SPAM", "SPANet", "SpectralPooling"]
+
+REVISION = {"spanet": 1}
 
 AGGREGATIONS = {"add": torch.add, "multiply": torch.mul}
 
@@ -186,6 +189,8 @@ class SPANetBlock(nn.Module):
         size: tuple[int, int],
         drop_path: float,
         branch_scale: str | None,
+        act_layer: Callable,
+        norm_layer: Callable,
         mixer_args: dict[str, Any],
         **dd: Any,
     ) -> None:
@@ -194,10 +199,10 @@ class SPANetBlock(nn.Module):
         def scale(kind: str, init_value: float) -> nn.Module:
             return Scale(dim, init_value, **dd) if branch_scale == kind else nn.Identity()
 
-        self.norm1 = GroupNorm1(dim, **dd)
+        self.norm1 = norm_layer(dim, **dd)
         self.token_mixer = SPAM(dim, size=size, **mixer_args, **dd)
-        self.norm2 = GroupNorm1(dim, **dd)
-        self.mlp = Mlp(dim, 4 * dim, layer=Conv1x1, **dd)
+        self.norm2 = norm_layer(dim, **dd)
+        self.mlp = Mlp(dim, 4 * dim, act_layer=act_layer, layer=Conv1x1, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.res_scale1, self.res_scale2 = scale("res", 1.0), scale("res", 1.0)
         self.layer_scale1, self.layer_scale2 = scale("layer", 1e-5), scale("layer", 1e-5)
@@ -231,6 +236,8 @@ class SPANet(Pyramid):
         radii: r of the masks in each stage.
         branch_scale: "res" (ResScale), "layer" (LayerScale) or None, in the last two stages (Table 5).
         kernel_size, balances, ring, spectral_pooling, aggregation: As in ``SPAM``.
+        act_layer: Activation of MLPs, a class or a name as ``by_name.activation`` takes it.
+        norm_layer: Norm of blocks, on maps (B, C, H, W), a class or a name as ``by_name.norm`` takes it.
     """
 
     def __init__(
@@ -250,6 +257,8 @@ class SPANet(Pyramid):
         ring: float | None = 1 / 3,
         spectral_pooling: bool = True,
         aggregation: str = "add",
+        act_layer: Callable | str = inplace_gelu,
+        norm_layer: Callable | str = GroupNorm1,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
@@ -264,6 +273,7 @@ class SPANet(Pyramid):
             "spectral_pooling": spectral_pooling,
             "aggregation": aggregation,
         }
+        act_layer, norm_layer = activation(act_layer), norm(norm_layer)
         for i, info in enumerate(self.feature_info):
             info["module"] = f"network.{2 * i}"
         self.patch_embed = ConvEmbed(in_chans, dims[0], stem=True, **dd)
@@ -279,6 +289,8 @@ class SPANet(Pyramid):
                     size=size,
                     drop_path=rate,
                     branch_scale=branch_scale if i >= 2 else None,
+                    act_layer=act_layer,
+                    norm_layer=norm_layer,
                     mixer_args={"radius": radii[i], **mixer_args},
                     **dd,
                 )

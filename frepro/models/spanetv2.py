@@ -45,6 +45,8 @@ from frepro.ops import resize_filter, spectral_rescale
 
 __all__ = ["Attention", "SPANetV2", "SpectralAdaptiveModulation"]
 
+REVISION = {"spanetv2": 1}
+
 
 class ScaledSigmoid(nn.Module):
     """sigmoid(alpha x) with one learnable alpha."""

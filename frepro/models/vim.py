@@ -54,6 +54,8 @@ from frepro.ops import causal_conv, linear, selective_scan
 
 __all__ = ["BidirectionalMamba", "VimBlock", "VisionMamba"]
 
+REVISION = {"vim": 1}
+
 
 class BidirectionalMamba(nn.Module):
     """Mamba over the sequence and over its reverse ("bimamba v2"): (B, L, C) to (B, L, C).

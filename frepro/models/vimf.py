@@ -55,6 +55,8 @@ from frepro.ops import amplitude_spectrum
 
 __all__ = ["SpectralVimBlock", "VimF"]
 
+REVISION = {"vimf": 1}
+
 
 def conv_stem(in_chans: int, dim: int, *, stride: int, **dd: Any) -> nn.Sequential:
     """Overlapping convolution, then two that halve the map (Table 1): (B, C, H, W) to (B, D, h, w).

@@ -5,6 +5,8 @@ from torch import Tensor
 
 from frepro.ops import backends, cpu
 
+REVISION = {"causal convolution": 1}
+
 MAX_WIDTH = 64  # of the CPU kernel
 
 

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from frepro.ops import backends, cpu
 
+REVISION = {"depthwise convolution": 1}
+
 WIDE = 5  # columns from which on torch's gradient of the weight is slow
 WIDEST = 15  # of the CPU kernel
 

@@ -11,6 +11,8 @@ from torch.utils.flop_counter import register_flop_formula
 
 from frepro.ops import backends, cpu
 
+REVISION = {"pointwise operations": 1}
+
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
     """``torch.nn.functional.linear``, on a CPU that is not Intel's by oneDNN.

@@ -23,6 +23,8 @@ from frepro.ops import backends, cpu, triton
 from frepro.ops.precision import without_autocast
 from frepro.ops.scan_op import MAX_STATE, scan
 
+REVISION = {"selective scan": 1}
+
 
 def selective_scan(
     u: Tensor,

@@ -19,6 +19,8 @@ from frepro.ops import backends, cpu, triton
 from frepro.ops.pointwise import linear
 from frepro.ops.precision import float32_or_more, without_autocast
 
+REVISION = {"spectral filters": 1}
+
 
 def global_filter(x: Tensor, weight: Tensor, *, inplace: bool = False, backend: str | None = None) -> Tensor:
     """Static filter, one for each channel: F^-1(K . F(x)) (GFNet; DFFormer eq. 2).

@@ -18,6 +18,8 @@ from frepro.tasks import Score, Task
 
 __all__ = ["Accuracy", "Classification", "task"]
 
+REVISION = {"classification": 1}
+
 
 class Classification(Task):
     """A classifier on images (B, 3, H, W) and labels (B,)."""

@@ -17,6 +17,8 @@ from frepro.tasks.pretrained import make_network
 
 __all__ = ["AveragePrecision", "Detection", "task"]
 
+REVISION = {"detection": 1}
+
 
 class Detection(Task):
     """A detector on lists of images (3, H, W) and of what is in them, as torchvision's detectors take them."""

@@ -18,6 +18,8 @@ from frepro.tasks.segmenters import inference, resize
 
 __all__ = ["MeanIoU", "Segmentation", "task"]
 
+REVISION = {"segmentation": 1}
+
 
 class Segmentation(Task):
     """A segmenter on lists of images (3, H, W) and of maps (H, W) of classes; in training all have one size."""
