@@ -480,7 +480,8 @@ class Experiment:
         found = []
         for variant in self.variants:
             if variant[0] in self.broken:
-                found.append(self._finding(*variant, "params", {"problem": self.broken[variant[0]]}))
+                problem = {"problem": self.broken[variant[0]]}
+                found += [self._finding(*variant, metric, problem) for metric in MEASURED]
             elif self.networks:
                 found += self._of_backbone(*variant, rates.get(variant[0]))
             else:

@@ -116,6 +116,8 @@ def published_beside_measured(
         cells = [label]
         if with_notes and row is not None and row.note is not None:
             cells[0] += _mark(row.note, notes)
+        problems = {finding.problem for finding in by_metric.values() if finding.problem}
+        cells[0] += "".join(_mark(f"cannot be built: {problem}", notes) for problem in problems)
         for column in columns:
             finding = by_metric.get(column.key)
             value = finding.published if finding else table.value(row, column.key) if row else None
@@ -184,7 +186,7 @@ def costs(findings: Sequence[Finding], metrics: Sequence[str] = tuple(COSTS)) ->
     rows = [
         [label, *(number(by_metric[metric], COSTS[metric][1]) for metric in metrics)]
         for label, by_metric in _by_label(findings).items()
-        if all(by_metric[metric].measured is not None for metric in metrics)
+        if all(metric in by_metric and by_metric[metric].measured is not None for metric in metrics)
     ]
     return View(headings, rows, [])
 

@@ -11,6 +11,7 @@ import pytest
 
 from frepro import experiment as module
 from frepro import figures, papers, report
+from frepro.analysis import cost
 from frepro.errors import FreproError
 from frepro.experiment import Experiment
 
@@ -116,6 +117,85 @@ def test_runs_that_did_not_train_are_marked_and_void_the_claim(experiment, runs,
     assert module.from_csv(module.to_csv(experiment.findings)) == list(experiment.findings)
     legend = figures.comparison(experiment).legends[0]
     assert any("did not train" in text.get_text() for text in legend.get_texts())
+
+
+def test_a_variant_of_ones_own_brings_its_claim_and_only_it_is_new(experiment, runs, store, monkeypatch):
+    copy = store / "copy"
+    shutil.copytree(runs, copy)
+    monkeypatch.setenv("FREPRO_RESULTS", str(copy))
+    wider = experiment.with_variant("tanh", "dfformer_s18", "Tanh outperforms StarReLU.", act_layer="tanh")
+    assert wider.variants[:-1] == experiment.variants
+    assert [run.model_args for run in wider.to_train()] == [{"act_layer": "tanh"}] * 2
+    assert [timing.model_args for timing in wider.to_time()] == [{"act_layer": "tanh"}]
+    wider.run(log=lambda line: None)
+    assert wider.outcomes()[:-1] == experiment.outcomes()
+    own = wider.outcomes()[-1]
+    assert (own.claim.text, own.rows) == ("Tanh outperforms StarReLU.", ("tanh", "DFFormer-S18"))
+    assert (own.published, own.n) == (None, 2)
+    assert own.verdict != "not run"
+    found = {(f.label, f.metric): f for f in wider.findings}
+    assert found["tanh", "throughput"].setting.endswith(module.LATER)  # not in turn with the others
+    assert not found["DFFormer-S18", "throughput"].setting.endswith(module.LATER)
+    ticks = [text.get_text() for text in figures.comparison(wider).axes[0].get_yticklabels()]
+    assert "tanh" in ticks
+    with pytest.raises(FreproError, match="unknown variant in a claim 'DFFormer-S81': did you mean DFFormer-S18"):
+        experiment.with_variant("x", "dfformer_s18", "It is better.", "DFFormer-S81", num_filters=2)
+
+
+def test_models_that_a_claim_of_speed_compares_are_timed_in_turn(experiment, runs, store, monkeypatch):
+    copy = store / "copy"
+    shutil.copytree(runs, copy)
+    monkeypatch.setenv("FREPRO_RESULTS", str(copy))
+    assert experiment.to_time() == []
+    timing = experiment.timings["DF → AFNO"]  # the paper has it slower than DFFormer-S18
+    path = timing.measurement.folder / "record.json"
+    record = json.loads(path.read_text())
+    record["values"]["session"] = "another"
+    path.write_text(json.dumps(record))
+    assert [each.model for each in experiment.to_time()] == ["dfformer_s18", "dfformer_s18_afno"]
+    experiment.run(log=lambda line: None)
+    assert experiment.to_time() == []
+
+
+def test_a_bad_argument_is_told_before_anything_trains_and_takes_its_row_alone(store):
+    variants = [
+        VARIANTS[0],
+        ("wider", "dfformer_s18", {"num_filterz": 8}),
+        ("odd", "dfformer_s18", {"act_layer": "tahn"}),
+    ]
+    made = Experiment("dfformer", 4, variants, "smoke", device="cpu")
+    lines = []
+    made.run(log=lines.append)
+    first, second, third, *_ = lines
+    assert first.startswith(
+        "wider is left out: unknown argument of dfformer_s18 'num_filterz': did you mean num_filters"
+    )
+    assert second.startswith("odd is left out: unknown activation 'tahn': did you mean tanh")
+    assert "dfformer_s18, seed 0: test top-1" in third
+    assert [run.model_args for run in made.runs] == [{}]
+    view = report.published_beside_measured(made.findings, made.published)
+    assert [row[0] for row in view.rows] == ["DFFormer-S18", "wider*", "odd**"]
+    assert "cannot be built: unknown argument" in view.notes[0]
+    assert module.from_csv(module.to_csv(made.findings)) == list(made.findings)
+
+
+@pytest.mark.parametrize(
+    ("model", "arguments", "message"),
+    [
+        ("dfformer_s18", {"norm_layer": "lyernorm"}, "unknown norm 'lyernorm': did you mean layernorm"),
+        ("dfformer_s18", {"norm_layer": "batchnorm2d"}, "does not run with"),  # a norm for channels in another place
+        ("spanet_small", {"radii": [1, 1]}, "does not run with"),
+        ("dfformer_s18", {"num_filters": -1}, "does not run with"),
+        ("convnext_tiny", {"depthz": 1}, "unknown argument of convnext_tiny 'depthz': did you mean depths"),
+        ("dfformer_s18", {"act_layer": "tanh"}, None),
+        ("spanet_small", {"act_layer": "relu", "norm_layer": "batchnorm2d"}, None),
+        ("spanetv2_s18_pure", {"norm_layer": "rmsnorm"}, None),
+    ],
+)
+def test_what_is_in_the_way_of_a_variant(model, arguments, message):
+    found = cost.obstacle(model, arguments)
+    assert found is None if message is None else message in found
+    assert found is None or len(found.splitlines()) == 1
 
 
 def test_untrained_variants_are_counted(store):

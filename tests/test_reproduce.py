@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -52,6 +53,126 @@ def test_a_table_is_made_then_cached_then_renewed(frepro_command, store):
     more = frepro_command(*SMALL, "--seeds", "3", *TWO, "--dry-run")
     assert "training runs: 4 cached, 2 to do" in more.stdout
     assert record["provenance"]["commit"] or record["provenance"]["commit"] is None
+
+
+def test_a_narrowed_run_never_replaces_a_whole_result():
+    """Fewer seeds than the profile has, some of the models, or another parameter: a folder of its own."""
+    artefact, whole = Artefact("dfformer", "table", 4), {"profile": "demo", "seeds": [0, 1, 2], "device": "cpu"}
+    folders = [
+        reproduce.plan(artefact, {**whole, **change}).folder.parts[-3]
+        for change in ({}, {"seeds": [4, 5, 6, 7]}, {"seeds": [0]}, {"models": ["dfformer_s18"]}, {"profile": "smoke"})
+    ]
+    assert folders == ["demo", "demo", "demo-seeds-0", "demo-models-dfformer_s18", "smoke"]
+    figure = Artefact("dfformer", "figure", 9)
+    assert reproduce.plan(figure, {**whole, "seeds": [0]}).folder.parts[-3] == "demo-seeds-0"
+    assert reproduce.plan(figure, whole).folder.parts[-3] == "demo"
+
+
+def test_runs_are_made_again_when_asked(frepro_command, store):
+    one = ("-p", "models", '["dfformer_s18"]')
+    assert frepro_command(*TABLE_4, *one).returncode == 0
+    (before,) = (
+        json.loads(path.read_text()) for path in (store / "runs").glob("*/record.json") if "train" in path.read_text()
+    )
+    again = frepro_command(*TABLE_4, *one, "--retrain")
+    assert again.returncode == 0, again.stderr
+    assert "Retraining: 2 stored runs and timings are kept as" in again.stdout
+    assert "training runs: 0 cached, 1 to do" in again.stdout
+    record = json.loads((store / "runs" / before["key"] / "record.json").read_text())
+    assert record["provenance"]["time"] >= before["provenance"]["time"]
+    assert record["values"] == before["values"]  # bit by bit
+    (kept,) = (store / "runs").glob(f"{before['key']}.before-*")
+    assert json.loads((kept / "record.json").read_text()) == before
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    """A copy of package and notebooks, to be edited."""
+    for name in ("frepro", "notebooks"):
+        shutil.copytree(ROOT / name, tmp_path / "checkout" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path / "checkout")
+    return tmp_path / "checkout"
+
+
+def in_checkout(checkout, *arguments) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "frepro", *arguments], cwd=checkout, capture_output=True, text=True, timeout=300
+    )
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_harmless_edits_train_and_time_nothing_again(checkout, store):
+    """Another registered variant, a message, a moved file: the same runs and timings."""
+    assert in_checkout(checkout, *TABLE_4, *TWO).returncode == 0
+    models = checkout / "frepro" / "models" / "dfformer.py"
+    models.write_text(
+        models.read_text()
+        + "\n\n@register_model\ndef dfformer_s18_n8(pretrained: bool = False, **kwargs: Any) -> DFFormer:\n"
+        + '    return _create_dfformer("dfformer_s18_n8", pretrained, "s18", kwargs, num_filters=8)\n'
+    )
+    edit(checkout / "frepro" / "train.py", "out of memory on", "no memory left on")
+    (checkout / "frepro" / "ops" / "depthwise.py").rename(checkout / "frepro" / "ops" / "depthwise_conv.py")
+    edit(checkout / "frepro" / "ops" / "__init__.py", "from .depthwise import", "from .depthwise_conv import")
+    plan = in_checkout(checkout, *TABLE_4, *TWO, "--dry-run")
+    assert "training runs: 2 cached, 0 to do" in plan.stdout, plan.stderr
+    assert "throughput of models at full size: 2 cached, 0 to do" in plan.stdout
+    assert "2 of them made with other code: " in plan.stdout
+    assert "frepro.train" in plan.stdout
+    made = in_checkout(checkout, *TABLE_4, *TWO)
+    assert made.returncode == 0, made.stderr
+    assert "test top-1" not in made.stdout.partition("made in")[0].partition("training runs")[2]  # none was trained
+    assert len(list((store / "runs").glob("*/record.json"))) == 4
+
+
+def test_a_notebook_of_another_artefact_is_refused(checkout):
+    """Copied for a new table, and the old one's name left in: nothing is made, and the remedy is told."""
+    edit(
+        checkout / "notebooks" / "spanet" / "table_5.ipynb",
+        'Experiment(\\"spanet\\", 5,',
+        'Experiment(\\"dfformer\\", 4,',
+    )
+    done = in_checkout(checkout, "reproduce", "--paper", "spanet", "--table", "5", "--profile", "smoke")
+    assert done.returncode == 1
+    assert done.stderr.strip() == (
+        "frepro: error: notebooks/spanet/table_5.ipynb makes Table 4 of dfformer, and its place is that of Table 5 of "
+        "spanet: change the paper and the number in it"
+    )
+
+
+def test_a_result_that_names_another_figure_is_refused(checkout, store):
+    edit(
+        checkout / "notebooks" / "spanet" / "figure_3.ipynb",
+        'Illustration(\\"spanet\\", 3',
+        'Illustration(\\"spanet\\", 1',
+    )
+    done = in_checkout(checkout, "reproduce", "--paper", "spanet", "--figure", "3", "--profile", "smoke")
+    assert done.returncode == 1
+    assert "makes Figure 1 of spanet, and its place is that of Figure 3 of spanet" in done.stderr
+    assert not (store / "smoke" / "spanet" / "figure_3").exists()
+
+
+def test_a_variant_added_in_the_notebook_is_in_plan_and_result(checkout, store):
+    """As a tinkerer would: one call after the experiment, a claim with it; a misspelt one takes its row alone."""
+    cell = "checkpoints=checkpoints)"
+    more = '.with_variant(\\n    \\"N = 8\\", \\"dfformer_s18\\", \\"Eight outperform four.\\", num_filters=8\\n)'
+    bad = '.with_variant(\\"odd\\", \\"dfformer_s18\\", num_filterz=8)'
+    edit(checkout / "notebooks" / "dfformer" / "table_4.ipynb", cell, f"{cell}{more}{bad}")
+    done = in_checkout(checkout, *TABLE_4, *TWO)
+    assert done.returncode == 1  # for the row that could not be built
+    assert "training runs: 0 cached, 4 to do" in done.stdout
+    assert (
+        "Table 4 of dfformer: odd is left out: unknown argument of dfformer_s18 'num_filterz': did you mean num_f"
+        in (done.stderr)
+    )
+    text = next(store.glob("smoke-*/dfformer/table_4/table_4.ipynb")).read_text()
+    assert "Eight outperform four." in text
+    rows = list(csv.DictReader(next(store.glob("smoke-*/dfformer/table_4/findings.csv")).read_text().splitlines()))
+    assert {row["label"] for row in rows} == {"DFFormer-S18", "GFFormer-S18", "N = 8", "odd"}
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
@@ -402,7 +523,7 @@ def test_reasons(made):
     assert "not made yet" in reproduce.plan(artefact, SETTINGS).describe(1)
     changed = {**plan.made_from, "data": "other", "frepro.train": "other"}
     reproduce.results.write_text(file, json.dumps({"made_from": changed}))
-    assert "stale: code of frepro.train changed, data changed\n" in reproduce.plan(artefact, SETTINGS).describe(1)
+    assert "code of frepro.train changed, data changed\n" in reproduce.plan(artefact, SETTINGS).describe(1)
     assert reproduce.because([str(number) for number in range(9)]) == "stale: 0, 1, 2, 3 and 5 more"
 
 
