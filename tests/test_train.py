@@ -258,16 +258,34 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, monkeypatch):
         assert all(torch.equal(tensor, expected[name]) for name, tensor in weights(run).items())
 
 
-def test_a_checkpoint_of_other_code_is_not_taken_up():
+def test_a_checkpoint_is_resumed_unless_run_or_revision_differ_and_none_is_deleted(monkeypatch):
     measurement = job().measurement
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters())
     accelerator = train.make_accelerator("cpu", "no")
-    progress = Progress(epoch=1, history=[{"epoch": 1}])
+    progress, lines = Progress(epoch=1, history=[{"epoch": 1}]), []
     Checkpoint(measurement, model, None, optimizer, print).write(progress, 3, accelerator)
-    assert Checkpoint(measurement, model, None, optimizer, print).restore(accelerator) == progress
-    changed = dataclasses.replace(measurement, code="other")
-    assert Checkpoint(changed, model, None, optimizer, print).restore(accelerator) == Progress()
+    with monkeypatch.context() as patch:  # reworded, moved, renamed: the code is another
+        patch.setattr("frepro.provenance.code", lambda *modules: {"frepro.train": "other"})
+        assert Checkpoint(measurement, model, None, optimizer, lines.append).restore(accelerator) == progress
+    assert lines == []
+
+    raised = dataclasses.replace(measurement, revisions={**measurement.revisions, "dfformer": 2})
+    assert Checkpoint(raised, model, None, optimizer, lines.append).restore(accelerator) == Progress()
+    assert lines == [
+        f"{measurement.folder} has a checkpoint of revision dfformer 1, and the behaviour has changed since: not used, "
+        "and kept; the run begins anew"
+    ]
+    assert len(list(measurement.folder.glob("checkpoint-*"))) == 1
+
+    other = job(seed=1).measurement  # into whose folder somebody copied the file
+    other.folder.mkdir(parents=True)
+    (file,) = measurement.folder.glob("checkpoint-*")
+    (other.folder / file.name).write_bytes(file.read_bytes())
+    assert Checkpoint(other, model, None, optimizer, lines.append).restore(accelerator) == Progress()
+    assert f"is of another run ({measurement.key}): not used, kept as other-run-{measurement.key}" in lines[-1]
+    (kept,) = other.folder.glob("other-run-*")
+    assert kept.read_bytes() == file.read_bytes()
 
 
 def test_old_checkpoints_are_pruned():
@@ -281,25 +299,22 @@ def test_old_checkpoints_are_pruned():
     assert checkpoint.restore(accelerator).update == 1000
 
 
-def test_what_was_passed_over_does_not_push_out_what_is_new():
-    """Left by a longer run of other code, or damaged, it has the higher number."""
+def test_what_is_damaged_does_not_push_out_what_is_new():
+    """It has the higher number."""
     measurement = job().measurement
     model = torch.nn.Linear(2, 2)
     accelerator = train.make_accelerator("cpu", "no")
 
-    def of(code: str) -> Checkpoint:
-        return Checkpoint(
-            dataclasses.replace(measurement, code=code), model, None, torch.optim.AdamW(model.parameters()), print
-        )
+    def checkpoint() -> Checkpoint:
+        return Checkpoint(measurement, model, None, torch.optim.AdamW(model.parameters()), print)
 
-    of("other").write(Progress(update=500), 500, accelerator)
-    of("other").write(Progress(update=600), 600, accelerator)
+    measurement.folder.mkdir(parents=True)
     (measurement.folder / "checkpoint-00000700.safetensors").write_bytes(b"")
-    mine = of("mine")
+    mine = checkpoint()
     assert mine.restore(accelerator) == Progress()
     mine.write(Progress(update=5), 5, accelerator)
     assert [path.stem for path in mine.files()] == ["checkpoint-00000005"]
-    assert of("mine").restore(accelerator).update == 5
+    assert checkpoint().restore(accelerator).update == 5
 
 
 def test_statistics_of_batch_norms_are_the_main_processes(tmp_path):
@@ -391,7 +406,10 @@ def test_an_unknown_way_with_damaged_images_is_refused():
     [
         ({"model": "dfformer_s81"}, "unknown model 'dfformer_s81': did you mean dfformer_s18"),
         ({"samples": (20, 10)}, "20 training images do not fill one batch of 32"),
-        ({"model_args": {"numm_filters": 2}}, "cannot be made with"),
+        (
+            {"model_args": {"numm_filters": 2}},
+            "unknown argument of dfformer_s18 'numm_filters': did you mean num_filters",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_said(changes, message):

@@ -237,13 +237,19 @@ def test_swin_and_vim_take_wide_images():
         assert wide["macs"] == pytest.approx(2 * per_pixel, rel=0.03)
 
 
-def test_throughput_is_stored_and_not_measured_again():
-    job = Throughput((("resnet18", ()), ("resnet34", ())), Benchmark(2, 32, 3), "cpu", "this machine")
-    record = cost.throughput(job)
-    rates = record["values"]["images_per_second"]
+def test_models_that_take_turns_are_stored_one_by_one_with_their_session():
+    jobs = [
+        Throughput("paper/table_1", name, {}, Benchmark(2, 32, 3), "cpu", "this machine")
+        for name in ("resnet18", "resnet34")
+    ]
+    records = cost.throughput(jobs)
+    assert [job.measurement.record() for job in jobs] == records
+    rates = [record["values"]["images_per_second"] for record in records]
     assert [len(rate) for rate in rates] == [3, 3]
     assert all(value > 0 for rate in rates for value in rate)
-    assert cost.throughput(job) == record
+    assert len({record["values"]["session"] for record in records}) == 1
+    (later,) = cost.throughput(jobs[:1])
+    assert later["values"]["session"] != records[0]["values"]["session"]
     assert torch.is_grad_enabled()
 
 
