@@ -217,7 +217,7 @@ class Experiment:
         trained = self.trained
         if isinstance(trained, Mapping):
             trained = {network: [*dict.fromkeys([*models, model])] for network, models in trained.items()}
-        elif trained is not None:
+        elif trained:  # an experiment that trains nothing counts the new variant, too, and no more
             trained = [*dict.fromkeys([*trained, model])]
         claims = [*self.claims]
         if claim is not None:
