@@ -114,7 +114,10 @@ def code_fingerprint(*modules: str) -> str:
 # What registers models, reads the recipe (which is part of a run's key), keeps records and states, stops a run that
 # broke, or shows how far things have come decides about no number: importing it makes no code part of a run. (Tests
 # hold a run that was taken up, or computed in parts, to the end of one that was not.)
-KEEPERS = ("checkpoint", "errors", "nonfinite", "paths", "progress", "provenance", "results", "schema", "sharding")
+KEEPERS = (
+    *("checkpoint", "errors", "nonfinite", "paths", "processes", "progress", "provenance", "results", "schema"),
+    "sharding",
+)
 NOT_FOLLOWED = {"frepro", *(f"frepro.{name}" for name in (*KEEPERS, "models", "papers", "recipes"))}
 
 

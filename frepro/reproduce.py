@@ -638,7 +638,12 @@ def execute(notebook: Notebook, parameters: dict[str, Any], output: Path, kept: 
                 progress_bar=False,
                 cwd=str(output.parent),
                 request_save_on_cell_execute=False,
-                extra_arguments=["--IPKernelApp.log_level=ERROR"],
+                start_timeout=600,  # seconds: the kernel imports torch before it answers
+                shutdown_kernel="immediate",  # asked to stop amid a cell it would print what broke
+                extra_arguments=[
+                    "--IPKernelApp.log_level=ERROR",
+                    f"--IPKernelApp.exec_lines=__import__('frepro.processes').processes.end_with({os.getpid()})",
+                ],
             )
     except PapermillException as error:
         failed = kept.with_name(f"{kept.name}.failed.ipynb")
