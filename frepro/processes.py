@@ -57,7 +57,9 @@ def end_with_and_without_interrupt(parent: int | None = None) -> None:
 
 
 def end_children() -> None:
-    """End the processes that multiprocessing and joblib have started from this one, and wait for that."""
+    """End the processes that multiprocessing and joblib have started from this one, which is about to end, and wait."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises where a process that loads data is killed
     children = multiprocessing.active_children()
     for child in children:
         child.kill()
