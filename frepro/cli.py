@@ -16,7 +16,7 @@ import click
 from click.core import ParameterSource
 
 import frepro
-from frepro import papers, paths, provenance, recipes, reproduce
+from frepro import papers, paths, processes, provenance, recipes, reproduce
 from frepro.data import Source, locate
 from frepro.errors import FreproError, one_line
 
@@ -380,9 +380,9 @@ def submit_command(
         if live:
             click.echo(f"Waiting for {cluster.named(live)}; Ctrl-C ends the waiting and leaves them running")
         failed = cluster.wait(live, click.echo)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         click.echo(f"\nstopped waiting; {cluster.named(live)} go on, and the same command waits again", err=True)
-        sys.exit(130)
+        sys.exit(processes.status(stop))
     plans = [replace(plan) for plan in plans]  # which look anew at what is missing
     failures = [*left_out, *(f"{run.title}: {failure.cause}" for run, failure in failed)]
     if lost := [plan.artefact for plan in plans if plan.missing]:  # made now, it would be trained here
@@ -706,17 +706,19 @@ def doctor_command() -> None:
 
 
 def main() -> None:
-    """Run the command line; what a user can mend ends in one line and status 1, Ctrl-C in status 130."""
+    """Run the command line; what a user can mend ends in one line and status 1, Ctrl-C in 130, SIGTERM in 143."""
     # After Ctrl-C the processes that tidy up behind Python's own would warn of what they found to do.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     warnings.filterwarnings("ignore", message=".*tasks which were still being processed")  # by joblib, of the same
+    processes.terminate_as_interrupt()
     try:
         cli(standalone_mode=False)
     except FreproError as error:
         fail(one_line(error))
-    except click.Abort:
+    except click.Abort as abort:
+        processes.end_children()
         click.echo("\nstopped; what was done is kept, and the same command goes on from there", err=True)
-        os._exit(130)
+        os._exit(processes.status(abort.__cause__))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -1,6 +1,6 @@
 """Several things side by side on the cores of a CPU: training runs, notebooks. On a GPU one after the other."""
 
-import signal
+import os
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-from frepro import provenance
+from frepro import processes, provenance
 from frepro.errors import FreproError, one_line
 from frepro.runs import Run
 
@@ -49,11 +49,15 @@ def each(function: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> I
     if not items:
         return
     jobs = min(jobs, len(items))
-    threads = share(jobs) if jobs > 1 else None
     waiting = dict(enumerate(items))
-    with parallel_config("loky" if jobs > 1 else "sequential", inner_max_num_threads=threads):
+    apart = {
+        "inner_max_num_threads": share(jobs),
+        "initializer": processes.end_with_and_without_interrupt,
+        "initargs": (os.getpid(),),
+    }
+    with parallel_config("loky", **apart) if jobs > 1 else parallel_config("sequential"):
         results = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-            delayed(_numbered)(number, function, item, jobs > 1) for number, item in enumerate(items)
+            delayed(_numbered)(number, function, item) for number, item in enumerate(items)
         )
         try:
             for number, result in results:
@@ -64,9 +68,7 @@ def each(function: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> I
                 yield item, Failure(cause)
 
 
-def _numbered(number: int, function: Callable[[Item], Any], item: Item, is_apart: bool) -> tuple[int, Any]:
-    if is_apart:  # Ctrl-C is for the process that started this one, and ends it without a word
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _numbered(number: int, function: Callable[[Item], Any], item: Item) -> tuple[int, Any]:
     return number, attempt(function, item)
 
 

@@ -120,8 +120,8 @@ def imports_of(path: Path) -> tuple[str, ...]:
 # broke, or shows how far things have come decides about no number: importing it makes no code part of a run. (Tests
 # hold a run that was taken up, or computed in parts, to the end of one that was not.)
 KEEPERS = (
-    *("checkpoint", "errors", "nonfinite", "paths", "progress", "provenance", "results", "revisions", "schema"),
-    "sharding",
+    *("checkpoint", "errors", "nonfinite", "paths", "processes", "progress", "provenance", "results", "revisions"),
+    *("schema", "sharding"),
 )
 # What trains and evaluates is part of the runs, which a result names by their records.
 TRAINING = ("evaluate", "parallel", "train")

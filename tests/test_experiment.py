@@ -389,7 +389,8 @@ def test_models_that_nobody_has_stand_in_a_table_of_detection(store):
     assert cells["SPANet-S"] == ["38", cells["SPANet-S"][1], "44.7", "not run"]
     assert round(float(cells["SPANet-S"][1])) == 38
     assert cells["PVT-Small"] == ["34", "no model", "40.4", "no model"]
-    assert "cannot be read" in view.notes[0]
+    assert cells["LITv2-S"] == ["38", "no model", "44.7", "no model"]
+    assert "empty in print" in view.notes[0]
 
 
 def test_a_single_run_has_no_spread():

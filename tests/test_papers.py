@@ -144,6 +144,21 @@ def test_changes_of_the_ablation_are_differences_of_its_accuracies():
         assert table.value(row, "change") == pytest.approx(table.value(row, "top1") - baseline)
 
 
+def test_cells_of_spanet_that_a_poor_copy_hides():
+    """As the clean print has them, without a note that doubts a cell."""
+    tables = papers.load("spanet").tables
+    rows = {tables[3].value(row, "label"): row for row in tables[3].rows}
+    assert tables[3].value(rows["LITv2-S"], "box_ap") == 44.7
+    assert tables[3].value(rows["LITv2-S"], "mask_ap") == 40.7
+    assert tables[3].value(rows["ResNet101"], "mask_ap75") == 38.8
+    assert [tables[5].value(row, "change") for row in tables[5].rows] == [
+        *(None, -0.6, -0.1, -0.1, -0.2, -0.1, 0.3, -0.1, -0.2)
+    ]
+    assert tables[5].value(tables[5].row("spanet_small_k3_noscale"), "change") == -0.1
+    notes = [note for table in tables.values() for note in (*table.notes, *(row.note or "" for row in table.rows))]
+    assert not any("doubt" in note or "copy at hand" in note for note in notes)
+
+
 def test_numbers_that_the_text_of_a_paper_repeats():
     """Sums that the papers' prose makes of their tables, so that a slip of one digit shows."""
 

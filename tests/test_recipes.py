@@ -6,8 +6,9 @@ import json
 import pytest
 import timm
 import torch
+from timm.layers import DropPath
 
-from frepro import papers, paths, provenance, recipes
+from frepro import papers, paths, provenance, recipes, tasks
 from frepro.data import locate
 from frepro.errors import FreproError
 from frepro.models.create import create_model
@@ -74,6 +75,30 @@ def test_published_recipes_of_detectors_and_segmenters():
     uper = recipes.load("spanetv2-upernet", "paper")
     assert (uper.updates, uper.window, uper.stride, uper.power) == (160000, 512, 341, 1.0)
     assert uper.of("spanetv2_s36_pure").layer_decay.layers == 12
+
+
+@pytest.mark.parametrize(
+    ("model", "rate"),
+    [
+        ("spanetv2_s18_pure", 0.2),
+        ("spanetv2_s18_hybrid", 0.15),
+        ("spanetv2_s36_pure", 0.3),
+        ("spanetv2_s36_hybrid", 0.3),
+    ],
+)
+@pytest.mark.parametrize("network", ["semantic_fpn", "upernet"])
+def test_spanetv2_segments_with_stochastic_depth(network, model, rate):
+    """As published; the last block of the network that the recipe builds has the rate, those before it less."""
+    recipe = recipes.load(f"spanetv2-{network}", "paper").of(model)
+    assert recipe.drop_path == rate
+    embedded = locate(None, "segmentation")
+    with torch.device("meta"):
+        built = tasks.of(Run(model, recipe, "paper", embedded, 0)).network(recipe.drop_path)
+    rates = [module.drop_prob for module in built.modules() if isinstance(module, DropPath)]
+    assert rates[-1] == pytest.approx(rate)
+    assert rates == sorted(rates)
+    for profile in ("demo", "smoke"):
+        assert recipes.load(f"spanetv2-{network}", profile).of(model).drop_path == 0.0
 
 
 @pytest.mark.parametrize(

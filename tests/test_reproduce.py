@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from safetensors.torch import save_file
 
-from frepro import papers, paths, provenance, recipes, reproduce
+from frepro import papers, paths, provenance, recipes, reproduce, tasks
 from frepro.data.export import export
 from frepro.errors import FreproError
 from frepro.reproduce import Artefact, Notebook
@@ -302,6 +303,49 @@ def test_data_of_the_users_own_by_a_relative_path(tmp_path):
     (folder,) = (tmp_path / "work" / "mine").glob("smoke-pets-*-models-*/dfformer/table_4")
     assert (folder / "findings.csv").exists()
     assert not (folder / "mine").exists()
+
+
+def test_no_path_of_the_user_stands_in_an_executed_notebook(tmp_path, monkeypatch, store):
+    """The injected cell names data and weights as the provenance does; outputs that print a path, in any spelling, too.
+
+    A notebook of the user's own kind: that of Table 4, with a cell that prints all it knows.
+    """
+    data = make_folder(tmp_path / "O'Brien & söns" / 'my "own" pets', images=40)
+    weights = tmp_path / "of O'Brien"
+    weights.mkdir()
+    source = json.loads(Artefact("dfformer", "table", 4).notebook.read_text())
+    printing = [
+        "import html, json, shlex",
+        "from pathlib import Path",
+        "from frepro import paths",
+        "for path in (data, checkpoints, str(paths.results())):",
+        "    print(path, repr(path), json.dumps(path), html.escape(path), shlex.quote(path), Path(path).as_uri())",
+        "{'data': Path(data) / 'train', 'weights': [checkpoints]}",
+    ]
+    cell = {"cell_type": "code", "id": "printing", "metadata": {}, "outputs": [], "execution_count": None}
+    source["cells"].append({**cell, "source": "\n".join(printing)})
+    file = tmp_path / "table_4.ipynb"
+    file.write_text(json.dumps(source))
+    monkeypatch.setattr(reproduce.paths, "notebook", lambda paper, name: file)
+    parameters = {**SETTINGS, "data": str(data), "models": ["dfformer_s18"]}
+    (run,) = reproduce.plan(Artefact("dfformer", "table", 4), parameters).experiment.runs
+    save_file(tasks.of(run).network(0.0).state_dict(), weights / "dfformer_s18.safetensors")
+    plan = reproduce.plan(Artefact("dfformer", "table", 4), {**parameters, "checkpoints": str(weights)})
+    reproduce.make(plan, 1, None, 0, print)
+    text = (plan.folder / "table_4.ipynb").read_text()
+    executed = json.loads(text)
+    (injected,) = [c for c in executed["cells"] if "injected-parameters" in c["metadata"].get("tags", ())]
+    assigned = {}
+    exec("".join(injected["source"]), assigned)
+    shown = json.loads((plan.folder / "provenance.json").read_text())["parameters"]
+    assert assigned["data"] == shown["data"] == 'my "own" pets'
+    assert assigned["checkpoints"] == shown["checkpoints"] == "of O'Brien"
+    assert (assigned["models"], assigned["output"]) == (["dfformer_s18"], ".")
+    printed = "".join(executed["cells"][-1]["outputs"][0]["text"])
+    assert printed.count('my "own" pets') >= 3
+    assert printed.count("results") == 6
+    for name in (tmp_path.name, "Brien & ", "Brien%20", "Brien &amp;", str(ROOT)):
+        assert name not in text
 
 
 SETTINGS = {"profile": "smoke", "seeds": [0], "device": "cpu"}

@@ -13,6 +13,7 @@ import timm
 import torch
 from timm.layers import set_fused_attn
 
+from frepro import processes
 from frepro.errors import FreproError
 from frepro.models.create import sized
 
@@ -46,7 +47,7 @@ def forward_memory(
         return _allocated(model, img_size, batch_size, device)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["frepro.models"])  # imported once, and not in each process
-    with ProcessPoolExecutor(1, context) as pool:
+    with ProcessPoolExecutor(1, context, processes.end_with) as pool:
         try:
             return pool.submit(_resident, model, img_size, batch_size, fused_attn, torch.get_num_threads()).result()
         except BrokenProcessPool:

@@ -5,7 +5,6 @@ What a process did before changes how fast it is: a section within the whole is 
 
 import multiprocessing
 import os
-import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from frepro import provenance, results
+from frepro import processes, provenance, results
 from frepro.bench import beside as besides
 from frepro.bench import models, operations, parts, resolution
 from frepro.bench.results import PEERS, SECTIONS, Found, Key, Line, folder, write
@@ -152,7 +151,7 @@ def _apart(section: Section, log: Callable[[str], None]) -> Measured:
 
 
 def _send(section: Section, sender: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one, and ends it
+    processes.end_with_and_without_interrupt()
     sender.send(attempt(section.measure, sender.send))
 
 

@@ -4,6 +4,7 @@ Order and augmentation are functions of (seed, epoch, index), not of the state o
 stopped goes on with the very samples that it would have seen, and the number of processes or workers changes nothing.
 """
 
+import os
 import random
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from timm.data import create_dataset, create_transform
 from timm.data.readers import create_reader
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from frepro import processes
 from frepro.data import compositions
 from frepro.data.sources import DIGITS_TEST, DIGITS_TRAIN, EMBEDDED, Source
 from frepro.errors import DamagedImageError, FreproError, damaged
@@ -256,8 +258,14 @@ def loader(
         num_workers=workers,
         pin_memory=pin_memory,
         multiprocessing_context=start,
+        worker_init_fn=partial(_begin, os.getpid()),
         collate_fn=partial(_whole, collate=collate or default_collate),
     )
+
+
+def _begin(parent: int, number: int) -> None:
+    """First of all in a process that loads data; torch has it look for its parent only every five seconds."""
+    processes.end_with(parent)
 
 
 def _whole(samples: list[Any], collate: Any) -> Any:

@@ -46,7 +46,7 @@ class Row:
         model: The timm or frepro model that the row means; none where neither has one. Where the table is of a detector
             or a segmentation head, the backbone.
         marks: "ours" for the paper's own models, "baseline" for the row that others are compared with.
-        note: Where the print and the code disagree, or the copy at hand leaves a doubt.
+        note: Where print and code disagree, or what a reader has to know of the row.
     """
 
     cells: list[Cell]

@@ -1,0 +1,121 @@
+"""What frepro starts ends with it, whatever ends it: real processes, signals of the system, nothing left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.data.test_sources import make_folder
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+
+TABLE_4 = ("reproduce", "--paper", "dfformer", "--table", "4", "--profile", "smoke", "--device", "cpu", "--jobs", "2")
+STOPPED = "stopped; what was done is kept, and the same command goes on from there"
+GRACE = 10  # seconds, of a machine that is busy with other tests
+
+
+def alive(store: Path) -> dict[int, str]:
+    """The processes that write to this store, whoever their parent is now, with their command lines."""
+    found = {}
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and f"FREPRO_RESULTS={store}".encode() in (process / "environ").read_bytes():
+                found[int(process.name)] = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:  # gone meanwhile
+            continue
+    return found
+
+
+@pytest.fixture(autouse=True)
+def swept(store):
+    """What a failed test would leave behind."""
+    yield
+    for process in alive(store):
+        os.kill(process, signal.SIGKILL)
+
+
+def is_drawing(process: int) -> bool:
+    """Whether it has come to import matplotlib, as the first cell of a notebook does."""
+    try:
+        return "ft2font" in Path(f"/proc/{process}/maps").read_text()
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], object], seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while not (found := bool(condition())) and time.monotonic() < end:
+        time.sleep(0.1)
+    return found
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    """The command line in a session of its own, with the signals of a terminal."""
+    command = [sys.executable, "-m", "frepro", *arguments]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        start_new_session=True,
+    )
+
+
+def check_end(process: subprocess.Popen, number: signal.Signals, store: Path) -> None:
+    """Send a signal to the one process alone; all others end with it, and what it says is one line."""
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    expected = {
+        signal.SIGTERM: (143, [STOPPED]),
+        signal.SIGINT: (130, [STOPPED]),
+        signal.SIGKILL: (-signal.SIGKILL, []),
+    }
+    lines = [line for line in errors.splitlines() if line and not line.startswith("operations: ")]  # what bench tells
+    assert (process.returncode, lines) == expected[number]
+    assert wait_for(lambda: not alive(store), GRACE), alive(store)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_runs_side_by_side_end_with_their_parent(number, store, frepro_command):
+    process = start(*TABLE_4, "--seeds", "3")
+    for line in process.stdout:
+        if line.startswith("[2/"):
+            break
+    assert sum("popen_loky" in command for command in alive(store).values()) == 2
+    check_end(process, number, store)
+    # Nothing holds the lock of a run: the command goes on.
+    models = ("-p", "models", '["dfformer_s18"]')
+    done = frepro_command(*TABLE_4, "--seeds", "1", *models)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_kernel_of_a_notebook_ends_with_its_parent(number, store):
+    process = start(*TABLE_4, "--seeds", "1", "-p", "models", '["dfformer_s18"]')
+    assert wait_for(lambda: any(is_drawing(each) for each, name in alive(store).items() if "ipykernel" in name), 120)
+    check_end(process, number, store)
+    assert not [path for path in store.rglob(".table_4.*") if number != signal.SIGKILL]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_that_load_data_end_with_training(number, store, tmp_path):
+    data = make_folder(tmp_path / "pets", images=200)
+    process = start("train", "--model", "dfformer_s18", "--device", "cpu", "--data", str(data), "--workers", "2")
+    assert wait_for(lambda: sum("frepro train" in command for command in alive(store).values()) == 3, 120)
+    check_end(process, number, store)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_section_of_the_benchmark_ends_with_it(number, store):
+    process = start("bench", "--smoke", "--device", "cpu", "--only", "operations")
+    # Its fork server, and what that has forked.
+    assert wait_for(lambda: sum("forkserver" in command for command in alive(store).values()) == 2, 120)
+    check_end(process, number, store)
