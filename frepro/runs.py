@@ -13,6 +13,9 @@ from frepro.errors import FreproError
 from frepro.recipes import Benchmark, Recipe
 from frepro.results import Measurement, canonical
 
+# Of one kind on one machine. More are a slip of the keyboard, and would only exhaust it.
+MOST_PROCESSES = 1024
+
 
 @dataclass(frozen=True)
 class Start:
@@ -53,6 +56,11 @@ class Run:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recipe", self.recipe.of(self.model))
+        if self.start is not None and not self.recipe.network:
+            raise FreproError(
+                f"a classifier starts from random weights, and {self.start.file} would not be used: leave --backbone "
+                "out, or add the --recipe of a detector or segmenter"
+            )
 
     @property
     def all_model_args(self) -> dict[str, Any]:

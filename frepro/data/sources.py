@@ -12,6 +12,7 @@ Data sets that timm can only stream (wds, tfds, hfids) are refused: a sample her
 """
 
 import importlib.util
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,13 +134,22 @@ def _locate(data: str | None, task: str) -> Source:
     return _folder(root) if kind == "imagenet" else _annotated(root, kind)
 
 
+def is_there(data: str) -> bool:
+    """Whether ``data`` names embedded data or a path that exists, be it of a data set or not."""
+    reader, _, root = data.partition(":")
+    kind, slash, _ = reader.partition("/")
+    if slash and kind in READERS:
+        data = root
+    return data in EMBEDDED or os.path.exists(data)
+
+
 def layout(root: Path) -> str:
     """Which layout a folder has, "imagenet", "coco" or "ade20k", even when parts of it are missing.
 
     Raises:
         FreproError: There is no such folder, or it has none of them.
     """
-    if not root.exists():
+    if not os.path.exists(root):  # which, unlike Path's, takes a path of any length
         raise FreproError(f"no data at {root}: give the folder of a data set, or leave DATA out for embedded data")
     if not root.is_dir():
         raise FreproError(f"{root} is a file: give the folder that holds train/ and val/, or the like")

@@ -161,12 +161,9 @@ def test_tiny_imagenet_as_downloaded_is_refused_with_what_to_do(tmp_path):
         save(tmp_path / "train" / name / "images" / "0.JPEG")
     save(tmp_path / "val" / "images" / "val_0.JPEG")
     (tmp_path / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn01443537\t0\t32\t44\t62\n")
-    said = (
-        "has images of one class alone, 'images', and a classifier needs two: move each image into a folder named after"
-    )
-    assert (
-        message(tmp_path)
-        == f"{tmp_path / 'val'} {said} named after its class in val_annotations.txt, which is not read"
+    said = "move each image into a folder named after its class in val_annotations.txt, which is not read"
+    assert message(tmp_path) == (
+        f"{tmp_path / 'val'} has images of one class alone, 'images', and a classifier needs two: {said}"
     )
     assert check(tmp_path).faults["splits of one class"] == (1, "val/images/")
 
