@@ -33,7 +33,7 @@ endif
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
-reproduce: $(READY)  ## all, or: TABLE= FIGURE= PAPER= PROFILE= DATA= CHECKPOINT= BACKBONES= SEEDS= DEVICE= JOBS= PER_DEVICE= RETRAIN=1
+reproduce: $(READY)  ## all, or: TABLE= FIGURE= PAPER= PROFILE= DATA= CHECKPOINT= BACKBONES= SEEDS= JOBS= RETRAIN=1 ...
 	@$(PYTHON) -m frepro reproduce $(if $(TABLE),--table '$(TABLE)') $(if $(FIGURE),--figure '$(FIGURE)') \
 		$(if $(PAPER),--paper '$(PAPER)') $(if $(PROFILE),--profile '$(PROFILE)') $(if $(DATA),--data '$(DATA)') \
 		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(JOBS),--jobs '$(JOBS)') \

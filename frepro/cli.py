@@ -18,7 +18,9 @@ from click.core import ParameterSource
 import frepro
 from frepro import papers, paths, processes, provenance, recipes, reproduce
 from frepro.data import Source, locate
-from frepro.errors import FreproError, one_line
+from frepro.errors import FreproError, one_line, printable
+from frepro.experiment import MOST_SEEDS, check_model, check_seeds
+from frepro.runs import MOST_PROCESSES
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 DATA_HELP = "ImageNet-style folder (train/ and val/ with a folder for each class), or a name that timm reads with its \
@@ -38,7 +40,15 @@ class Seeds(click.ParamType):
             numbers = [int(part) for part in str(value).split(",")]
         except ValueError:
             self.fail(f"{value!r} is neither a number of seeds nor a list of them like 0,1,2", parameter, context)
-        return numbers if "," in str(value) else list(range(numbers[0]))
+        if "," not in str(value):
+            if not 1 <= numbers[0] <= MOST_SEEDS:
+                self.fail(f"{numbers[0]} is no number of seeds: give one from 1 to {MOST_SEEDS}", parameter, context)
+            return list(range(numbers[0]))
+        try:
+            check_seeds(numbers)
+        except FreproError as error:
+            self.fail(str(error), parameter, context)
+        return numbers
 
 
 class Value(click.ParamType):
@@ -120,7 +130,9 @@ def choice_options(command: Any) -> Any:
             help="Most samples in a forward pass; the rest is accumulated.",
         ),
         click.option(
-            "--workers", type=click.IntRange(0), help="Data-loading processes of a run. Default: as many as help."
+            "--workers",
+            type=click.IntRange(0, MOST_PROCESSES),
+            help="Data-loading processes of a run. Default: as many as help.",
         ),
         click.option("--dry-run", is_flag=True, help="Print the plan and stop."),
     ]
@@ -148,6 +160,8 @@ def choose(
         FreproError: None of them can be made.
     """
     chosen, unbuilt = reproduce.find(paper, table, figure)
+    if data is not None:
+        reproduce.parts(data)  # a slip of the keyboard is not a reason that some table cannot be made
     seeds = seeds or reproduce.SEEDS.get(profile, [0])
     given = {"profile": profile, "data": data, "seeds": seeds, "device": device}
     given |= {name: value for name, value in (("checkpoints", checkpoint), ("backbones", backbones)) if value}
@@ -176,7 +190,9 @@ def choose(
 @cli.command("reproduce")
 @choice_options
 @click.option(
-    "--jobs", type=click.IntRange(1), help="Runs and notebooks at a time. Default: one a core, or one on a GPU."
+    "--jobs",
+    type=click.IntRange(1, MOST_PROCESSES),
+    help="Runs and notebooks at a time. Default: one a core, or one on a GPU.",
 )
 @click.option(
     "--retrain", is_flag=True, help="Train and time again what is stored; the stored runs are kept under another name."
@@ -419,7 +435,13 @@ detector or segmenter. Default: the classifier's of the model's family.",
         click.option("--data", callback=blank_as_none, help=DATA_HELP),
         click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
         click.option("--per-device", type=click.IntRange(1), help="Most samples in a forward pass on one device."),
-        click.option("--workers", type=click.IntRange(0), default=0, show_default=True, help="Data-loading processes."),
+        click.option(
+            "--workers",
+            type=click.IntRange(0, MOST_PROCESSES),
+            default=0,
+            show_default=True,
+            help="Data-loading processes.",
+        ),
         click.option(
             "-a",
             "--arg",
@@ -534,8 +556,6 @@ def resolve(model: str, recipe: str | None, profile: str, source: str | None) ->
         recipe = recipes.of_family(module)
         if recipe is None:
             if not module:
-                from frepro.experiment import check_model
-
                 check_model(model)
             raise FreproError(f"{model} has no recipe of its own: add --recipe, one of {', '.join(recipes.names())}")
     if profile == "paper" and not source:
@@ -719,11 +739,13 @@ def main() -> None:
         processes.end_children()
         click.echo("\nstopped; what was done is kept, and the same command goes on from there", err=True)
         os._exit(processes.status(abort.__cause__))
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)
+    except click.ClickException as error:
+        fail(printable(error.format_message()), error.exit_code)
 
 
-def fail(message: str) -> None:
+def fail(message: str, status: int = 1) -> None:
     click.echo(f"frepro: error: {message}", err=True)
-    sys.exit(1)
+    sys.exit(status)

@@ -17,9 +17,16 @@ class DamagedImageError(FreproError):
 
 def damaged(path: object, reason: object) -> DamagedImageError:
     """An error for an image file that is missing or cannot be decoded."""
-    error = DamagedImageError(f"damaged image {path}: {reason}: replace or remove the file")
+    error = DamagedImageError(printable(f"damaged image {path}: {reason}: replace or remove the file"))
     error.path = path
     return error
+
+
+def printable(text: object) -> str:
+    """Text in one line that UTF-8 can encode: line ends, and bytes of names in another encoding, are escaped."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in str(text)
+    )
 
 
 def unknown(kind: str, name: object, known: Iterable[object]) -> FreproError:
@@ -40,5 +47,5 @@ def one_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or ["no message"]
     if isinstance(error, FreproError):
         # A data-loading process wraps the error of its own in a traceback; the last line is the error.
-        return re.sub(r"^frepro\.errors\.\w+: ", "", lines[-1])
-    return f"{type(error).__name__}: {lines[0]}"
+        return printable(re.sub(r"^frepro\.errors\.\w+: ", "", lines[-1]))
+    return printable(f"{type(error).__name__}: {lines[0]}")

@@ -42,6 +42,7 @@ IN_OUR_FRAME = {
     "convformer_s18": ("spanetv2_s18_pure", {"mixers": ("conv",) * 4}),
     "caformer_s18": ("spanetv2_s18_pure", {"mixers": ("conv", "conv", "attention", "attention")}),
 }
+MOST_SEEDS = 1000  # more are a slip of the keyboard: each is a training run of every variant
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,9 @@ class Experiment:
         check_seeds(self.seeds)
         for name in ("models", "trained"):
             given = getattr(self, name)
-            if not isinstance(given, list | tuple | None) and not (name == "trained" and self.networks):
+            if name == "trained" and self.networks:
+                continue
+            if not isinstance(given, list | tuple | None) or not all(isinstance(each, str) for each in given or ()):
                 raise FreproError(f"{name} are a list of names, or nothing for all, not {given!r}")
         check_sizes(self.sizes, self.made_for)
         check_images(self.images, self.networks)
@@ -803,8 +806,12 @@ def named(file: Path) -> str:
 
 def check_seeds(seeds: Any) -> None:
     found = seeds if isinstance(seeds, list | tuple) else []
-    if not found or len(set(found)) != len(found) or not all(type(s) is int and s >= 0 for s in found):
+    if not found or not all(type(s) is int and s >= 0 for s in found) or len(set(found)) != len(found):
         raise FreproError(f"seeds are a list of different whole numbers, 0 or more, not {seeds!r}")
+    if len(found) > MOST_SEEDS:
+        raise FreproError(
+            f"{len(found):,} seeds are too many, each a training run of every variant: use {MOST_SEEDS:,} or fewer"
+        )
 
 
 def device_name(asked: str) -> tuple[str, str]:

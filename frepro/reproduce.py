@@ -25,7 +25,7 @@ from typing import Any
 from urllib.parse import quote
 
 from frepro import papers, paths, provenance, recipes, report, results
-from frepro.data.sources import absolute, locate
+from frepro.data.sources import absolute, is_there, locate
 from frepro.errors import FreproError, one_line, unknown
 from frepro.experiment import TASKS, Experiment, find_weights, from_csv
 from frepro.progress import Stopwatch, minutes
@@ -238,11 +238,35 @@ class Notebook:
         return {model: str(start.file) for model, start in found.items() if start}
 
     def check(self, parameters: dict[str, Any]) -> None:
-        """Refuse parameters that the notebook does not have; papermill would only warn."""
+        """Refuse parameters that the notebook does not have, of which papermill would only warn, or of another kind."""
         known = self.parameters()
-        for name in parameters:
+        for name, value in parameters.items():
             if name not in known:
                 raise unknown(f"parameter of {self.path.name}", name, known)
+            if not fits(value, known[name], KINDS.get(name, ())):
+                like = f"is given as {known[name]!r}" if known[name] is not None else "is left out"
+                raise FreproError(f"{name} cannot be {value!r}: in {self.path.name} it {like}")
+
+
+# Parameters whose default does not tell all that they can be.
+KINDS = {
+    "data": (str, type(None)),
+    "models": (list, type(None)),
+    "trained": (list, dict, type(None)),
+    "checkpoints": (str, dict, type(None)),
+    "backbones": (str, dict, type(None)),
+    "photographs": (str, type(None)),
+    "images": (dict, type(None)),
+    "made_for": (int, type(None)),
+    "output": (str, type(None)),
+}
+
+
+def fits(value: Any, default: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a value may take the place of a parameter's default: of the kinds given, or of the default's own."""
+    if isinstance(value, tuple):
+        value = list(value)
+    return type(value) in (kinds or (type(default), *((int,) if isinstance(default, float) else ())))
 
 
 @dataclass(frozen=True)
@@ -649,15 +673,41 @@ def check_named(notebook: Notebook, artefact: Artefact, paper: str, kind: str, n
 
 
 def fitting(data: str, task: str) -> str:
-    """Of several data sets, with commas between them, the first that a task can learn from; of one, that."""
-    *others, last = data.split(",")
-    for each in others:
+    """Of several data sets, with commas between them, the first that a task can learn from; of one, that.
+
+    Raises:
+        FreproError: One of several has no name, or a task can learn from none of them; it names each.
+    """
+    named = parts(data)
+    if len(named) == 1:
+        return named[0]
+    found = []
+    for each in named:
         try:
             locate(each, task)
-        except FreproError:
-            continue
-        return each
-    return last
+        except FreproError as error:
+            found.append(one_line(error))
+        else:
+            return each
+    raise FreproError(f"none of the {len(named)} data sets of DATA is there for {task}: {'; '.join(found)}")
+
+
+def parts(data: str) -> list[str]:
+    """The data sets that a text names with commas between them; where a path that is there has commas, it is one.
+
+    Raises:
+        FreproError: There is nothing before, between or after commas.
+    """
+    words, named = data.split(","), []
+    while words:
+        joined = ((end, ",".join(words[:end])) for end in range(len(words), 0, -1))
+        candidates = ((end, path) for end, text in joined for path in (text, text.strip()))
+        end, path = next((found for found in candidates if is_there(found[1])), (1, words[0].strip()))
+        if not path:
+            raise FreproError(f"DATA {data!r} has an empty part: name a data set, or several with a comma between two")
+        named.append(path)
+        words = words[end:]
+    return named
 
 
 def make(

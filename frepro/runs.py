@@ -15,12 +15,15 @@ from frepro.results import Measurement, canonical
 
 # The modules that make or read data, by the source's reader; all others are read by ``data.loading``.
 READERS = {
+    "folder": "frepro.data.listing",
     "textured": "frepro.data.compositions",
     "cues": "frepro.data.compositions",
     "scenes": "frepro.data.scenes",
     "coco": "frepro.data.coco",
     "ade20k": "frepro.data.ade20k",
 }
+# Of one kind on one machine. More are a slip of the keyboard, and would only exhaust it.
+MOST_PROCESSES = 1024
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,11 @@ class Run:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recipe", self.recipe.of(self.model))
+        if self.start is not None and not self.recipe.network:
+            raise FreproError(
+                f"a classifier starts from random weights, and {self.start.file} would not be used: leave --backbone "
+                "out, or add the --recipe of a detector or segmenter"
+            )
 
     @property
     def all_model_args(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from frepro.data.loading import MODEL, STEP, TestBatches, TrainBatches, loader, 
 from frepro.errors import FreproError, unknown
 from frepro.optimizers import make_optimizer, make_schedule, total_updates
 from frepro.recipes import Recipe
-from frepro.runs import Run
+from frepro.runs import MOST_PROCESSES, Run
 from frepro.tasks import Task
 
 __all__ = ["Execution", "evaluate", "run"]
@@ -67,6 +67,12 @@ class Execution:
     def __post_init__(self) -> None:
         if self.damaged not in ("stop", "skip"):
             raise unknown("way with damaged images", self.damaged, ("stop", "skip"))
+        per_device = 1 if self.per_device is None else self.per_device
+        for name, value in (("per_device", per_device), ("checkpoint_every", self.checkpoint_every)):
+            if type(value) is not int or value < 1:
+                raise FreproError(f"{name} is a whole number, 1 or more, not {value!r}")
+        if type(self.workers) is not int or not 0 <= self.workers <= MOST_PROCESSES:
+            raise FreproError(f"workers are a whole number from 0 to {MOST_PROCESSES}, not {self.workers!r}")
 
 
 def run(job: Run, execution: Execution) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from frepro import ops, paths, recipes, revisions, tasks, train
 from frepro.data import locate
 from frepro.data.dense import Detection, Segmentation, dense_samples
 from frepro.data.export import export
+from frepro.data.listing import Split
 from frepro.data.loading import samples, seed_all
 from frepro.runs import Run
 from tests.golden import uniform, weight
@@ -233,6 +234,21 @@ def exported(layout: str, task: str, transform: Callable, name: str) -> list[flo
         export(layout, Path(folder) / "pictures", (3, 3), size=64)
         source = locate(str(Path(folder) / "pictures"), task)
         return sample_values(dense_samples(source, "train", recipe, transform, 0))
+
+
+@probe("image folders")
+def image_folders() -> list[float]:
+    """The numbers that classes get, of names that sort in several ways, and those of the images."""
+    names = ["a", "A", "1", "01", "10", "2", "é", "n02", "n01"]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, name in enumerate(names):
+            for place in (f"{name}/{number}.png", f"{name}/deeper/x.PNG"):
+                path = Path(folder) / place
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(b"no picture is opened")
+        split = Split.read(Path(folder))
+        order = [float(split.class_to_idx[name]) for name in names]
+        return [*order, *(float(split.class_to_idx[image.label]) for image in split.images), float(len(split.images))]
 
 
 @probe("COCO")

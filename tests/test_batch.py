@@ -38,7 +38,7 @@ def test_a_shared_run_is_made_once_and_a_failure_stays_alone(store):
     assert [line.split("]")[0] for line in said] == [f"[{number}/6" for number in range(1, 7)]
     text = summary([two, four, failed]).text()
     assert "Figure 1 of spanetv2  failed" in text
-    assert "results/smoke/dfformer/table_4" in text
+    assert "results/smoke-models-dfformer_s18/dfformer/table_4" in text
 
     again = Batch([table(2), table(4)], "cpu")
     assert again.stale == []

@@ -567,7 +567,7 @@ def test_reasons(made):
     assert "not made yet" in reproduce.plan(artefact, SETTINGS).describe(1)
     changed = {**plan.made_from, "data": "other", "frepro.train": "other"}
     reproduce.results.write_text(file, json.dumps({"made_from": changed}))
-    assert "code of frepro.train changed, data changed\n" in reproduce.plan(artefact, SETTINGS).describe(1)
+    assert "data changed, code of frepro.train changed\n" in reproduce.plan(artefact, SETTINGS).describe(1)
     assert reproduce.because([str(number) for number in range(9)]) == "stale: 0, 1, 2, 3 and 5 more"
 
 

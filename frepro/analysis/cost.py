@@ -84,8 +84,6 @@ def obstacle(
                 count(name, *([img_size] if img_size else []), **size, **args)
         except FreproError as error:
             return one_line(error)
-        except Exception as error:  # a model may raise anything
-            return f"model {name!r} does not run with {args}: {one_line(error)}"
     return None
 
 

@@ -14,9 +14,10 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
+from frepro.data import listing
 from frepro.data.annotated import AnnotatedImage, read_image
+from frepro.data.listing import IMAGES
 from frepro.data.sources import ADE20K_FOLDERS as FOLDERS
-from frepro.data.sources import IMAGES
 from frepro.errors import FreproError
 
 REVISION = {"ADE20K": 1}
@@ -38,7 +39,10 @@ class Ade20k(Dataset):
         self.annotations = Path(root) / "annotations" / FOLDERS[split]
         self.semantic_classes = self.classes = class_names(root)
         if not self.images:
-            raise FreproError(f"{Path(root) / 'images' / FOLDERS[split]} holds no images ({', '.join(IMAGES)})")
+            raise FreproError(
+                f"{Path(root) / 'images' / FOLDERS[split]} holds no images ({', '.join(IMAGES)}): give the folder "
+                "ADEChallengeData2016 itself, with all images of a split in one folder"
+            )
 
     def __len__(self) -> int:
         return len(self.images)
@@ -69,7 +73,7 @@ def images(root: str | Path, split: str) -> list[Path]:
     folder = Path(root) / "images" / FOLDERS[split]
     if not folder.is_dir():
         raise FreproError(f"{folder} is missing: give the folder ADEChallengeData2016 itself")
-    return sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGES)
+    return [folder / file.path for file in listing.images(folder)]
 
 
 def class_names(root: str | Path) -> list[str]:

@@ -1,5 +1,6 @@
 """An image with what is in it: the one kind of sample that scenes, COCO and ADE20K give."""
 
+import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,13 +54,20 @@ def tight_boxes(masks: Tensor) -> Tensor:
     return boxes
 
 
+def check_regular(path: Path) -> None:
+    """Raise OSError for what is no regular file; to open a pipe would wait for somebody to write into it."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is no regular file")
+
+
 def read_image(path: Path, mode: str | None = None) -> Image.Image:
     """A decoded image file, converted to a mode of Pillow's such as "RGB", or as it is.
 
     Raises:
-        DamagedImage: The file is missing or damaged.
+        DamagedImageError: The file is missing or damaged.
     """
     try:
+        check_regular(path)
         with Image.open(path) as image:
             image.load()
             return image if mode is None else image.convert(mode)

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from frepro.data import ade20k, coco
-from frepro.data.annotated import DAMAGE, read_image
-from frepro.data.sources import ADE20K, COCO, IMAGENET, IMAGES, TEST_FOLDERS, layout
-from frepro.errors import FreproError
+from frepro.data import ade20k, coco, listing
+from frepro.data.annotated import DAMAGE, check_regular, read_image
+from frepro.data.sources import ADE20K, COCO, IMAGENET, layout
+from frepro.errors import FreproError, printable
 
 T, R = TypeVar("T"), TypeVar("R")
 Fault = tuple[str, str]  # its kind, and an example
@@ -53,10 +53,10 @@ class Report:
 
     def name(self, path: Path) -> str:
         """A path as the report shows it."""
-        return path.relative_to(self.root).as_posix()
+        return printable(path.relative_to(self.root).as_posix())
 
     def text(self) -> str:
-        lines = [f"{self.root}: {TITLES[self.layout]}", *(f"  {line}" for line in self.found)]
+        lines = [f"{printable(self.root)}: {TITLES[self.layout]}", *(f"  {line}" for line in self.found)]
         lines += [f"  wrong: {kind}: {count:,}, first {first}" for kind, (count, first) in self.faults.items()]
         return "\n".join(lines if self.faults else [*lines, "  nothing is missing or damaged"])
 
@@ -77,29 +77,20 @@ def check(root: str | Path, decode: bool = True) -> Report:
 
 
 def _imagenet(report: Report, decode: bool) -> None:
-    test = next((name for name in TEST_FOLDERS if (report.root / name).is_dir()), "val")
-    classes, counts = {}, {}
-    for split in ("train", test):
-        folder = report.root / split
-        if not folder.is_dir():
-            report.add([("missing folders", f"{split}/")])
-            continue
-        content = sorted(folder.iterdir())
-        report.add(("images outside of class folders", report.name(path)) for path in content if _is_image(path))
-        images = {path.name: _images(path) for path in content if path.is_dir()}
-        report.add(("class folders without images", f"{split}/{name}/") for name, files in images.items() if not files)
-        files = [file for files in images.values() for file in files]
-        for _, faults in _mapped(lambda file: _size(report, file, decode), files):
-            report.add(faults)
-        classes[split], counts[split] = {name for name, files in images.items() if files}, len(files)
-        report.found.append(f"{split}/: {len(files):,} images of {len(classes[split]):,} classes")
-    if len(classes) == 2:
-        for split, other in (("train", test), (test, "train")):
-            lone = sorted(classes[split] - classes[other])
-            report.add(("classes in one split alone", f"{split}/{name}/") for name in lone)
-    names = set().union(*classes.values())
+    splits, faults = listing.class_folders(report.root)
+    for fault in faults:
+        report.add((fault.kind, example) for example in fault.examples)
+    for split in splits.values():
+        files = [split.folder / image.path for image in split.images]
+        for _, found in _mapped(lambda file: _size(report, file, decode), files):
+            report.add(found)
+        line = f"{split.folder.name}/: {len(files):,} images of {len(split.class_to_idx):,} classes"
+        report.found.append(line + (f"; not read: {split.not_read}" if split.others else ""))
+    names = {name for split in splits.values() for name in split.class_to_idx}
     if len(names) == IMAGENET[3] and all(re.fullmatch(r"n\d{8}", name) for name in names):
-        _compare_with_whole(report, IMAGENET[0], counts, {"train": IMAGENET[1], test: IMAGENET[2]})
+        counts = {split.folder.name: len(split.images) for split in splits.values()}
+        whole = {split.folder.name: IMAGENET[1 if kind == "train" else 2] for kind, split in splits.items()}
+        _compare_with_whole(report, IMAGENET[0], counts, whole)
 
 
 def _coco(report: Report, decode: bool) -> None:
@@ -215,7 +206,11 @@ def _ade20k(report: Report, decode: bool) -> None:
         report.add(("missing folders", f"{report.name(folder)}/") for folder in missing)
         if missing:
             continue
-        images, maps = ({file.stem: file for file in _images(folder)} for folder in folders)
+        images, maps = (
+            {Path(file.path).stem: folder / file.path for file in listing.images(folder)} for folder in folders
+        )
+        if not images:
+            report.add([("splits without images", f"{report.name(folders[0])}/")])
         report.add(("images without an annotation", report.name(images[name])) for name in sorted(images.keys() - maps))
         report.add(("annotations without an image", report.name(maps[name])) for name in sorted(maps.keys() - images))
         seen, empty = np.zeros(256, dtype=bool), 0
@@ -256,6 +251,7 @@ def _pair(
 def _size(report: Report, file: Path, decode: bool) -> tuple[tuple[int, int] | None, list[Fault]]:
     """Width and height of an image, and what is wrong with the file."""
     try:
+        check_regular(file)
         with Image.open(file) as image:
             if decode:
                 image.load()
@@ -263,15 +259,7 @@ def _size(report: Report, file: Path, decode: bool) -> tuple[tuple[int, int] | N
     except FileNotFoundError:
         return None, [("missing images", report.name(file))]
     except DAMAGE as error:
-        return None, [("undecodable images", f"{report.name(file)}: {error}")]
-
-
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if _is_image(path))
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGES
+        return None, [("undecodable images", f"{report.name(file)}: {printable(error)}")]
 
 
 def _compare_with_whole(report: Report, name: str, counts: dict[str, int], whole: dict[str, int]) -> None:

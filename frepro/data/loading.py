@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from PIL import Image
 from timm.data import create_dataset, create_transform
-from timm.data.readers import create_reader
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from frepro import processes
 from frepro.data import compositions
+from frepro.data.annotated import DAMAGE, read_image
+from frepro.data.listing import Split
 from frepro.data.sources import DIGITS_TEST, DIGITS_TRAIN, EMBEDDED, Source
-from frepro.errors import DamagedImageError, FreproError, damaged
+from frepro.errors import DamagedImageError, FreproError, damaged, printable
 from frepro.recipes import Classification, Recipe
 
 REVISION = {"image loading": 1}
@@ -63,20 +64,14 @@ class Folder(Dataset):
     """A folder with a folder of images for each class; classes are numbered in the order of their names."""
 
     def __init__(self, folder: str) -> None:
-        # timm's own ImageDataset passes over damaged files in silence; we read with its reader and name them.
-        self.reader = create_reader("", root=folder)
+        self.reader = Split.read(Path(folder))
 
     def __len__(self) -> int:
-        return len(self.reader)
+        return len(self.reader.images)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        file, target = self.reader[index]
-        with file:
-            try:
-                return Image.open(file).convert("RGB"), target
-            except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for the kinds of damage it knows
-                path = Path(self.reader.filename(index, absolute=True))
-                raise damaged(path, error) from error
+        image = self.reader.images[index]
+        return read_image(self.reader.folder / image.path, "RGB"), self.reader.class_to_idx[image.label]
 
 
 class Read(Dataset):
@@ -95,7 +90,7 @@ class Read(Dataset):
             file, target = self.images.reader[index]
             with file:
                 return Image.open(file).convert("RGB"), target
-        except (OSError, SyntaxError, ValueError) as error:
+        except DAMAGE as error:
             raise damaged(f"{index} of {self.name}", error) from error
 
 
@@ -144,7 +139,7 @@ class Samples(Dataset):
                 if self.damaged is None:
                     raise
                 with self.damaged.open("a", encoding="utf-8") as names:  # lines of several processes stay whole
-                    names.write(f"{self.split}\t{error.path}\n")
+                    names.write(f"{self.split}\t{printable(error.path)}\n")
                 if self.split == "test":
                     return None
         raise FreproError(f"every {self.split} image is damaged")
@@ -162,8 +157,12 @@ def open_split(source: Source, split: str) -> Dataset:
         return {"digits": Digits, "textured": compositions.Textured, "cues": compositions.Cues}[source.reader](split)
     if source.reader == "folder":
         images, expected = Folder(source.folders[split]), source.train if split == "train" else source.test
-        if len(images) != expected:
-            raise FreproError(f"{source.folders[split]} has {len(images)} images now and had {expected} just before")
+        found = len(images), len(images.reader.class_to_idx)
+        if found != (expected, source.classes):
+            raise FreproError(
+                f"{source.folders[split]} has {found[0]} images of {found[1]} classes now and had {expected} of "
+                f"{source.classes} just before: let nothing else write into it"
+            )
         return images
     try:
         images = create_dataset(source.reader, root=source.root, split="train" if split == "train" else "validation")

@@ -4,8 +4,8 @@
                         "scenes" (digits on photographs) for detectors and segmenters
 digits, textured, cues  embedded data by name; ``data.compositions`` says what the latter two are
 scenes                  the same, of ``data.scenes``
-/path/to/folder         the layout of ImageNet (train/ and val/, validation/ or test/ with one folder a class), of
-                        COCO 2017 (train2017/, val2017/, annotations/), or of ADE20K (images/, annotations/)
+/path/to/folder         the layout of ImageNet (train/ and val/, valid/, validation/ or test/ with a folder for each
+                        class), of COCO 2017 (train2017/, val2017/, annotations/), or of ADE20K (images/, annotations/)
 torch/cifar10:/path     a data set that timm.data.create_dataset reads, with its root after the colon
 
 Data sets that timm can only stream (wds, tfds, hfids) are refused: a sample here is asked for by its number.
@@ -13,18 +13,17 @@ Data sets that timm can only stream (wds, tfds, hfids) are refused: a sample her
 
 import importlib.util
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from frepro import provenance
-from frepro.errors import FreproError
+from frepro.data import listing
+from frepro.data.listing import IMAGES, TEST_FOLDERS
+from frepro.errors import FreproError, printable
 
 # timm's names of readers, which stand before a slash.
 READERS, STREAMS = ("torch", "hfds"), ("hfids", "tfds", "wds")
-IMAGES = (".png", ".jpg", ".jpeg")
-TEST_FOLDERS = ("val", "validation", "test")
 
 # ImageNet-1K by its counts, whatever its folder is called; COCO 2017 and the challenge's part of ADE20K.
 IMAGENET = ("ImageNet-1K", 1_281_167, 50_000, 1000)
@@ -67,7 +66,8 @@ class Source:
         name: How tables call it.
         reader: A name of ``EMBEDDED``, "folder", "coco", "ade20k", or a name for ``timm.data.create_dataset``.
         root: Its folder; none for embedded data.
-        fingerprint: Of names and sizes of all files; changing an image in place to another of the same size escapes it.
+        fingerprint: Of names and sizes of all files that are read; changing an image in place to another of the same
+            size escapes it.
         train, test, classes: Counts; none where only opening the data set tells.
         folders: "train" and "test" of an ImageNet-style folder.
     """
@@ -126,12 +126,21 @@ def _locate(data: str | None, task: str) -> Source:
         if not root:
             raise FreproError(f"{reader} stands without the folder that it lies in: give it as {reader}:/path")
         folder = Path(root).absolute()
-        listing = sorted(_files(folder)) if folder.is_dir() else []
-        fingerprint = provenance.sha256(reader, *(f"{file}:{size}" for file, size in listing))
+        found = listing.in_order(listing.files(folder)) if folder.is_dir() else []
+        fingerprint = provenance.sha256(reader, *listing.fingerprint_parts(found))
         return Source(name, reader, str(folder), fingerprint)
     root = Path(data)
     kind = layout(root)
     return _folder(root) if kind == "imagenet" else _annotated(root, kind)
+
+
+def is_there(data: str) -> bool:
+    """Whether ``data`` names embedded data or a path that exists, be it of a data set or not."""
+    reader, _, root = data.partition(":")
+    kind, slash, _ = reader.partition("/")
+    if slash and kind in READERS:
+        data = root
+    return data in EMBEDDED or os.path.exists(data)
 
 
 def layout(root: Path) -> str:
@@ -140,7 +149,7 @@ def layout(root: Path) -> str:
     Raises:
         FreproError: There is no such folder, or it has none of them.
     """
-    if not root.exists():
+    if not os.path.exists(root):  # which, unlike Path's, takes a path of any length
         raise FreproError(f"no data at {root}: give the folder of a data set, or leave DATA out for embedded data")
     if not root.is_dir():
         raise FreproError(f"{root} is a file: give the folder that holds train/ and val/, or the like")
@@ -188,42 +197,40 @@ def _annotated(root: Path, kind: str) -> Source:
     for folder in folders:
         if not (root / folder).is_dir():
             raise FreproError(f"{root / folder} is missing: `frepro data check {root}` lists what else is")
-        listings.append(sorted((file, size) for file, size in _files(root / folder) if file.lower().endswith(IMAGES)))
+        # COCO's annotations name images by their paths; of ADE20K only the folder itself is read.
+        found = [file for file in listing.files(root / folder) if listing.is_image(file.path)]
+        listings.append(listing.in_order(found) if kind == "coco" else listing.images(root / folder))
         if not listings[-1]:
-            raise FreproError(f"{root / folder} holds no images ({', '.join(IMAGES)})")
-    notes = sorted(_files(root / "annotations")) if (root / "annotations").is_dir() else []
-    fingerprint = provenance.sha256(*(f"{file}:{size}" for files in (*listings, notes) for file, size in files))
+            challenge = ": ADE20K is read as in ADEChallengeData2016, all images of a split in one folder"
+            remedy = challenge if kind == "ade20k" else ""
+            raise FreproError(f"{root / folder} holds no images ({', '.join(IMAGES)}){remedy}")
+    parts = [part for files in (*listings, _annotation_files(root, kind)) for part in listing.fingerprint_parts(files)]
     counts = tuple(map(len, listings))
-    name = whole[0] if counts == whole[1:] else root.resolve().name.lower()
-    return Source(name, kind, str(root.resolve()), fingerprint, *counts)
+    name = whole[0] if counts == whole[1:] else _name(root)
+    return Source(name, kind, str(root.resolve()), provenance.sha256(*parts), *counts)
+
+
+def _annotation_files(root: Path, kind: str) -> list[listing.File]:
+    """The files with annotations that are read, whatever else lies beside them."""
+    folder = root / "annotations"
+    found = listing.in_order(listing.files(folder)) if folder.is_dir() else []
+    if kind == "coco":
+        return [file for file in found if file.path in {f"instances_{name}.json" for name in COCO_FOLDERS.values()}]
+    maps = [f"{name}/" for name in ADE20K_FOLDERS.values()]
+    return [file for file in found if file.path.startswith(tuple(maps)) and listing.is_image(file.path)]
 
 
 def _folder(root: Path) -> Source:
-    test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
-    if not (root / "train").is_dir() or test is None:
-        raise FreproError(f"{root} has no train/ and val/ folders: it should look like ImageNet, train/<class>/<image>")
-    listings, classes = [], []
-    for split in (root / "train", test):
-        files = sorted((file, size) for file, size in _files(split) if file.lower().endswith(IMAGES) and "/" in file)
-        if not files:
-            raise FreproError(f"{split} holds no images ({', '.join(IMAGES)}) in class folders")
-        listings.append(files)
-        classes.append({file.split("/")[-2] for file, _ in files})
-    if only := sorted(classes[0] ^ classes[1]):
-        raise FreproError(f"{root}: {len(only)} classes stand in one of train/ and {test.name}/ alone, as {only[0]!r}")
-    fingerprint = provenance.sha256(*(f"{file}:{size}" for files in listings for file, size in files))
-    counts = (*map(len, listings), len(classes[0]))
-    name = IMAGENET[0] if counts == IMAGENET[1:] else root.resolve().name.lower()
-    folders = {"train": str(root / "train"), "test": str(test)}
-    return Source(name, "folder", str(root.resolve()), fingerprint, *counts, folders)
+    splits, faults = listing.class_folders(root)
+    if faults:
+        raise FreproError(faults[0].said)
+    parts = [part for split in splits.values() for part in listing.fingerprint_parts(split.images)]
+    counts = (*(len(split.images) for split in splits.values()), len(splits["train"].class_to_idx))
+    name = IMAGENET[0] if counts == IMAGENET[1:] else _name(root)
+    folders = {kind: str(split.folder) for kind, split in splits.items()}
+    return Source(name, "folder", str(root.resolve()), provenance.sha256(*parts), *counts, folders)
 
 
-def _files(folder: Path) -> Iterator[tuple[str, int]]:
-    """Path below ``folder`` and size in bytes of each file."""
-    waiting = [str(folder)]
-    while waiting:
-        for entry in os.scandir(waiting.pop()):
-            if entry.is_dir():
-                waiting.append(entry.path)
-            else:
-                yield os.path.relpath(entry.path, folder).replace(os.sep, "/"), entry.stat().st_size
+def _name(root: Path) -> str:
+    """What tables call the data in a folder."""
+    return printable(listing.nfc(root.resolve().name.lower()))

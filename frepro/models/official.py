@@ -6,10 +6,15 @@ optimizer, arguments (``argparse.Namespace``) and moving average.
 """
 
 import argparse
+import datetime
 import math
 import pickle
+import re
 from collections.abc import Mapping
-from pathlib import Path
+from decimal import Decimal
+from fractions import Fraction
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,13 +24,52 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from frepro.errors import FreproError, unknown
+from frepro.errors import FreproError, printable, unknown
 
 WEIGHTS = ("state_dict", "model", "module")
 AVERAGES = ("state_dict_ema", "model_ema")
 
-# Harmless types that trainers store beside the weights; torch allows no others but tensors and plain containers.
-_SAFE = [argparse.Namespace, np.dtype, np._core.multiarray.scalar, *(type(np.dtype(c)) for c in "fdilq?")]
+# Prefixes of wrappers, in any order: of DataParallel, of torch.compile, and of a detector's or segmenter's backbone.
+PREFIXES = ("module.", "_orig_mod.", "backbone.")
+
+# Harmless types that trainers store beside the weights; torch allows no others but tensors and plain containers. Some
+# go by several names in a file: of Python 2 in pickle's protocols up to 2, of numpy 1.x, of newer and older pathlibs.
+_SAFE = [
+    argparse.Namespace,
+    SimpleNamespace,
+    Decimal,
+    Fraction,
+    datetime.date,
+    datetime.datetime,
+    datetime.time,
+    datetime.timedelta,
+    datetime.timezone,
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(code)) for code in np.typecodes["All"]),
+    *(
+        (function, f"numpy.{core}.multiarray.{function.__name__}")
+        for core in ("core", "_core")
+        for function in (np._core.multiarray.scalar, np._core.multiarray._reconstruct)
+    ),
+    *(
+        (kind, f"{module}.{kind.__name__}")
+        for module in ("builtins", "__builtin__")
+        for kind in (bytearray, bytes, complex, frozenset, range, set, slice)
+    ),
+    (range, "__builtin__.xrange"),
+    # A path of another system cannot be made here, and a pure one touches no file.
+    *(
+        (kind, f"{module}.{name}")
+        for module in ("pathlib", "pathlib._local")
+        for name, kind in (
+            ("PosixPath", PurePosixPath),
+            ("WindowsPath", PureWindowsPath),
+            ("PurePosixPath", PurePosixPath),
+            ("PureWindowsPath", PureWindowsPath),
+        )
+    ),
+]
 
 
 def load_official(
@@ -105,12 +149,18 @@ def read(path: str | Path) -> Mapping[str, Any]:
     except SafetensorError as error:
         raise FreproError(f"{path} is not a safetensors file that can be read: {error}") from error
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
+        if named := re.search(r"GLOBAL (\S+)", str(error)):
             raise FreproError(
-                f"{path} is refused: it holds python objects that loading would run; only data are read"
+                f"{path} is refused: it holds python objects ({printable(named[1])}) that are no plain data, and to "
+                "make them could run code: save its state dict alone"
             ) from error
-        raise FreproError(f"{path} is damaged, or no checkpoint: download it again") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
+        if "Can only" in str(error) or "Trying to call" in str(error):
+            raise FreproError(
+                f"{path} is refused: it holds python objects that cannot be read as data: save its state dict alone"
+            ) from error
+        other = ", or not of torch.save's own pickle protocol, 2" if "Unsupported operand" in str(error) else ""
+        raise FreproError(f"{path} is damaged, or no checkpoint{other}: download it again") from error
+    except Exception as error:  # what the bytes of a damaged file lead to has no bounds
         raise FreproError(f"{path} is damaged, or no checkpoint: download it again") from error
     if not isinstance(content, Mapping):
         raise FreproError(f"{path} holds a {type(content).__name__}, not a checkpoint")
@@ -118,7 +168,7 @@ def read(path: str | Path) -> Mapping[str, Any]:
 
 
 def unwrap(content: Mapping[str, Any], *, ema: bool = False, named: str = "this checkpoint") -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, without the wrappers of trainers and without a ``module.`` prefix."""
+    """The state dict inside a checkpoint, without the wrappers of trainers and the ``PREFIXES`` of names."""
     wrappers = AVERAGES if ema else WEIGHTS
     averages = [key for key in AVERAGES if key in content]
     if ema and not averages:
@@ -133,8 +183,8 @@ def unwrap(content: Mapping[str, Any], *, ema: bool = False, named: str = "this 
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
         raise FreproError(f"{named} holds no weights: its keys are {', '.join(map(str, list(content)[:8]))}")
-    if all(key.startswith("module.") for key in tensors):
-        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    while prefix := next((p for p in PREFIXES if all(str(key).startswith(p) for key in tensors)), None):
+        tensors = {key.removeprefix(prefix): value for key, value in tensors.items()}
     return tensors
 
 
@@ -142,7 +192,8 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], named: str) -
     """Load a state dict that fits exactly; fixed parameters (SPANet's masks) alone may be missing from it.
 
     Raises:
-        FreproError: With the names of what is missing, left over or of another shape.
+        FreproError: With the names of what is missing, left over or of another shape, or of what holds no weights:
+            values that are not finite, or not numbers of the kind that the model computes with.
     """
     own = model.state_dict()
     fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
@@ -158,7 +209,39 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], named: str) -
     said = [f"{len(names)} {fault}: {_listed(names)}" for fault, names in faults.items() if names]
     if said:
         raise FreproError(f"{named} does not fit {type(model).__name__}: {'; '.join(said)}")
+    check_values(own, tensors, named)
     model.load_state_dict({**{name: own[name] for name in fixed}, **tensors})
+
+
+def check_values(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], named: str) -> None:
+    """Raise for tensors that have the shapes of a model's own, but hold no weights that it could compute with."""
+    wrong: dict[str, list[str]] = {}
+    for name, tensor in tensors.items():
+        wanted = own[name].dtype
+        if tensor.layout != torch.strided:
+            fault = "sparse"
+        elif tensor.is_meta:
+            fault = "without values"
+        elif kind_of(tensor.dtype) != kind_of(wanted):
+            given, right = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, wanted))
+            fault = f"of type {given} where {right} belongs"
+        elif kind_of(wanted) in ("real", "complex") and not tensor.to(wanted).isfinite().all():
+            fault = "not finite"
+        else:
+            continue
+        wrong.setdefault(fault, []).append(name)
+    if wrong:
+        fault, names = next(iter(wrong.items()))
+        raise FreproError(f"{named} has weights that are {fault}, {len(names)} in all, first {names[0]}: use others")
+
+
+def kind_of(dtype: torch.dtype) -> str:
+    """Real, complex, bool, or whole numbers."""
+    if dtype.is_floating_point:
+        return "real"
+    if dtype.is_complex:
+        return "complex"
+    return "bool" if dtype == torch.bool else "whole"
 
 
 def _listed(names: list[str], most: int = 8) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from frepro import provenance
 from frepro.errors import FreproError, one_line
-from frepro.models.create import fitting, sized
+from frepro.models.create import check_parameters, fitting, sized
 from frepro.models.official import load_official
 from frepro.runs import Run
 from frepro.tasks.pyramid import Stages
@@ -39,6 +39,7 @@ def make_network(create: Callable, run: Run, *args: Any, **settings: Any) -> nn.
             **sized(run.model, run.recipe.img_size),
             **run.all_model_args,
         )
+    check_parameters(network, run.model, run.all_model_args)
     if run.start is not None:
         start_from(network, run)
     return network
