@@ -20,13 +20,15 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from frepro import ops, paths, recipes, revisions, tasks, train
+from frepro import ops, paths, recipes, tasks
 from frepro.data import locate
 from frepro.data.dense import Detection, Segmentation, dense_samples
 from frepro.data.export import export
 from frepro.data.listing import Split
 from frepro.data.loading import samples, seed_all
-from frepro.runs import Run
+from frepro.store import revisions
+from frepro.training import loop
+from frepro.training.runs import Run
 from tests.golden import uniform, weight
 from tests.small import whole
 
@@ -285,7 +287,7 @@ def task_values(run: Run) -> list[float]:
 @torch.no_grad()
 def scored(task: tasks.Task, network: nn.Module, run: Run) -> list[float]:
     """Scores of answers that are the targets themselves would be perfect: these are the network's on four images."""
-    accelerator = train.make_accelerator("cpu", "no")
+    accelerator = loop.make_accelerator("cpu", "no")
     test_set, score = task.samples("test"), task.score()
     collate = task.collate or torch.utils.data.default_collate
     inputs, targets = collate([test_set[0, index] for index in range(4)])
@@ -328,7 +330,7 @@ def training_loop() -> list[float]:
         os.environ["FREPRO_RESULTS"] = folder
         try:
             run = Run("dfformer_s18", recipe, "smoke", locate("digits"), 0)
-            record = train.run(run, train.Execution(device="cpu", per_device=16))
+            record = loop.run(run, loop.Execution(device="cpu", per_device=16))
             lines = (run.measurement.folder / "metrics.jsonl").read_text().splitlines()
         finally:
             os.environ.pop("FREPRO_RESULTS")

@@ -5,7 +5,7 @@ from typing import Any
 
 from frepro import recipes
 from frepro.data import Source, locate
-from frepro.runs import Run, Start
+from frepro.training.runs import Run, Start
 
 BACKBONE = {"depths": [1, 1, 1, 1], "dims": [16, 16, 32, 32]}
 DETECTOR = {

@@ -44,7 +44,7 @@ def test_a_bare_machine_trains_evaluates_and_times(store):
         "except SystemExit as end: assert not end.code\n"
         "from frepro.analysis.cost import throughput\n"
         "from frepro.recipes import Benchmark\n"
-        "from frepro.runs import Throughput\n"
+        "from frepro.training.runs import Throughput\n"
         "print(throughput(Throughput((('resnet18', ()),), Benchmark(1, 32, 1), 'cpu', 'x'))['kind'])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)

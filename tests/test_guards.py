@@ -16,15 +16,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from frepro import nonfinite, recipes, tasks, train
+from frepro import recipes, tasks
 from frepro.data import locate
 from frepro.data.coco import annotation_file
 from frepro.data.export import export
 from frepro.errors import FreproError, one_line
-from frepro.runs import Run
+from frepro.training import loop, nonfinite
+from frepro.training.runs import Run
 from tests.conftest import ROOT
 from tests.small import BACKBONE, whole
-from tests.test_train import CPU, finish, launch
+from tests.training.test_loop import CPU, finish, launch
 
 pytest.importorskip("pycocotools")
 
@@ -142,7 +143,7 @@ def test_a_label_out_of_range(workers, folders):
         Image.fromarray(np.full((64, 64), 12, np.uint8)).save(file)
     run = whole("semantic_fpn", source=locate(str(folders / "ade20k"), "segmentation"))
     with pytest.raises(FreproError) as error:
-        train.run(run, train.Execution(device="cpu", workers=workers, damaged="skip"))
+        loop.run(run, loop.Execution(device="cpu", workers=workers, damaged="skip"))
     assert "has label 12 where 11 is the last: replace the file" in one_line(error.value)
 
 
@@ -166,11 +167,11 @@ def test_damaged_images_stop_a_run_or_are_counted(layout, workers, folders):
         cut(folders / "ade20k" / "annotations" / "validation" / gone.name)
     run = whole(NETWORKS[layout], source=locate(str(folders / layout), TASKS[layout]))
     with pytest.raises(FreproError) as error:
-        train.run(run, train.Execution(device="cpu", workers=workers))
+        loop.run(run, loop.Execution(device="cpu", workers=workers))
     assert f"damaged image {files(folders, layout, 0)[5]}: " in one_line(error.value)
     assert "replace or remove the file" in one_line(error.value)
 
-    record = train.run(run, train.Execution(device="cpu", workers=workers, damaged="skip"))
+    record = loop.run(run, loop.Execution(device="cpu", workers=workers, damaged="skip"))
     assert record["values"]["damaged_images"] == 3
     names = set((run.measurement.folder / "damaged.txt").read_text().splitlines())
     assert {line.partition("\t")[0] for line in names} == {"train", "test"}
@@ -185,7 +186,7 @@ def test_damaged_images_stop_a_run_or_are_counted(layout, workers, folders):
     score = task.score()
     for image, target in whole_ones:
         score.update([image], [target], task.answers(network.eval(), [image]))
-    expected = score.values(train.make_accelerator("cpu", "no"))
+    expected = score.values(loop.make_accelerator("cpu", "no"))
     assert {name: record["values"][name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
@@ -193,7 +194,7 @@ def test_damaged_images_in_two_processes_are_counted_once(folders):
     cut(files(folders, "coco", 0)[5])
     cut(files(folders, "coco", 1)[1])
     run = whole(source=locate(str(folders / "coco"), "detection"))
-    finish(launch(2, train.run, run, train.Execution(device="cpu", damaged="skip")))
+    finish(launch(2, loop.run, run, loop.Execution(device="cpu", damaged="skip")))
     assert run.measurement.record()["values"]["damaged_images"] == 2
 
 
@@ -202,7 +203,7 @@ def test_a_file_that_was_replaced_is_evaluated(folders):
     run = whole(source=locate(str(folders / "coco"), "detection"))
     run.measurement.folder.mkdir(parents=True)
     (run.measurement.folder / "damaged.txt").write_text(f"test\t{files(folders, 'coco', 1)[0]}\n")
-    assert train.run(run, train.Execution(device="cpu", damaged="skip"))["values"]["box_ap"] >= 0
+    assert loop.run(run, loop.Execution(device="cpu", damaged="skip"))["values"]["box_ap"] >= 0
 
 
 @pytest.mark.parametrize("layout", TASKS)
@@ -215,7 +216,7 @@ def test_nothing_but_damaged_images(layout, split, folders):
         split
     ]
     with pytest.raises(FreproError, match=expected):
-        train.run(run, train.Execution(device="cpu", damaged="skip"))
+        loop.run(run, loop.Execution(device="cpu", damaged="skip"))
 
 
 def test_nothing_but_damaged_images_to_test_a_classifier(tmp_path):
@@ -225,7 +226,7 @@ def test_nothing_but_damaged_images_to_test_a_classifier(tmp_path):
     recipe = dataclasses.replace(recipes.load("dfformer", "smoke"), samples=None)
     run = Run("dfformer_s18", recipe, "smoke", locate(str(tmp_path / "digits")), 0)
     with pytest.raises(FreproError, match="there is no test image that could be evaluated: all are damaged"):
-        train.run(run, train.Execution(device="cpu", damaged="skip"))
+        loop.run(run, loop.Execution(device="cpu", damaged="skip"))
 
 
 def test_a_damaged_image_stops_the_command(tmp_path, frepro_command):
@@ -254,7 +255,7 @@ def test_a_folder_that_was_not_left_by_a_run(text, tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "weights.safetensors")
     torch.save(([], []), tmp_path / "batch.pt")
     with pytest.raises(FreproError, match="holds no update to go through again"):
-        nonfinite.replay(tmp_path, partial(train.make_accelerator, "cpu"))
+        nonfinite.replay(tmp_path, partial(loop.make_accelerator, "cpu"))
 
 
 def test_stored_weights_of_a_detector_are_scored(exported, tmp_path, frepro_command):
@@ -309,7 +310,7 @@ def test_a_full_disk_costs_no_more_than_the_last_updates(tmp_path):
     assert "Traceback" not in done.stderr
     assert lines[3].startswith("dfformer_s18, seed 0: test top-1 ")
     assert lines[-1] == "status 0"  # and no checkpoint is left
-    assert f"{train.run(run, CPU)['values']['top1']:.2f} %" in lines[3]  # as it would have been
+    assert f"{loop.run(run, CPU)['values']['top1']:.2f} %" in lines[3]  # as it would have been
 
 
 def test_a_folder_of_results_that_cannot_be_written(tmp_path):

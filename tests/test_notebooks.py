@@ -31,7 +31,8 @@ def test_notebook(path):
         assert int(number) in paper.figures
         assert any(".write(output" in "".join(cell["source"]) for cell in code)
         assert any(
-            name.startswith(("frepro.analysis.", "frepro.bench.", "frepro.drawings")) for name in notebook.modules
+            name.startswith(("frepro.analysis.", "frepro.bench.", "frepro.figures.drawings"))
+            for name in notebook.modules
         )
         trained = notebook.definition(notebook.parameters())
         assert trained is None or trained.runs

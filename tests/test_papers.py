@@ -7,9 +7,10 @@ import timm
 import torch
 
 import frepro  # noqa: F401 - registers the models
-from frepro import papers, provenance
+from frepro import papers
 from frepro.analysis import cost
 from frepro.errors import FreproError
+from frepro.store import provenance
 
 SHAPES = {  # rows of each table, number of figures
     "dfformer": ([7, 49, 15, 8], 9),

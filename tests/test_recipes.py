@@ -8,11 +8,12 @@ import timm
 import torch
 from timm.layers import DropPath
 
-from frepro import papers, paths, provenance, recipes, tasks
+from frepro import papers, paths, recipes, tasks
 from frepro.data import locate
 from frepro.errors import FreproError
 from frepro.models.create import create_model
-from frepro.runs import Run
+from frepro.store import provenance
+from frepro.training.runs import Run
 
 CLASSIFIERS = papers.names()
 WHOLES = [name for name in recipes.names() if name not in CLASSIFIERS]

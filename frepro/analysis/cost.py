@@ -26,12 +26,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
 import frepro.models  # noqa: F401 - registers them with timm
-from frepro import provenance
 from frepro.analysis.operations import replaced
 from frepro.analysis.timing import in_turn
 from frepro.errors import FreproError, one_line, unknown
 from frepro.models.create import fitting, sized
-from frepro.runs import Throughput
+from frepro.store import provenance
+from frepro.training.runs import Throughput
 
 # Where official code writes a norm out in elementwise operations, which fvcore does not count: module names by family.
 WRITTEN_OUT = {

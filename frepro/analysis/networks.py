@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import resize
 
 import frepro.models  # noqa: F401 - registers them with timm
-from frepro import provenance
+from frepro.analysis.illustration import Illustration
 from frepro.data.pictures import normalised
 from frepro.errors import FreproError, unknown
-from frepro.illustration import Illustration
 from frepro.models.official import load_official
+from frepro.store import provenance
 
 NOT_SHOWN = "this is no test of the paper's claim"
 

@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from frepro import provenance
 from frepro.analysis.memory import make
 from frepro.analysis.timing import in_turn
 from frepro.bench.beside import Beside
 from frepro.bench.results import BESIDE, OURS, PEER, PEERS, REFERENCE, Key, Line, line
 from frepro.bench.settings import Settings
 from frepro.ops import backends
+from frepro.store import provenance
 
 INFERENCE, TRAINING = "inference", "training step"
 VARIANTS = {

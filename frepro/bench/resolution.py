@@ -5,13 +5,13 @@ from functools import partial
 
 import torch
 
-from frepro import provenance
 from frepro.analysis.memory import forward_memory, make
 from frepro.analysis.timing import in_turn
 from frepro.bench.models import INFERENCE
 from frepro.bench.results import OURS, PEER, Key, Line, line
 from frepro.bench.settings import Settings
 from frepro.errors import FreproError
+from frepro.store import provenance
 
 
 def measure(

@@ -18,7 +18,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from frepro import paths, results
+from frepro import paths
+from frepro.store import records
 
 SECTIONS = ("operations", "models", "parts", "resolution")
 
@@ -192,16 +193,16 @@ def write(found: Found, target: Path) -> None:
     for section in SECTIONS:
         lines = found.section(section)
         if lines:
-            results.write_text(target / f"{section}.csv", _to_csv(lines))
+            records.write_text(target / f"{section}.csv", _to_csv(lines))
     raw = [
         {**{f.name: getattr(key, f.name) for f in fields(Key)}, "round": number, "seconds": seconds}
         for key, times in found.rounds.items()
         for number, seconds in enumerate(times)
     ]
-    results.write_text(target / "rounds.csv", _csv(list(raw[0]) if raw else [], raw))
-    results.write_text(target / "ratios.csv", _to_csv(found.ratios))
+    records.write_text(target / "rounds.csv", _csv(list(raw[0]) if raw else [], raw))
+    records.write_text(target / "ratios.csv", _to_csv(found.ratios))
     text = json.dumps(found.provenance, indent=1, ensure_ascii=False)
-    results.write_text(target / "provenance.json", text + "\n")
+    records.write_text(target / "provenance.json", text + "\n")
 
 
 def read(source: Path) -> Found:

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import torch
 
-from frepro import processes, provenance, results
+from frepro import processes
 from frepro.bench import beside as besides
 from frepro.bench import models, operations, parts, resolution
 from frepro.bench.results import PEERS, SECTIONS, Found, Key, Line, folder, write
 from frepro.bench.settings import SMOKE, Settings, full
 from frepro.errors import FreproError
 from frepro.ops import backends
-from frepro.parallel import Failure, attempt
+from frepro.store import provenance, records
+from frepro.training.parallel import Failure, attempt
 
 Measured = tuple[list[Line], dict[Key, list[float]]]  # lines, and the seconds of the rounds
 
@@ -71,9 +72,8 @@ def run(
     }
     found = Found(lines, times, record)
     target = folder("cpu" if device == "cpu" else "gpu", "smoke" if smoke else "only" if only else "")
-    with results.replaced(target) as fresh:
+    with records.replaced(target) as fresh:
         write(found, fresh)
-    _draw(found, target, log)
     return found, target
 
 
@@ -158,13 +158,3 @@ def _send(section: Section, sender: Connection) -> None:
 def _load() -> float | None:
     """Processes that wanted to run in the last minute, on the whole machine."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def _draw(found: Found, target: Path, log: Callable[[str], None]) -> None:
-    try:
-        from frepro.figures import speed
-    except ImportError:
-        log("no pictures: they need pip install -e '.[book]'")
-        return
-    for name, figure in speed.pictures(found).items():
-        figure.savefig(target / f"{name}.png")

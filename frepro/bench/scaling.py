@@ -12,7 +12,7 @@ from typing import Any
 
 from frepro import papers
 from frepro.bench.results import Found, Line, folder, read
-from frepro.claims import Outcome, paired
+from frepro.experiment.claims import Outcome, paired
 
 BASE, ATTENTION = "convformer_s18", "caformer_s18"
 

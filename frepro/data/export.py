@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from frepro import results
 from frepro.data import ade20k, coco
 from frepro.data.loading import Digits
 from frepro.data.scenes import CLASSES, SEMANTIC_CLASSES, SIZE, Scenes
 from frepro.errors import FreproError, unknown
+from frepro.store import records
 
 
 def export(
@@ -40,7 +40,7 @@ def export(
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FreproError(f"{folder} is there already: name a folder that is new or empty")
     given = dict(zip(("train", "test"), counts or (None, None), strict=True))
-    with results.replaced(folder) as fresh:
+    with records.replaced(folder) as fresh:
         return {split: WRITERS[layout](fresh, split, count, size, seed) for split, count in given.items()}
 
 
@@ -86,7 +86,7 @@ def _coco(folder: Path, split: str, count: int | None, size: int, seed: int) -> 
         "annotations": annotations,
         "categories": [{"id": label + 1, "name": name, "supercategory": "digit"} for label, name in enumerate(CLASSES)],
     }
-    results.write_text(coco.annotation_file(folder, split), json.dumps(content))
+    records.write_text(coco.annotation_file(folder, split), json.dumps(content))
     return len(scenes)
 
 
@@ -105,7 +105,7 @@ def _ade20k(folder: Path, split: str, count: int | None, size: int, seed: int) -
         known = sum(pixels.values()) - pixels[0]
         lines = [f"{i}\t{pixels[i] / known:.4f}\t{name}" for i, name in enumerate(SEMANTIC_CLASSES, start=1)]
         table = folder / f"objectInfo{len(SEMANTIC_CLASSES)}.txt"
-        results.write_text(table, "\n".join(["Idx\tRatio\tName", *lines]) + "\n")
+        records.write_text(table, "\n".join(["Idx\tRatio\tName", *lines]) + "\n")
     return len(scenes)
 
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from frepro import provenance
 from frepro.data import listing
 from frepro.data.listing import IMAGES, TEST_FOLDERS
 from frepro.errors import FreproError, printable
+from frepro.store import provenance
 
 # timm's names of readers, which stand before a slash.
 READERS, STREAMS = ("torch", "hfds"), ("hfids", "tfds", "wds")

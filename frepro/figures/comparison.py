@@ -9,7 +9,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from frepro import recipes, report
-from frepro.experiment import SHOWN, Experiment
+from frepro.experiment import Experiment
+from frepro.experiment.findings import SHOWN
 from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, sentence, subplots
 
 PUBLISHED, MEASURED = COLOURS[:2]
@@ -69,7 +70,7 @@ def dense_comparison(experiment: Experiment) -> Figure:
     Each panel has a range of its own, as in ``comparison``.
     """
     metric = SHOWN[experiment.task][0]
-    networks = dict.fromkeys(learner.network for learner in experiment.learners)
+    networks = dict.fromkeys(learner.network for learner in experiment.trained_variants)
     found = {network: experiment.scores(metric, network) for network in networks}
     found = {network: scores for network, scores in found.items() if any(scores.values())}
     if not found:

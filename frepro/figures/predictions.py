@@ -10,14 +10,15 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 from torch import Tensor, nn
 
-from frepro import evaluate, recipes, tasks
+from frepro import recipes, tasks
 from frepro.data.annotated import IGNORED, AnnotatedImage
 from frepro.errors import unknown
-from frepro.experiment import Experiment, Learner
+from frepro.experiment import Experiment, TrainedVariant
 from frepro.figures.scenes import draw_legend, draw_map, draw_objects
 from frepro.figures.style import PAGE_WIDTH, finished, sentence, subplots
 from frepro.models.official import load_strictly, read, unwrap
 from frepro.tasks.segmenters import resize
+from frepro.training import evaluate
 
 NAMED = 0.01  # least share of a map that a region with its class written on it has
 
@@ -39,7 +40,7 @@ def predictions(experiment: Experiment, network: str, count: int = 4, score: flo
     """
     if network not in experiment.networks:
         raise unknown("network of this table", network, experiment.networks)
-    learners = [each for each in experiment.learners if each.network == network and _is_known(experiment, each)]
+    learners = [each for each in experiment.trained_variants if each.network == network and _is_known(experiment, each)]
     if not learners:
         return sentence(f"No {recipes.NETWORKS[network]} was trained.")
     detects = experiment.task == "detection"
@@ -71,7 +72,7 @@ def predictions(experiment: Experiment, network: str, count: int = 4, score: flo
     return finished(figure)
 
 
-def _is_known(experiment: Experiment, learner: Learner) -> bool:
+def _is_known(experiment: Experiment, learner: TrainedVariant) -> bool:
     return bool(learner.records()) and (experiment.checkpoints is None or learner.checkpoint is not None)
 
 
@@ -87,7 +88,7 @@ def _with_content(samples: Any, count: int) -> list[int]:
     return found
 
 
-def _network(learner: Learner) -> nn.Module:
+def _network(learner: TrainedVariant) -> nn.Module:
     """The network of a learner's first seed, or with the weights of its file."""
     run = learner.runs[0]
     if learner.checkpoint is None:
@@ -98,7 +99,7 @@ def _network(learner: Learner) -> nn.Module:
 
 
 @torch.no_grad()
-def _answers(learner: Learner, chosen: Sequence[int]) -> list[Any]:
+def _answers(learner: TrainedVariant, chosen: Sequence[int]) -> list[Any]:
     """What it answers to those samples, one by one: detections, or a map (H, W) of classes."""
     task, network = tasks.of(learner.runs[0]), _network(learner)
     samples, found = task.samples("test"), []

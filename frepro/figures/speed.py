@@ -10,9 +10,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from frepro.bench.report import against_title, peak_rates, picture_of_models
 from frepro.bench.results import BESIDE, OURS, PARTS, PEERS, REFERENCE, Found, Line, Ratio
 from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, subplots
+from frepro.report.benchmark import against_title, peak_rates, picture_of_models
 
 MARKERS = "oDs^v<>p*"
 PALETTE = [*COLOURS[:6], *COLOURS[7:]]  # the seventh is too pale for marks

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from frepro.errors import FreproError, unknown
-from frepro.schema import Document
+from frepro.store.yaml_schema import Document
 
 Cell = str | int | float | None
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from frepro.errors import FreproError, unknown
-from frepro.schema import Document
+from frepro.store.yaml_schema import Document
 
 PROFILES = ("smoke", "demo", "paper")
 BASES = ("detection", "segmentation")

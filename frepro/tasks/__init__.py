@@ -1,7 +1,7 @@
 """What turns a backbone into a trained, scored predictor: data, network, loss and metric of each task.
 
-The training loop (``frepro.train``) is one for all tasks; it knows a ``Task`` and nothing of what is behind it. Batches
-are pairs of inputs and targets, of which a task alone knows the insides.
+The training loop (``frepro.training.loop``) is one for all tasks; it knows a ``Task`` and nothing of what is behind it.
+Batches are pairs of inputs and targets, of which a task alone knows the insides.
 """
 
 import importlib
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from frepro.data.loading import Samples
-    from frepro.runs import Run
+    from frepro.training.runs import Run
 
 __all__ = ["Score", "Task", "of"]
 

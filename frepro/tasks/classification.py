@@ -1,6 +1,6 @@
 """Classification: images of one class each, cross entropy, top-1 and top-5 accuracy."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,10 @@ from frepro.data.loading import Samples, count_classes, samples
 from frepro.errors import FreproError
 from frepro.models.create import create_model, normalisation
 from frepro.recipes import Classification as Recipe
-from frepro.runs import Run
 from frepro.tasks import Score, Task
+
+if TYPE_CHECKING:
+    from frepro.training.runs import Run
 
 __all__ = ["Accuracy", "Classification", "task"]
 
@@ -24,7 +26,7 @@ REVISION = {"classification": 1}
 class Classification(Task):
     """A classifier on images (B, 3, H, W) and labels (B,)."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: "Run") -> None:
         super().__init__(run)
         self.num_classes = run.source.classes or count_classes(self.samples("train"))
         if run.source.classes is None and (tested := count_classes(self.samples("test"))) > self.num_classes:

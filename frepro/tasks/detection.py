@@ -1,7 +1,7 @@
 """Detection and instance segmentation: boxes, classes and masks of objects, average precision as COCO defines it."""
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from frepro.data.dense import Detection as Transform
 from frepro.data.dense import collate, dense_samples
 from frepro.errors import FreproError
-from frepro.runs import Run
 from frepro.tasks import Score, Task, detectors
 from frepro.tasks.metrics import CocoMetrics
 from frepro.tasks.pretrained import make_network
+
+if TYPE_CHECKING:
+    from frepro.training.runs import Run
 
 __all__ = ["AveragePrecision", "Detection", "task"]
 
@@ -25,7 +27,7 @@ class Detection(Task):
 
     collate = staticmethod(collate)
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: "Run") -> None:
         super().__init__(run)
         classes = {split: self.samples(split).images.classes for split in ("train", "test")}
         if classes["train"] != classes["test"]:

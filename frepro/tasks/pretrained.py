@@ -2,24 +2,26 @@
 
 import pickle
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import timm
 from safetensors import SafetensorError
 from torch import nn
 
-from frepro import provenance
 from frepro.errors import FreproError, one_line
 from frepro.models.create import check_parameters, fitting, sized
 from frepro.models.official import load_official
-from frepro.runs import Run
+from frepro.store import provenance
 from frepro.tasks.pyramid import Stages
+
+if TYPE_CHECKING:
+    from frepro.training.runs import Run
 
 # What timm raises for a file that is damaged, or of another model.
 UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, SafetensorError, pickle.UnpicklingError)
 
 
-def make_network(create: Callable, run: Run, *args: Any, **settings: Any) -> nn.Module:
+def make_network(create: Callable, run: "Run", *args: Any, **settings: Any) -> nn.Module:
     """A detector or segmenter on a run's backbone, which starts from the run's file if there is one.
 
     Args:
@@ -45,7 +47,7 @@ def make_network(create: Callable, run: Run, *args: Any, **settings: Any) -> nn.
     return network
 
 
-def start_from(network: nn.Module, run: Run) -> None:
+def start_from(network: nn.Module, run: "Run") -> None:
     """Give the backbone in a network the weights of the file that a run starts from.
 
     The file holds a whole classifier, of which the last norm and the head are left aside; filters and position

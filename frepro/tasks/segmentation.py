@@ -1,6 +1,6 @@
 """Semantic segmentation: a class for every pixel, mean intersection over union."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -10,11 +10,13 @@ from frepro.data.dense import Segmentation as Transform
 from frepro.data.dense import collate, dense_samples
 from frepro.errors import FreproError
 from frepro.models.create import normalisation
-from frepro.runs import Run
 from frepro.tasks import Score, Task, segmenters
 from frepro.tasks.metrics import confusion_matrix, segmentation_scores
 from frepro.tasks.pretrained import make_network
 from frepro.tasks.segmenters import inference, resize
+
+if TYPE_CHECKING:
+    from frepro.training.runs import Run
 
 __all__ = ["MeanIoU", "Segmentation", "task"]
 
@@ -26,7 +28,7 @@ class Segmentation(Task):
 
     collate = staticmethod(collate)
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: "Run") -> None:
         super().__init__(run)
         self.num_classes = len(self.samples("train").images.semantic_classes)
 

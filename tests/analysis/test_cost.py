@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from frepro import ops, provenance, sizes
-from frepro.analysis import cost
+from frepro import ops
+from frepro.analysis import cost, sizes
 from frepro.models import dfformer, vim
 from frepro.recipes import Benchmark
-from frepro.runs import Throughput
+from frepro.store import provenance
+from frepro.training.runs import Throughput
 
 # Parameters (M) and multiply-accumulates (G) that fvcore counts of the official code at 224 pixels.
 FVCORE = {

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from frepro.cli import cli
+from frepro.cli.options import cli
 from frepro.data import locate
 from frepro.data.check import check, layout
 from frepro.data.coco import annotation_file

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from frepro import evaluate, figures, report, tasks
+from frepro import figures, report, tasks
 from frepro.data.scenes import CLASSES
 from frepro.errors import FreproError
 from frepro.experiment import Experiment
+from frepro.training import evaluate
 
 PURE = [("SPANetV2-S18-pure", "spanetv2_s18_pure", {})]
 

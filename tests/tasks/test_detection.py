@@ -10,16 +10,17 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from frepro import nonfinite, tasks, train
+from frepro import tasks
 from frepro.data import locate
 from frepro.data.coco import annotation_file
 from frepro.data.export import export
 from frepro.data.loading import TestBatches, loader
 from frepro.errors import FreproError
-from frepro.evaluate import evaluate_checkpoint
-from frepro.runs import Run
+from frepro.training import loop, nonfinite
+from frepro.training.evaluate import evaluate_checkpoint
+from frepro.training.runs import Run
 from tests.small import WHOLES, whole
-from tests.test_train import CPU, checkpoints, finish, history, launch, same_but_for_time, start, weights
+from tests.training.test_loop import CPU, checkpoints, finish, history, launch, same_but_for_time, start, weights
 
 pytest.importorskip("pycocotools")
 
@@ -35,7 +36,7 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
 @pytest.mark.parametrize("network", WHOLES)
 def test_a_run_leaves_its_scores_and_the_same_bits_again(network, monkeypatch, tmp_path):
     run = whole(network, ema_decay=0.9)
-    values = train.run(run, CPU)["values"]
+    values = loop.run(run, CPU)["values"]
     scores = {"miou", "aacc"} if run.recipe.task == "segmentation" else BOXES
     scores |= MASKS if "mask_rcnn" in network else set()
     assert scores | {f"ema_{name}" for name in scores} <= values.keys()
@@ -46,7 +47,7 @@ def test_a_run_leaves_its_scores_and_the_same_bits_again(network, monkeypatch, t
     a, average, log = weights(run), weights(run, "ema"), history(run)
     monkeypatch.setenv("FREPRO_RESULTS", str(tmp_path / "again"))
     torch.rand(3)
-    train.run(run, CPU)
+    loop.run(run, CPU)
     assert same(weights(run), a)
     assert same(weights(run, "ema"), average)
     assert same_but_for_time(history(run), log)
@@ -59,7 +60,7 @@ def test_accumulation_holds_the_batch(network, monkeypatch, tmp_path):
     for per_device, steps in ((4, 1), (2, 2)):
         monkeypatch.setenv("FREPRO_RESULTS", str(tmp_path / str(per_device)))
         run = whole(network)
-        values = train.run(run, train.Execution(device="cpu", per_device=per_device))["values"]
+        values = loop.run(run, loop.Execution(device="cpu", per_device=per_device))["values"]
         assert (values["effective_batch"], values["accumulate"]) == (4, steps)
         logs.append(history(run))
     for entry, other in zip(*logs, strict=True):
@@ -98,14 +99,14 @@ class Known(nn.Module):
 
 def score(run: Run, batch: int, known: bool = True, file=None) -> tuple[dict[str, float], list]:
     """Metrics of the test images and all answers, in this process of however many."""
-    accelerator = train.make_accelerator("cpu", "no")
+    accelerator = loop.make_accelerator("cpu", "no")
     task = tasks.of(run)
     network = Known(run) if known else task.network(0.0)
     samples = task.samples("test")
     batches = TestBatches(len(samples), batch, accelerator.process_index, accelerator.num_processes)
     answers, answered = task.answers, []
     task.answers = lambda *given: answered.extend(found := answers(*given)) or found
-    values = train.evaluate(task, network, loader(samples, batches, 0, False, task.collate), accelerator)
+    values = loop.evaluate(task, network, loader(samples, batches, 0, False, task.collate), accelerator)
     if file is not None:
         (file / f"{len(samples)}-{run.recipe.network}-{accelerator.process_index}.json").write_text(json.dumps(values))
     return values, answered
@@ -123,9 +124,9 @@ def test_scores_do_not_depend_on_the_batch(network):
 def test_answers_do_not_depend_on_the_batch(network):
     torch.manual_seed(0)
     run = whole(network)
-    train.run(run, CPU)
+    loop.run(run, CPU)
     file = run.measurement.folder / "model.safetensors"
-    results = [evaluate_checkpoint(run, file, train.Execution(device="cpu", per_device=each)) for each in (1, 3, 4)]
+    results = [evaluate_checkpoint(run, file, loop.Execution(device="cpu", per_device=each)) for each in (1, 3, 4)]
     for values in results[1:]:
         assert values == pytest.approx(results[0], abs=1e-3)
     assert results[0][run.recipe.metric] == pytest.approx(run.measurement.record()["values"][run.recipe.metric])
@@ -230,7 +231,7 @@ def crowds(items: list[dict]) -> list[dict]:
 
 def train_all(runs: list[Run]) -> None:
     for run in runs:
-        train.run(run, CPU)
+        loop.run(run, CPU)
 
 
 @pytest.mark.parametrize(("annotate", "processes"), [(nothing_in, 2), (without_area, 1), (crowds, 1)])
@@ -250,7 +251,7 @@ def test_ap_without_any_object_is_refused(tmp_path):
     export("coco", tmp_path / "coco", (8, 4), 64)
     change(tmp_path / "coco", "test", annotate=nothing_in)
     with pytest.raises(FreproError, match="no test image holds an object: AP needs one"):
-        train.run(whole(source=locate(str(tmp_path / "coco"), "detection")), CPU)
+        loop.run(whole(source=locate(str(tmp_path / "coco"), "detection")), CPU)
 
 
 @pytest.mark.parametrize(("width", "height"), [(90, 1), (1, 1)])
@@ -266,7 +267,7 @@ def test_thin_images(width, height, tmp_path):
         file.write_text(json.dumps(content))
     for name in DETECTORS:
         run = whole(name, source=locate(str(tmp_path / "coco"), "detection"), crop=name == "mask_rcnn")
-        assert train.run(run, CPU)["values"]["test_images"] == 4
+        assert loop.run(run, CPU)["values"]["test_images"] == 4
 
 
 def test_a_loss_is_gone_through_again_to_the_bit(monkeypatch):
@@ -275,9 +276,9 @@ def test_a_loss_is_gone_through_again_to_the_bit(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch, "isfinite", lambda loss, finite=torch.isfinite: finite(loss) & (loss.ndim > 0))
         with pytest.raises(FreproError, match="at update 1") as error:
-            train.run(run, CPU)
+            loop.run(run, CPU)
     folder = run.measurement.folder / "nonfinite"
-    found = nonfinite.replay(folder, partial(train.make_accelerator, "cpu"))
+    found = nonfinite.replay(folder, partial(loop.make_accelerator, "cpu"))
     assert found["again"] == found["loss"]
     assert found["loss"] in str(error.value)
     assert (found["weights"], found["module"]) == ([], None)
@@ -288,7 +289,7 @@ def test_a_loss_is_gone_through_again_to_the_bit(monkeypatch):
 def test_a_loss_that_is_not_finite_is_traced_to_a_module():
     run = whole(lr=1e30, warmup_lr=1e30)
     with pytest.raises(FreproError, match=r"the loss is nan at update \d.*`frepro replay"):
-        train.run(run, CPU)
-    found = nonfinite.replay(run.measurement.folder / "nonfinite", partial(train.make_accelerator, "cpu"))
+        loop.run(run, CPU)
+    found = nonfinite.replay(run.measurement.folder / "nonfinite", partial(loop.make_accelerator, "cpu"))
     assert found["again"] == "nan"
     assert found["module"] is not None

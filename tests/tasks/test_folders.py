@@ -5,13 +5,14 @@ import dataclasses
 import pytest
 import torch
 
-from frepro import recipes, tasks, train
+from frepro import recipes, tasks
 from frepro.data import locate, scenes
 from frepro.data.export import export
-from frepro.evaluate import evaluate_checkpoint
-from frepro.runs import Run
+from frepro.training import loop
+from frepro.training.evaluate import evaluate_checkpoint
+from frepro.training.runs import Run
 from tests.small import WHOLES, whole
-from tests.test_train import CPU, PLAIN, history, same_but_for_time, weights
+from tests.training.test_loop import CPU, PLAIN, history, same_but_for_time, weights
 
 LAYOUTS = {"detection": "coco", "segmentation": "ade20k"}
 
@@ -34,7 +35,7 @@ def test_detectors_and_segmenters_become_the_same(folders):
         layout = LAYOUTS[embedded.recipe.task]
         read = dataclasses.replace(embedded, source=locate(str(folders / layout), embedded.recipe.task))
         assert read.measurement.key != embedded.measurement.key
-        expected, found = (train.run(each, CPU)["values"] for each in (embedded, read))
+        expected, found = (loop.run(each, CPU)["values"] for each in (embedded, read))
         assert found == expected
         for part in ("model", "ema"):
             a, b = weights(embedded, part), weights(read, part)
@@ -63,9 +64,9 @@ def test_classifiers_see_the_same_images_in_the_order_of_their_classes(tmp_path)
             (image, label), (other, named) = a[0, order[i]], b[0, i]
             assert named == label
             assert torch.equal(other, image)
-    values = [train.run(run, CPU)["values"] for run in runs]
+    values = [loop.run(run, CPU)["values"] for run in runs]
     assert (values[0]["train_images"], values[0]["test_images"]) == (1297, 500)
     assert values[1]["train_loss"] == pytest.approx(values[0]["train_loss"], rel=1e-5)
     file = runs[0].measurement.folder / "model.safetensors"
-    scores = [evaluate_checkpoint(run, file, train.Execution(device="cpu", per_device=250)) for run in runs]
+    scores = [evaluate_checkpoint(run, file, loop.Execution(device="cpu", per_device=250)) for run in runs]
     assert scores[1] == pytest.approx(scores[0], rel=1e-6)

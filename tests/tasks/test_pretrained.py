@@ -5,13 +5,14 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from frepro import tasks, train
+from frepro import tasks
 from frepro.errors import FreproError
 from frepro.models.create import create_model
-from frepro.runs import Run, Start
 from frepro.tasks.pyramid import Stages
+from frepro.training import loop
+from frepro.training.runs import Run, Start
 from tests.small import BACKBONE, whole
-from tests.test_train import CPU
+from tests.training.test_loop import CPU
 
 
 def classifier(path, model: str, size: int, **arguments) -> Start:
@@ -63,7 +64,7 @@ def test_a_run_from_weights_is_another_run(tmp_path):
     (tmp_path / "moved").mkdir()
     moved = Start.of(start.file.rename(tmp_path / "moved" / "d.safetensors"))
     assert whole(start=moved).measurement.key == run.measurement.key
-    values = train.run(whole(start=moved), CPU)["values"]
+    values = loop.run(whole(start=moved), CPU)["values"]
     assert values["box_ap"] >= 0
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from PIL import Image
 
-from frepro import nonfinite, train
 from frepro.data import locate
 from frepro.data.export import export
 from frepro.errors import FreproError
+from frepro.training import loop, nonfinite
 from tests.small import whole
-from tests.test_train import CPU
+from tests.training.test_loop import CPU
 
 SEGMENTERS = ["semantic_fpn", "upernet"]
 
@@ -46,7 +46,7 @@ def test_maps_without_a_label(network, folder):
     """In training their loss is nothing, in tests they count nothing."""
     for path in (*maps(folder, "training"), *maps(folder, "validation")[:2]):
         blank(path)
-    values = train.run(whole(network, source=ade(folder)), CPU)["values"]
+    values = loop.run(whole(network, source=ade(folder)), CPU)["values"]
     assert values["train_loss"] == 0
     assert 0 <= values["miou"] <= 100
 
@@ -55,7 +55,7 @@ def test_miou_without_a_label_is_refused(folder):
     for path in maps(folder, "validation"):
         blank(path)
     with pytest.raises(FreproError, match="no pixel of the test images has a label: mIoU needs some"):
-        train.run(whole("semantic_fpn", source=ade(folder)), CPU)
+        loop.run(whole("semantic_fpn", source=ade(folder)), CPU)
 
 
 @pytest.mark.parametrize("network", SEGMENTERS)
@@ -63,19 +63,19 @@ def test_miou_without_a_label_is_refused(folder):
 def test_images_of_odd_sizes(network, size, folder):
     for path in (maps(folder, "training")[0], maps(folder, "validation")[0]):
         blank(path, size)
-    assert train.run(whole(network, source=ade(folder)), CPU)["values"]["test_images"] == 4
+    assert loop.run(whole(network, source=ade(folder)), CPU)["values"]["test_images"] == 4
 
 
 def test_an_image_much_longer_than_wide(folder):
     """Its long side may have 2,048 pixels at most, which leaves one of the other."""
     for path in (maps(folder, "training")[0], maps(folder, "validation")[0]):
         blank(path, (3000, 1))
-    assert train.run(whole("semantic_fpn", source=ade(folder)), CPU)["values"]["test_images"] == 4
+    assert loop.run(whole("semantic_fpn", source=ade(folder)), CPU)["values"]["test_images"] == 4
 
 
 def test_upernet_needs_two_images_in_a_pass():
     with pytest.raises(FreproError, match="UperNet's batch norms need two images in a forward pass"):
-        train.run(whole("upernet"), train.Execution(device="cpu", per_device=1))
+        loop.run(whole("upernet"), loop.Execution(device="cpu", per_device=1))
 
 
 def test_a_loss_is_gone_through_again_to_the_bit(monkeypatch):
@@ -83,6 +83,6 @@ def test_a_loss_is_gone_through_again_to_the_bit(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(torch, "isfinite", lambda loss, finite=torch.isfinite: finite(loss) & (loss.ndim > 0))
         with pytest.raises(FreproError, match="at update 1"):
-            train.run(run, CPU)
-    found = nonfinite.replay(run.measurement.folder / "nonfinite", partial(train.make_accelerator, "cpu"))
+            loop.run(run, CPU)
+    found = nonfinite.replay(run.measurement.folder / "nonfinite", partial(loop.make_accelerator, "cpu"))
     assert found["again"] == found["loss"]

@@ -1,0 +1,1 @@
+"""Pages of the book for Sphinx: results, status, reference pages, and the audit of papers and code."""

@@ -1,0 +1,5 @@
+"""The command line: reproduce, submit, train, eval, replay, convert, data, sizes, bench, list, doctor."""
+
+from .main import main
+
+__all__ = ["main"]

@@ -1,0 +1,252 @@
+"""An experiment: the variants of a published table, to be trained with several seeds, timed and counted.
+
+A notebook's cells define one, once: ``frepro reproduce`` runs the same cells to tell what is still to do. Making one
+imports no torch.
+
+    spec.py         what is asked, checked          runner.py    training, evaluating, timing
+    variants.py     a variant as it is trained      findings.py  published values and measured ones
+    weights.py      files of weights by name        claims.py    claims, tested
+    trained_networks.py   networks that a figure looks at        origin.py    what is stored of it
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from frepro import papers
+from frepro.experiment import claims, findings, origin, runner
+from frepro.experiment.claims import Outcome
+from frepro.experiment.findings import SHOWN, Finding
+from frepro.experiment.spec import TASKS, Spec
+from frepro.experiment.variants import TrainedVariant, Variant, built_as
+from frepro.experiment.weights import find_weights
+from frepro.store import provenance, records
+from frepro.training.device import device_name
+from frepro.training.runs import Run, Throughput, code_of, ingredients
+
+__all__ = ["TASKS", "Experiment", "Finding", "Outcome", "Spec", "TrainedVariant", "Variant"]
+
+# Said of a model that was timed after the others of its table, and not in turn with them.
+LATER = ", in another session"
+
+
+@dataclass(frozen=True)
+class Experiment(Spec):
+    """What is asked, in training runs and timings, and what came of them; arguments as for ``Spec``."""
+
+    def with_variant(
+        self, label: str, model: str, claim: str | None = None, over: str | None = None, **model_args: Any
+    ) -> "Experiment":
+        """Return this experiment with one more variant, which is trained, timed and counted as the others are.
+
+        Args:
+            claim: What the variant is there to show, as a sentence: that it has a higher score than ``over``.
+            over: Label of the variant that it is compared with; ``None`` for the first.
+            **model_args: Arguments of the model. Activations and norms are given by name, as ``act_layer="tanh"``.
+
+        Raises:
+            FreproError: There is no such model or no such label, or a variant of these is there already.
+        """
+        trained = self.trained
+        if isinstance(trained, Mapping):
+            trained = {network: [*dict.fromkeys([*models, model])] for network, models in trained.items()}
+        elif trained:  # an experiment that trains nothing counts the new variant, too, and no more
+            trained = [*dict.fromkeys([*trained, model])]
+        claims = [*self.claims]
+        if claim is not None:
+            metric, network = SHOWN[self.task][0], next(iter(self.trained or ()), None) if self.networks else None
+            claims.append(papers.Claim(label, over or self.variants[0][0], claim, metric, network))
+        return replace(
+            self,
+            variants=[*self.variants, (label, model, model_args)],
+            models=[*self.models, model] if self.models else self.models,
+            trained=trained,
+            claims=claims,
+        )
+
+    @cached_property
+    def measured(self) -> tuple[Variant, ...]:
+        """The variants that are timed."""
+        found = [variant for variant in self.variants if variant[0] not in self.broken]
+        if self.networks or self.trained is None:
+            return tuple(found)
+        return tuple(variant for variant in found if variant[1] in self.trained)
+
+    @cached_property
+    def trained_variants(self) -> list[TrainedVariant]:
+        """What is trained, the variants that are timed, or the networks on those that are named; of given weights
+        whatever has a file.
+        """
+        networks = dict.fromkeys([*(self.trained or ()), *self.networks]) if self.networks else [None]
+        variants = [variant for variant in self.variants if variant[0] not in self.broken]
+        every = [self._learner(variant, network) for network in networks for variant in variants]
+        return [each for each in every if each.checkpoint or self._is_trained(each.model, each.network)]
+
+    @cached_property
+    def broken(self) -> dict[str, str]:
+        """Label -> reason of the variants that cannot be built, as far as ``check_variants`` has found out."""
+        return {}
+
+    def _is_trained(self, model: str, network: str | None) -> bool:
+        if network is None:
+            return self.trained is None or model in self.trained
+        return model in (self.trained or {}).get(network, ())
+
+    def _learner(self, variant: Variant, network: str | None) -> TrainedVariant:
+        label, model, args = variant
+        recipe = self.networks[network] if network else self.recipe
+        start = find_weights(self.backbones, model) if network and self.backbones != "none" else None
+        built, mixers = built_as(model, self.profile)
+        runs = [Run(built, recipe, self.profile, self.source, seed, {**mixers, **args}, start) for seed in self.seeds]
+        checkpoint = find_weights(self.checkpoints, f"{network}_{model}" if network else model)
+        return TrainedVariant(label, model, args, network, runs, checkpoint)
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """Every training run, one seed of all variants after the other, so that early results compare all variants."""
+        if self.checkpoints is not None:
+            return []
+        return [
+            run for of_seed in zip(*(learner.runs for learner in self.trained_variants), strict=True) for run in of_seed
+        ]
+
+    def to_train(self) -> list[Run]:
+        return [run for run in self.runs if run.measurement.record() is None]
+
+    @cached_property
+    def evaluated(self) -> list[TrainedVariant]:
+        """The learners whose weights come from files."""
+        return [learner for learner in self.trained_variants if learner.checkpoint]
+
+    @cached_property
+    def timings(self) -> dict[str, Throughput]:
+        """Label of each variant that is timed -> its throughput at full size on this device."""
+        if not self.measured:
+            return {}
+        device, name = self.device_name
+        group, benchmark = f"{self.paper}/table_{self.table}", self.recipe.benchmark
+        return {label: Throughput(group, model, args, benchmark, device, name) for label, model, args in self.measured}
+
+    @cached_property
+    def device_name(self) -> tuple[str, str]:
+        return device_name(self.device)
+
+    def to_time(self) -> list[Throughput]:
+        """Return what is still to be timed: variants without a record, and pairs that a claim compares and that did
+        not take turns in one session, without which their difference would be that of two states of the machine.
+        """
+        records = {label: timing.measurement.record() for label, timing in self.timings.items()}
+        missing = {label for label, record in records.items() if record is None}
+        for claim, rows in self.all_claims():
+            if claim.metric == "throughput" and set(rows) <= set(records):
+                sessions = {record and record["values"]["session"] for record in map(records.get, rows)}
+                missing |= set(rows) if len(sessions) > 1 else set()
+        return [timing for label, timing in self.timings.items() if label in missing]
+
+    def is_timed(self) -> bool:
+        return not self.to_time()
+
+    @property
+    def rates(self) -> dict[str, list[float]]:
+        """Label of each variant that is timed -> its images per second, round by round."""
+        records = {label: timing.measurement.record() for label, timing in self.timings.items()}
+        return {label: record["values"]["images_per_second"] for label, record in records.items() if record}
+
+    @cached_property
+    def timing_settings(self) -> dict[str, str]:
+        """Label of each variant that is timed -> on what; it says which did not take turns with most of the others."""
+        records = {label: timing.measurement.record() for label, timing in self.timings.items()}
+        sessions = [record["values"]["session"] for record in records.values() if record]
+        main = max(sessions, key=sessions.count, default=None)
+        return {
+            label: self.device_name[1] + ("" if record["values"]["session"] == main else LATER)
+            for label, record in records.items()
+            if record
+        }
+
+    @property
+    def made_from(self) -> dict[str, str]:
+        """All that the findings rest on, by name, each with a fingerprint."""
+        models = [model for _, model, _ in self.variants]
+        parts = code_of(["frepro.experiment", "frepro.analysis.cost"], models)
+        if self.runs:
+            parts |= ingredients(self.runs, self.paper)
+        for learner in self.evaluated:
+            parts |= ingredients(learner.runs, self.paper)
+            parts[f"checkpoint of {learner.label}"] = learner.checkpoint.fingerprint
+        if self.measured:
+            parts[f"benchmark of recipe {self.paper}"] = provenance.sha256(records.canonical(self.recipe.benchmark))
+            parts["device"] = provenance.sha256(self.device_name[1])
+            parts["timings"] = provenance.sha256(records.canonical(self.rates))
+        return parts
+
+    def scores(self, metric: str | None = None, network: str | None = None) -> dict[str, list[float]]:
+        """Label of each variant that is trained -> a score of it in percent, seed by seed.
+
+        Args:
+            metric: As a run's record has it; none for the task's own.
+            network: Of which detector or segmenter; none for classifiers.
+        """
+        metric = metric or SHOWN[self.task][0]
+        return {
+            learner.label: [record["values"][metric] for record in learner.records()]
+            for learner in self.trained_variants
+            if learner.network == network and all(metric in record["values"] for record in learner.records())
+        }
+
+    def trained_seeds(self) -> dict[str, list[bool]]:
+        """Return for each variant of a classifier that is trained whether its runs learnt anything, seed by seed."""
+        return {learner.label: learner.trained() for learner in self.trained_variants if learner.network is None}
+
+    def default_jobs(self) -> int:
+        return runner.default_jobs(self.device_name[0], self.profile)
+
+    # What is done and found; each has a module of its own.
+
+    def check_variants(self) -> dict[str, str]:
+        """Leave out, before anything is trained, the variants that cannot be built; as ``runner.check_variants``."""
+        return runner.check_variants(self)
+
+    def run(
+        self,
+        jobs: int | None = None,
+        per_device: int | None = None,
+        workers: int | None = None,
+        log: Callable[[str], None] = print,
+    ) -> None:
+        """Train and time what has not been yet; arguments as in ``runner.run``."""
+        runner.run(self, jobs, per_device, workers, log)
+
+    def evaluate(self, per_device: int | None, workers: int | None, log: Callable[[str], None]) -> None:
+        """Evaluate the weights of files that have not been yet; arguments as for ``run``."""
+        runner.evaluate(self, per_device, workers, log)
+
+    def time(self) -> None:
+        """Time in turn what has not been timed, and store what comes of it."""
+        from frepro.analysis import cost
+
+        cost.throughput(self.to_time())
+
+    @cached_property
+    def findings(self) -> list[Finding]:
+        """What was published and measured, as ``findings.compute`` has it."""
+        return findings.compute(self)
+
+    def outcomes(self) -> list[Outcome]:
+        """Return every claim about the variants, tested, as ``claims.outcomes`` has it."""
+        return claims.outcomes(self)
+
+    def provenance(self) -> dict[str, Any]:
+        """Return every run and timing with its seed, values and origin, as ``origin.origin`` has it."""
+        return origin.origin(self)
+
+    def frame(self) -> Any:
+        """Return the findings as a pandas DataFrame, a line for each value of each variant."""
+        import pandas as pd
+
+        return pd.DataFrame([asdict(finding) for finding in self.findings])
+
+    def write(self, output: str | None, **figures: Any) -> None:
+        """Write findings, origin and the figures given as name=figure into a folder; with none, nothing."""
+        origin.write(self, output, **figures)

@@ -1,0 +1,211 @@
+"""What an experiment found: each published value, and what was measured for it."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass, fields
+from statistics import mean, median, stdev
+from typing import TYPE_CHECKING, Any
+
+from frepro import recipes
+from frepro.errors import FreproError
+from frepro.experiment.variants import TrainedVariant
+
+if TYPE_CHECKING:
+    from frepro.experiment import Experiment
+
+# Columns whose values are measured; a published column of another kind stays as it is printed.
+MEASURED = ("params", "flops", "throughput", "top1")
+UNITS = {"params": "M", "flops": "G", "throughput": "img/s", "top1": "%"}
+# The scores of each task that are shown on other data than the published.
+SHOWN = {
+    "classification": ("top1",),
+    "detection": ("box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75"),
+    "segmentation": ("miou", "aacc"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One published value and what was measured for it, in the unit of its column; none where there is no such value.
+
+    Attributes:
+        setting: Where the measured value comes from: a data set, or a device.
+        spread: Standard deviation over seeds, or of the rounds of a timing.
+        n: Seeds, or rounds.
+        weights: File whose weights were evaluated, where nothing was trained here.
+        untrained: How many of the seeds did not train, as ``claims.did_train`` has it; their scores are in the mean.
+        problem: Why the variant cannot be built, where nothing of it could be measured.
+    """
+
+    group: str
+    label: str
+    model: str
+    metric: str
+    unit: str
+    published: float | None
+    measured: float | None = None
+    spread: float | None = None
+    n: int | None = None
+    setting: str = ""
+    weights: str = ""
+    untrained: int = 0
+    problem: str = ""
+
+
+def compute(experiment: "Experiment") -> list[Finding]:
+    """All there is to tell, in order of the variants; what was not measured is left empty.
+
+    Raises:
+        FreproError: Something is still to be run.
+    """
+    if (
+        experiment.to_train()
+        or not experiment.is_timed()
+        or not all(learner.records() for learner in experiment.evaluated)
+    ):
+        raise FreproError("not everything has been measured: call run() first")
+    rates = experiment.rates
+    found = []
+    for variant in experiment.variants:
+        if variant[0] in experiment.broken:
+            problem = {"problem": experiment.broken[variant[0]]}
+            found += [_finding(experiment, *variant, metric, problem) for metric in MEASURED]
+        elif experiment.networks:
+            found += _of_backbone(experiment, *variant, rates.get(variant[0]))
+        else:
+            found += _of_classifier(experiment, *variant, rates.get(variant[0]))
+    return found
+
+
+def _of_classifier(
+    experiment: "Experiment", label: str, model: str, args: dict[str, Any], rates: list[float] | None
+) -> list[Finding]:
+    from frepro.analysis import cost
+
+    counted = cost.count(model, **args)
+    values: dict[str, dict[str, Any]] = {
+        "params": {"measured": counted["params"] / 1e6},
+        "flops": {"measured": counted["macs"] / 1e9},
+    }
+    if rates:
+        values["throughput"] = {**spread_of(rates, median), "setting": experiment.timing_settings[label]}
+    for learner in experiment.trained_variants:
+        if learner.label == label and (scored := _scored(experiment, learner, "top1")):
+            values[experiment.own_metric] = scored
+    metrics = dict.fromkeys([*MEASURED, *values])
+    return [_finding(experiment, label, model, args, key, values.get(key, {})) for key in metrics]
+
+
+def _scored(experiment: "Experiment", learner: TrainedVariant, metric: str) -> dict[str, Any]:
+    """A score of a learner as a finding has it; empty where there is none."""
+    values = [record["values"][metric] for record in learner.records() if metric in record["values"]]
+    if not values or (experiment.checkpoints is not None and learner.checkpoint is None):
+        return {}
+    weights = learner.checkpoint.file.name if learner.checkpoint else ""
+    untrained = len(learner.untrained())
+    return {**spread_of(values, mean), "setting": experiment.source.name, "weights": weights, "untrained": untrained}
+
+
+def _of_backbone(
+    experiment: "Experiment", label: str, model: str, args: dict[str, Any], rates: list[float] | None
+) -> list[Finding]:
+    """The whole networks as printed, counted and scored; the backbone alone; and scores on data at hand."""
+    from frepro.analysis import cost
+
+    table, found = experiment.published, []
+    counted_at = experiment.networks if experiment.sizes else ()
+    images = {network: tuple((experiment.images or {}).get(network, experiment.sizes[0])) for network in counted_at}
+    wholes = {
+        network: cost.count_whole(network, model, size, experiment.made_for, **args) for network, size in images.items()
+    }
+    learners = {learner.network: learner for learner in experiment.trained_variants if learner.label == label}
+    for row in table.rows:
+        if row.model != model or args:
+            continue
+        for column in table.columns:
+            if column.decimals is None:
+                continue
+            network, metric = experiment.meant(row, column)
+            measured = {}
+            if metric in ("params", "flops") and network in wholes:
+                scale = {"params": 1e6, "flops": 1e9}[metric]
+                counted = wholes[network]["macs" if metric == "flops" else "params"]
+                measured = {"measured": counted / scale, "setting": pixels(images[network])}
+            elif experiment.is_published_setting and network in learners:
+                measured = _scored(experiment, learners[network], metric)
+            printed = table.value(row, column.key)
+            found.append(Finding(table.group(row), label, model, column.key, column.unit, printed, **measured))
+    for size in experiment.sizes:
+        counted = cost.count_backbone(model, tuple(size), experiment.made_for, **args)
+        for metric, unit, value in (
+            ("backbone_params", "M", counted["params"] / 1e6),
+            ("backbone_flops", "G", counted["macs"] / 1e9),
+        ):
+            found.append(Finding("", label, model, metric, unit, None, value, setting=pixels(size)))
+    if rates:
+        spread = {**spread_of(rates, median), "setting": experiment.timing_settings[label]}
+        found.append(Finding("", label, model, "throughput", UNITS["throughput"], None, **spread))
+    if not experiment.is_published_setting:
+        for network, learner in learners.items():
+            for metric in SHOWN[experiment.task]:
+                if scored := _scored(experiment, learner, metric):
+                    key = f"{experiment.source.name}_{metric}"
+                    found.append(Finding(recipes.NETWORKS[network], label, model, key, "%", None, **scored))
+    return found
+
+
+def _finding(
+    experiment: "Experiment", label: str, model: str, args: dict[str, Any], key: str, measured: dict[str, Any]
+) -> Finding:
+    row, column = (
+        experiment.published.row(model),
+        experiment.published.column("top1" if key == experiment.own_metric else key),
+    )
+    published = experiment.published.value(row, key) if row and experiment.published.column(key) and not args else None
+    unit = column.unit if column else UNITS.get(key, UNITS["top1"])
+    return Finding(_group(experiment, model), label, model, key, unit, published, **measured)
+
+
+def _group(experiment: "Experiment", model: str) -> str:
+    row = experiment.published.row(model)
+    return experiment.published.group(row) if row else ""
+
+
+def spread_of(values: Sequence[float], centre: Callable[[Sequence[float]], float]) -> dict[str, Any]:
+    """The centre of some values, their standard deviation (none for a single one) and their number."""
+    return {"measured": centre(values), "spread": stdev(values) if len(values) > 1 else None, "n": len(values)}
+
+
+def to_csv(findings: Sequence[Finding]) -> str:
+    """Tidy CSV: a line for each value of each variant, unrounded; empty where nothing was published or measured."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(column.name for column in fields(Finding))
+    writer.writerows(astuple(finding) for finding in findings)
+    return text.getvalue()
+
+
+def from_csv(text: str) -> list[Finding]:
+    """The findings that ``to_csv`` wrote."""
+
+    def number(cell: str) -> float | None:
+        return float(cell) if cell else None
+
+    return [
+        Finding(
+            **{
+                **row,
+                **{name: number(row[name]) for name in ("published", "measured", "spread")},
+                "n": int(row["n"]) if row["n"] else None,
+                "untrained": int(row["untrained"]),
+            }
+        )
+        for row in csv.DictReader(io.StringIO(text))
+    ]
+
+
+def pixels(size: Sequence[int]) -> str:
+    """Height and width of images, as a setting that something was counted in."""
+    height, width = size
+    return f"{height} × {width} pixels"

@@ -1,0 +1,70 @@
+"""What a table rests on, in words and numbers, and the files that it is stored in."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from frepro.experiment.findings import to_csv
+from frepro.store import records
+
+if TYPE_CHECKING:
+    from frepro.experiment import Experiment
+
+
+def origin(experiment: "Experiment") -> dict[str, Any]:
+    """Every run with its seed, score and origin; the timing with all its rounds, if anything was timed."""
+    records = [(run, run.measurement.record(), None) for run in experiment.runs]
+    records += [(each.runs[0], each.records()[0], each.checkpoint.file.name) for each in experiment.evaluated]
+    return {
+        "paper": experiment.paper,
+        "table": experiment.table,
+        "profile": experiment.profile,
+        "data": asdict(experiment.source) | {"root": None, "folders": {}},
+        "recipe": {name: asdict(recipe) for name, recipe in experiment.networks.items()} or asdict(experiment.recipe),
+        "runs": [
+            {
+                "key": record["key"],
+                "model": run.model,
+                "model_args": run.all_model_args,
+                "network": run.recipe.network,
+                "seed": run.seed,
+                "weights": weights,
+                "values": record["values"],
+                "seconds": record["seconds"],
+                "origin": _origin(record),
+            }
+            for run, record, weights in records
+        ],
+        "timings": [
+            {
+                "key": record["key"],
+                "label": label,
+                "model": timing.model,
+                "model_args": timing.model_args,
+                "benchmark": asdict(timing.benchmark),
+                "values": record["values"],
+                "seconds": record["seconds"],
+                "origin": _origin(record),
+            }
+            for label, timing in experiment.timings.items()
+            if (record := timing.measurement.record())
+        ],
+    }
+
+
+def write(experiment: "Experiment", output: str | None, **figures: Any) -> None:
+    """Write findings.csv, origin.json and the figures given as name=figure into a folder; with none, nothing."""
+    if output is None:
+        return
+    folder = Path(output)
+    records.write_text(folder / "findings.csv", to_csv(experiment.findings))
+    records.write_text(
+        folder / "origin.json", json.dumps(origin(experiment), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    )
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png")
+
+
+def _origin(record: dict[str, Any]) -> dict[str, Any]:
+    return {"code": record["code"], **record["provenance"]}

@@ -1,0 +1,101 @@
+"""Carrying an experiment out: training, evaluating and timing what has not been yet."""
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from frepro.store import provenance
+from frepro.training.progress import Progress
+from frepro.training.runs import Run
+
+if TYPE_CHECKING:
+    from frepro.experiment import Experiment
+
+
+def run(
+    experiment,
+    jobs: int | None = None,
+    per_device: int | None = None,
+    workers: int | None = None,
+    log: Callable[[str], None] = print,
+) -> None:
+    """Train and time what has not been yet.
+
+    Args:
+        jobs: Training runs at a time; none for one a core on a CPU (small models gain nothing from more threads),
+            one on a GPU.
+        per_device: Most samples in a forward pass; none for the recipe's whole batch.
+        workers: Processes that load data for each run; none for as many as help.
+        log: Called with a line for each run that ends.
+    """
+    if experiment.to_train() or experiment.to_time():
+        for label, problem in experiment.check_variants().items():
+            log(f"{label} is left out: {problem}")
+    train_missing(experiment.to_train(), experiment.device, jobs or experiment.default_jobs(), per_device, workers, log)
+    evaluate(experiment, per_device, workers, log)
+    if to_time := experiment.to_time():
+        experiment.time()
+        log(f"timed {len(to_time)} models on {experiment.device_name[1]}")
+
+
+def evaluate(experiment: "Experiment", per_device: int | None, workers: int | None, log: Callable[[str], None]) -> None:
+    """Evaluate the weights of files that have not been yet; arguments as for ``run``."""
+    for learner in experiment.evaluated:
+        if not learner.records():
+            from frepro.training import evaluate, parallel
+            from frepro.training.loop import Execution
+
+            if workers is None:
+                workers = parallel.loading_processes(experiment.source.embedded, jobs=1)
+            execution = Execution(experiment.device_name[0], per_device, workers)
+            evaluate.reevaluate(learner.runs[0], learner.checkpoint, execution)
+            log(f"evaluated {learner.checkpoint.file}")
+
+
+def check_variants(experiment: "Experiment") -> dict[str, str]:
+    """Build on the meta device, before anything is trained, what is trained or has arguments of its own.
+
+    A variant that cannot be built is left out from here on; the others are made. Nothing is allocated or computed.
+
+    Returns:
+        Label of each variant that cannot be built -> why.
+    """
+    from frepro.analysis import cost
+
+    trained = {learner.label: learner.runs[0] for learner in experiment.trained_variants}
+    found = {}
+    for label, model, args in experiment.variants:
+        if args or label in trained:
+            run = trained.get(label)
+            small = (run.model, run.recipe.img_size, run.all_model_args) if run and not run.recipe.network else None
+            if problem := cost.obstacle(model, args, small):
+                found[label] = problem
+    if found:
+        for name in ("measured", "learners", "runs", "evaluated", "timings", "timing_settings", "findings"):
+            experiment.__dict__.pop(name, None)  # were worked out with these variants in
+        experiment.__dict__["broken"] = found
+    return found
+
+
+def train_missing(
+    runs: Sequence[Run],
+    device: str,
+    jobs: int,
+    per_device: int | None,
+    workers: int | None,
+    log: Callable[[str], None],
+) -> None:
+    """Train runs that are not in the store, as ``Experiment.run`` says; the first that fails ends it."""
+    if not runs:
+        return
+    from frepro.training import parallel
+
+    with Progress({("run", run.measurement.key): run.seconds for run in runs}, {"run": jobs}, log) as progress:
+        for run, found in parallel.train(runs, device, jobs, per_device, workers):
+            if isinstance(found, parallel.Failure):
+                raise found.error()
+            progress.done(("run", run.measurement.key), found["seconds"], parallel.told(run, found))
+
+
+def default_jobs(device: str, profile: str) -> int:
+    """One run a core on a CPU; one at a time on a GPU, and in smoke, whose runs end before a process is up."""
+    return provenance.machine()["cores"] if device == "cpu" and profile != "smoke" else 1

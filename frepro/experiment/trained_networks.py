@@ -1,0 +1,195 @@
+"""Networks that a figure looks at, trained here: the same runs that tables rest on, where their keys agree.
+
+A figure's notebook defines a ``Trained`` in its cells, once, and takes the networks from it; ``frepro reproduce`` runs
+the same cells to tell what is still to train. Making one imports no torch.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from frepro import recipes
+from frepro.analysis.illustration import Illustration
+from frepro.data import Source, locate
+from frepro.errors import FreproError, unknown
+from frepro.experiment.checks import check_model, check_seeds
+from frepro.experiment.claims import did_train
+from frepro.experiment.runner import default_jobs, train_missing
+from frepro.experiment.variants import Variant, built_as
+from frepro.training.device import device_name
+from frepro.training.runs import Run, ingredients
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The networks of one figure, one for each variant and seed.
+
+    A network is trained here, small, by a paper's recipe on embedded data. One for which there is a checkpoint has the
+    weights of that file instead, at full size. In profile "paper" the others are at full size too, with random weights:
+    no figure starts weeks of training.
+
+    Args:
+        paper: Whose recipe they are trained by.
+        variants: (label, model, model_args). The arguments, with the recipe's, are those of the small network.
+        profile: "smoke", "demo" or "paper".
+        seeds: One network of each variant for each of them; of a file there is one alone.
+        data: What to train on, as ``data.locate`` takes it; none for the embedded data of the tables.
+        checkpoints: Model -> file with its weights, as ``analysis.networks.load`` takes it.
+        device: "auto", "cpu" or "cuda", to train on.
+    """
+
+    paper: str
+    variants: Sequence[Variant]
+    profile: str = "smoke"
+    seeds: Sequence[int] = (0,)
+    data: str | None = None
+    checkpoints: Mapping[str, str] = field(default_factory=dict)
+    device: str = "auto"
+    recipe: recipes.Recipe = field(init=False)
+    source: Source = field(init=False)
+
+    def __post_init__(self) -> None:
+        check_seeds(self.seeds)
+        known = [model for _, model, _ in self.variants]
+        for model in known:
+            check_model(model)
+        for model in self.checkpoints:
+            if model not in known:
+                raise unknown("model with a checkpoint", model, known)
+        object.__setattr__(self, "recipe", recipes.load(self.paper, self.profile))
+        object.__setattr__(self, "source", locate(self.data))
+
+    @cached_property
+    def by_label(self) -> dict[str, list[Run]]:
+        """Label of each variant that is trained here -> its runs, seed by seed."""
+        if self.profile == "paper":
+            return {}
+        return {
+            label: [self._run(model, args, seed) for seed in self.seeds]
+            for label, model, args in self.variants
+            if model not in self.checkpoints
+        }
+
+    def _run(self, model: str, args: dict[str, Any], seed: int) -> Run:
+        built, mixers = built_as(model, self.profile)
+        return Run(built, self.recipe, self.profile, self.source, seed, {**mixers, **args})
+
+    @property
+    def runs(self) -> list[Run]:
+        """Every training run, one seed of all variants after the other."""
+        return [run for of_seed in zip(*self.by_label.values(), strict=True) for run in of_seed]
+
+    def to_train(self) -> list[Run]:
+        return [run for run in self.runs if run.measurement.record() is None]
+
+    @property
+    def made_from(self) -> dict[str, str]:
+        """All that the networks rest on but files, by name, each with a fingerprint."""
+        return ingredients(self.runs, self.paper) if self.runs else {}
+
+    def run(
+        self,
+        jobs: int | None = None,
+        per_device: int | None = None,
+        workers: int | None = None,
+        log: Callable[[str], None] = print,
+    ) -> None:
+        """Train what has not been yet; arguments as in ``Experiment.run``."""
+        train_missing(self.to_train(), self.device, jobs or self.default_jobs(), per_device, workers, log)
+
+    def default_jobs(self) -> int:
+        return default_jobs(device_name(self.device)[0], self.profile)
+
+    def untrained(self) -> list[str]:
+        """Return the runs that learnt nothing, as "SPANet-S, seed 0"."""
+        return [
+            f"{label}, seed {run.seed}"
+            for label, runs in self.by_label.items()
+            for run in runs
+            if not did_train(run.measurement.record()["values"], run.source.classes)
+        ]
+
+    def networks(self) -> dict[str, list[Any]]:
+        """Label of each variant -> its networks (torch modules, in evaluation mode), seed by seed.
+
+        Raises:
+            FreproError: Something is still to be trained, or a file does not fit its model.
+        """
+        if self.to_train():
+            raise FreproError("not every network has been trained: call run() first")
+        from frepro.analysis import networks
+        from frepro.training import evaluate
+
+        found = {}
+        for label, model, _ in self.variants:
+            if label in self.by_label:
+                found[label] = [evaluate.network(run) for run in self.by_label[label]]
+            else:
+                file = {model: self.checkpoints[model]} if model in self.checkpoints else {}
+                seeds = self.seeds[:1] if file else self.seeds
+                found[label] = [networks.load({label: model}, file, seed)[label] for seed in seeds]
+        return found
+
+    def test_images(self, count: int) -> tuple[Any, str]:
+        """Images to show to the networks: the first test images of what they were trained on.
+
+        Where nothing is trained here, they are pieces of the two embedded photographs.
+
+        Returns:
+            A tensor (N, 3, H, W) with values in [0, 1], N being ``count`` or as many as there are; and what it is.
+        """
+        if not self.by_label:
+            from frepro.data import pictures
+
+            return pictures.crops(count, seed=self.seeds[0]), f"{count} pieces of two photographs"
+        import torch
+
+        from frepro.data.loading import samples
+
+        found = samples(self.source, "test", self.recipe, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0)
+        count = min(count, len(found))
+        images = torch.stack([found[0, index][0] for index in range(count)])
+        return images, f"{count} test images of the data set {self.source.name}"
+
+    def illustration(
+        self,
+        figure: int,
+        values: Sequence[Mapping[str, Any]] = (),
+        images: str = "",
+        in_place_of: str = "ImageNet's images",
+    ) -> Illustration:
+        """What stands behind a figure of these networks: their weights one by one, and what is not the paper's.
+
+        Args:
+            figure, values: As in ``Illustration``.
+            images: What the networks were shown; it and ``in_place_of`` are as in ``analysis.networks.stands_in``.
+        """
+        from frepro.analysis import networks
+
+        sources, random = [], []
+        for label, model, _ in self.variants:
+            if label in self.by_label:
+                sources += [self._source(run, model) for run in self.by_label[label]]
+            elif model in self.checkpoints:
+                sources.append(networks.source(model, self.checkpoints[model]))
+            else:
+                random.append(label)
+                sources += [networks.source(model, None, seed) for seed in self.seeds]
+        stands_in = networks.stands_in(random, [*self.by_label], self.source.name, images, in_place_of)
+        if untrained := self.untrained():
+            stands_in += f"; did not train: {', '.join(untrained)}"
+        return Illustration(self.paper, figure, values, sources, stands_in)
+
+    def _source(self, run: Run, model: str) -> dict[str, Any]:
+        """A run in words; ``model`` is what the variant is called, and the run's may be ours of the same frame."""
+        record = run.measurement.record()
+        arguments = ", ".join(f"{name} {value}" for name, value in run.all_model_args.items())
+        return {
+            "model": model,
+            "built as": f"{run.model} with {arguments}",
+            "weights": f"trained on {self.source.name} by the recipe of {self.paper}, profile {self.profile}",
+            "seed": run.seed,
+            "test top-1 (%)": round(record["values"]["top1"], 2),
+            "run": run.measurement.key,
+        }

@@ -1,0 +1,328 @@
+"""Drawings of models: the blocks of each family, drawn from the modules themselves so that they cannot disagree.
+
+``GRAPHS`` names them; ``draw`` lays a graph of ``analysis.structure`` out from top to bottom and draws it. ``scanning``
+is the one picture that is no graph.
+"""
+
+import pathlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import timm
+import torch
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
+from matplotlib.path import Path
+from matplotlib.textpath import TextPath
+from scipy.optimize import linprog
+
+from frepro.analysis.structure import Node, dataflow, shape_text
+from frepro.models import dfformer, metaformer, spanet, vim
+from frepro.ops import amplitude_spectrum
+
+TITLE, SMALL, LINE = 10, 8.5, 12.5  # font sizes and line height, points
+GAP, BETWEEN, MARGIN = 18, 14, 6  # between rows, between boxes of a row, around the picture
+FILLS = {"filter": "#f7c59f", "module": "#dbe9f6", "function": "#ececec", "sign": "#ffffff"}
+GREY, EDGE = "#444444", "#666666"
+
+# What an operation computes; see frepro/ops.
+FORMULAS = {
+    "amplitude_spectrum": "|F(x)|",
+    "dynamic_filter": "F⁻¹( (Σₙ sₙ Kₙ) · F(x) )",
+    "global_filter": "F⁻¹( K · F(x) )",
+    "causal_conv": "SiLU( w ∗ x + b )",
+    "selective_scan": "hₜ = exp(Δₜ A) hₜ₋₁ + Δₜ Bₜ xₜ\nyₜ = (Cₜ hₜ + D xₜ) SiLU(zₜ)",
+    "spectral_pool": "F⁻¹( M · F(x) )",
+    "spectral_rescale": "F⁻¹( g · F(x) )",
+}
+
+
+@dataclass(eq=False)
+class Box:
+    """Where a node is drawn, or a place that an edge passes on its way down; in points."""
+
+    node: Node | None
+    row: int
+    width: float = 6
+    height: float = 0
+    x: float = 0
+    y: float = 0
+    above: list["Box"] = field(default_factory=list)
+    below: list["Box"] = field(default_factory=list)
+
+    @property
+    def is_circle(self) -> bool:
+        return self.node is not None and self.node.kind == "sign" and not self.node.name
+
+
+def lines(node: Node) -> list[tuple[str, bool]]:
+    """The lines of text in a node's box, each with whether it is of the title. A shape is said where it is new."""
+    title = f"{node.count} × {node.title}" if node.count > 1 else node.title
+    formula = FORMULAS.get(node.title.split("\n")[0], "") if node.kind in ("filter", "module") else ""
+    shape = "" if node.same_shape else shape_text(node.shape)
+    if shape and node.kind not in ("input", "output"):
+        shape = f"→ {shape}"
+    return [(line, True) for line in title.split("\n")] + [
+        (line, False) for text in (formula, node.name, shape) if text for line in text.split("\n")
+    ]
+
+
+def labels(nodes: list[Node]) -> list[str]:
+    """All that is written in a drawing."""
+    return [text for node in nodes for text, _ in lines(node)]
+
+
+def draw(nodes: list[Node]) -> Figure:
+    """The graph as a picture: filters and scans orange, modules blue, functions grey."""
+    boxes, routes = _place(nodes)
+    left = min(box.x - box.width / 2 for row in boxes for box in row) - MARGIN
+    right = max(box.x + box.width / 2 for row in boxes for box in row) + MARGIN
+    top = max(box.y + box.height / 2 for row in boxes for box in row) + MARGIN
+    bottom = min(box.y - box.height / 2 for row in boxes for box in row) - MARGIN
+    figure = plt.figure(figsize=((right - left) / 72, (top - bottom) / 72), dpi=144, facecolor="white")
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(left, right), ylim=(bottom, top))
+    axes.set_axis_off()
+    for points in routes:
+        axes.add_patch(
+            FancyArrowPatch(
+                path=_curve(points), arrowstyle="-|>", mutation_scale=9, color=EDGE, linewidth=1.1, shrinkA=0, shrinkB=0
+            )
+        )
+    for row in boxes:
+        for box in row:
+            if box.node is not None:
+                _draw_box(axes, box)
+    plt.close(figure)
+    return figure
+
+
+def _draw_box(axes: Any, box: Box) -> None:
+    node, style = box.node, {"linewidth": 1.1, "edgecolor": EDGE, "zorder": 3}
+    if box.is_circle:
+        axes.add_patch(Circle((box.x, box.y), box.width / 2, facecolor="white", **style))
+    elif node.kind in FILLS:
+        corner = (box.x - box.width / 2, box.y - box.height / 2)
+        shape = FancyBboxPatch(corner, box.width, box.height, "round,pad=0,rounding_size=4", **style)
+        shape.set_facecolor(FILLS[node.kind])
+        axes.add_patch(shape)
+    texts = lines(node)
+    for i, (text, is_title) in enumerate(texts):
+        y = box.y + ((len(texts) - 1) / 2 - i) * LINE
+        font = {"fontsize": TITLE, "fontweight": "bold"} if is_title else {"fontsize": SMALL, "color": GREY}
+        axes.text(box.x, y, text, ha="center", va="center", zorder=4, **font)
+
+
+def _curve(points: list[tuple[float, float]]) -> Path:
+    """Through the points, leaving and reaching each one vertically."""
+    vertices, codes = [points[0]], [Path.MOVETO]
+    for (x0, y0), (x1, y1) in pairwise(points):
+        middle = (y0 + y1) / 2
+        vertices += [(x0, middle), (x1, middle), (x1, y1)]
+        codes += [Path.CURVE4] * 3
+    return Path(vertices, codes)
+
+
+def _width(text: str, size: float, weight: str = "normal") -> float:
+    font = FontProperties(family="DejaVu Sans", weight=weight)
+    return max(TextPath((0, 0), line, size=size, prop=font).get_extents().width for line in text.split("\n"))
+
+
+def _place(nodes: list[Node]) -> tuple[list[list[Box]], list[list[tuple[float, float]]]]:
+    """Rows of boxes, and the points of each edge.
+
+    A box stands below all that feed it; the order within a row is that with the fewest crossings found by moving boxes
+    to the mean of their neighbours, and the places within it are those with the shortest sideways ways of all edges.
+    """
+    boxes: dict[int, Box] = {}
+    for node in nodes:
+        row = 1 + max((boxes[id(source)].row for source in node.sources), default=-1)
+        box = boxes[id(node)] = Box(node, row)
+        if box.is_circle:
+            box.width = box.height = 20
+        else:
+            texts = lines(node)
+            box.width = 18 + max(_width(t, TITLE if bold else SMALL, "bold" if bold else "normal") for t, bold in texts)
+            box.height = LINE * len(texts) + (10 if node.kind in FILLS else 0)
+    rows: list[list[Box]] = [[] for _ in range(1 + max(box.row for box in boxes.values()))]
+    for box in boxes.values():
+        rows[box.row].append(box)
+    chains = []
+    for node in nodes:
+        for source in node.sources:
+            first, last = boxes[id(source)], boxes[id(node)]
+            chain = [first, *(Box(None, row) for row in range(first.row + 1, last.row)), last]
+            for box in chain[1:-1]:
+                rows[box.row].append(box)
+            for upper, lower in pairwise(chain):
+                upper.below.append(lower)
+                lower.above.append(upper)
+            chains.append(chain)
+    _order(rows)
+    _spread(rows)
+    y = 0.0
+    for row in rows:
+        height = max(box.height for box in row)
+        for box in row:
+            box.y = y - height / 2
+            if box.node is None:
+                box.height = height  # so that the edge goes straight down beside the boxes of the row
+        y -= height + GAP
+    return rows, [_route(chain) for chain in chains]
+
+
+def _route(chain: list[Box]) -> list[tuple[float, float]]:
+    def end(box: Box, other: Box) -> float:
+        room = 0 if box.is_circle else max(box.width / 2 - 12, 0)
+        return float(np.clip(other.x, box.x - room, box.x + room))
+
+    first, *bends, last = chain
+    start = (end(first, chain[1]), first.y - first.height / 2)
+    ways = [(box.x, box.y + side * box.height / 2) for box in bends for side in (1, -1)]
+    return [start, *ways, (end(last, chain[-2]), last.y + last.height / 2)]
+
+
+def _order(rows: list[list[Box]]) -> None:
+    def crossings() -> int:
+        count = 0
+        for upper, lower in pairwise(rows):
+            places = {id(box): i for i, box in enumerate(lower)}
+            ends = [places[id(below)] for box in upper for below in sorted(box.below, key=lambda b: places[id(b)])]
+            count += sum(a > b for i, a in enumerate(ends) for b in ends[i + 1 :])
+        return count
+
+    best, fewest = [list(row) for row in rows], crossings()
+    for sweep in range(12):
+        down = sweep % 2 == 0
+        for before, row in pairwise(rows if down else rows[::-1]):
+            places = {id(box): i for i, box in enumerate(before)}
+            means = {
+                id(box): np.mean([places[id(b)] for b in near]) if (near := box.above if down else box.below) else 0
+                for box in row
+            }
+            row.sort(key=lambda box: means[id(box)])
+        if crossings() < fewest:
+            best, fewest = [list(row) for row in rows], crossings()
+    for row, ordered in zip(rows, best, strict=True):
+        row[:] = ordered
+
+
+def _spread(rows: list[list[Box]]) -> None:
+    """The places that minimize the sum of |x - x'| over all edges, long ones held straight, with room between boxes."""
+    index = {id(box): i for i, box in enumerate(box for row in rows for box in row)}
+    spans = [(box, below) for row in rows for box in row for below in box.below]
+    costs = np.zeros(len(index) + len(spans))
+    limits, bounds = [], []
+    for k, (box, below) in enumerate(spans, start=len(index)):
+        is_chain = len(box.below) == len(below.above) == 1
+        costs[k] = 1 + 2 * is_chain + 3 * (box.node is None or below.node is None)
+        for sign in (1, -1):  # the k-th variable is at least |x - x'|
+            limit = np.zeros(len(costs))
+            limit[[index[id(box)], index[id(below)], k]] = sign, -sign, -1
+            limits.append(limit)
+            bounds.append(0)
+    for row in rows:
+        for left, right in pairwise(row):
+            limit = np.zeros(len(costs))
+            limit[[index[id(left)], index[id(right)]]] = 1, -1
+            limits.append(limit)
+            bounds.append(-(left.width + right.width) / 2 - BETWEEN)
+    places = linprog(costs, A_ub=np.array(limits), b_ub=bounds, bounds=(0, None), method="highs-ipm").x
+    for row in rows:
+        for box in row:
+            box.x = float(places[index[id(box)]])
+
+
+def scanning() -> Figure:
+    """Vim-F's scan in space and spectrum: a digit at two places of the patch grid, and the amplitude spectra."""
+    from sklearn.datasets import load_digits
+
+    height, width = _meta("vimf_tiny").grid_size
+    digit = torch.tensor(load_digits().images[0], dtype=torch.float32)
+    image = torch.zeros(1, height, width, 1)
+    image[0, : digit.shape[0], : digit.shape[1], 0] = digit
+    moved = image.roll((height - digit.shape[0], width - digit.shape[1]), dims=(1, 2))
+    columns, rows = np.meshgrid(np.arange(width), np.arange(height))  # tokens in the order of flatten
+    figure, axes = plt.subplots(2, 2, figsize=(6, 6.4), dpi=144, layout="constrained")
+    for column, (letter, x) in enumerate((("a", image), ("b", moved))):
+        pictures = (
+            (f"patches ({letter})", x, "Blues"),
+            (f"amplitude spectrum of ({letter})", amplitude_spectrum(x), "Oranges"),
+        )
+        for axis, (title, picture, colours) in zip(axes[:, column], pictures, strict=True):
+            axis.imshow(picture[0, :, :, 0].sqrt().numpy(), cmap=colours)
+            axis.plot(columns.ravel(), rows.ravel(), color="black", linewidth=0.5, alpha=0.6)
+            axis.plot(0, 0, "o", color="black", markersize=5)
+            axis.plot(width - 1, height - 1, ">", color="black", markersize=6)
+            axis.set_title(title, fontsize=TITLE)
+            axis.tick_params(labelsize=SMALL)
+    for axis, (x_name, y_name) in zip(axes.ravel(), [("column", "row")] * 2 + [("v", "u")] * 2, strict=True):
+        axis.set_xlabel(x_name, fontsize=SMALL)
+        axis.set_ylabel(y_name, fontsize=SMALL)
+    plt.close(figure)
+    return figure
+
+
+# What is drawn
+
+
+def _meta(name: str) -> Any:
+    with torch.device("meta"):
+        return timm.create_model(name).eval()
+
+
+def _input(*shape: int) -> torch.Tensor:
+    return torch.empty(1, *shape, device="meta")
+
+
+def whole(name: str, *blocks: type) -> list[Node]:
+    """A model, each of its ``blocks`` one box."""
+    network = _meta(name)
+    return dataflow(network, _input(3, *network.img_size), closed=blocks)
+
+
+def part(name: str, path: str, *closed: type) -> list[Node]:
+    """One submodule, fed what it gets when the model runs; ``closed`` are classes that are one box each."""
+    network = _meta(name)
+    module, seen = network.get_submodule(path), []
+    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
+    with torch.no_grad():
+        network(_input(3, *network.img_size))
+    handle.remove()
+    return dataflow(module, *(torch.empty_like(x) for x in seen[0]), closed=closed)
+
+
+# Name of a picture, which begins with its family's -> its graph.
+GRAPHS: dict[str, Callable[[], list[Node]]] = {
+    "dfformer_stages": lambda: whole("cdfformer_s18", metaformer.MetaFormerBlock, metaformer.Downsampling),
+    "dfformer_block": lambda: part("dfformer_s18", "stages.2.0", dfformer.DynamicFilter),
+    "dfformer_filter": lambda: part("dfformer_s18", "stages.2.0.token_mixer"),
+    "gfnet_block": lambda: part("gfnet_ti", "blocks.0"),
+    "spanet_stages": lambda: whole("spanet_small", spanet.SPANetBlock),
+    "spanet_block": lambda: part("spanet_small", "network.4.0", spanet.SPAM),
+    "spanet_spam": lambda: part("spanet_small", "network.4.0.token_mixer"),
+    "spanetv2_stages": lambda: whole("spanetv2_s18_hybrid", metaformer.MetaFormerBlock, metaformer.Downsampling),
+    "spanetv2_spam": lambda: part("spanetv2_s18_pure", "stages.2.0.token_mixer"),
+    "spanetv2_attention": lambda: part("spanetv2_s18_hybrid", "stages.2.0.token_mixer"),
+    "vim_whole": lambda: whole("vim_tiny", vim.VimBlock),
+    "vim_mamba": lambda: part("vim_tiny", "layers.0.mixer"),
+    "vimf_patches": lambda: part("vimf_tiny_h", "patch_embed"),
+}
+
+
+def pictures() -> dict[str, Callable[[], Figure]]:
+    """All pictures of ``results/models`` by name."""
+    return {**{name: lambda graph=graph: draw(graph()) for name, graph in GRAPHS.items()}, "vimf_scan": scanning}
+
+
+def save(folder: pathlib.Path, log: Callable[[str], None]) -> None:
+    """Write every drawing to a folder, as <name>.svg."""
+    # Text stays text, so that a reader can search for it and a test compare it; no date, so that files stay equal.
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "frepro"}):
+        for name, picture in pictures().items():
+            log(f"drawing {name}")
+            picture().savefig(folder / f"{name}.svg", metadata={"Date": None})

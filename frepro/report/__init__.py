@@ -1,0 +1,33 @@
+"""From findings to what people read: tables as text and HTML. All rounding and all units are here."""
+
+from .claims import claims
+from .sizes import sizes, vim_flops
+from .tables import (
+    DENSE,
+    backbones,
+    configuration,
+    costs,
+    dense_scores,
+    published_beside_measured,
+    scores,
+    summary,
+)
+from .view import NO_MODEL, NOT_RUN, View, number
+
+__all__ = [
+    "DENSE",
+    "NOT_RUN",
+    "NO_MODEL",
+    "View",
+    "backbones",
+    "claims",
+    "configuration",
+    "costs",
+    "dense_scores",
+    "number",
+    "published_beside_measured",
+    "scores",
+    "sizes",
+    "summary",
+    "vim_flops",
+]

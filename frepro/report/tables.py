@@ -1,0 +1,220 @@
+"""Published values beside measured ones, costs and scores, as tables for people. All rounding and units are here."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from frepro import papers
+from frepro.experiment.claims import PLATEAU
+from frepro.experiment.findings import MEASURED, SHOWN, UNITS, Finding
+from frepro.report.view import NO_MODEL, NOT_RUN, View, cell, mark, number
+
+
+def published_beside_measured(
+    findings: Sequence[Finding], table: papers.Table, metrics: Sequence[str] = MEASURED, whole: bool = False
+) -> View:
+    """The columns of a table, each with the printed value and ours; an empty one of ours reads "not run".
+
+    A measured number has one decimal more than the print, so that one sees how well it agrees. Text, and numbers of a
+    kind that is not measured, stand as printed. Where costs are shown, the notes of rows stand beneath, and so does
+    what was evaluated with the weights of a file. Of detectors and segmentation models every number could be measured.
+
+    Args:
+        metrics: Keys of the columns to show, in the order of the table.
+        whole: Also the rows of the table that no model stands for, each in its place.
+    """
+    columns = [column for column in table.columns if column.key in metrics]
+    headings = [("", "Variant")]
+    for column in columns:
+        name = f"{column.name} ({column.unit})" if column.unit else column.name
+        if _is_measured(column, table):
+            is_timed = column.key == "throughput" and any(f.setting for f in findings if f.metric == column.key)
+            headings += [(name, "paper"), (name, "ours, here" if is_timed else "ours")]
+        else:
+            headings.append(("", name) if column.decimals is None else (name, "paper"))
+    with_notes = table.is_of_backbones or any(column.key in ("params", "flops") for column in columns)
+    rows, notes = [], []
+    for label, row, by_metric in _lines(findings, table, whole):
+        cells = [label]
+        if with_notes and row is not None and row.note is not None:
+            cells[0] += mark(row.note, notes)
+        problems = {finding.problem for finding in by_metric.values() if finding.problem}
+        cells[0] += "".join(mark(f"cannot be built: {problem}", notes) for problem in problems)
+        for column in columns:
+            finding = by_metric.get(column.key)
+            value = finding.published if finding else table.value(row, column.key) if row else None
+            cells.append(cell(value, column.decimals))
+            if _is_measured(column, table) and finding is None:
+                cells.append(NO_MODEL)
+            elif finding is not None:
+                text = NOT_RUN if finding.measured is None else number(finding, column.decimals + 1)
+                if finding.untrained:
+                    text += mark(untrained(finding.untrained, finding.n), notes)
+                if finding.weights:
+                    text += mark(f"weights of {finding.weights}, evaluated here; nothing was trained", notes)
+                cells.append(text)
+        rows.append(cells)
+    return View(headings, rows, notes)
+
+
+def _is_measured(column: papers.Column, table: papers.Table) -> bool:
+    return column.key in MEASURED or (table.is_of_backbones and column.decimals is not None)
+
+
+def _lines(
+    findings: Sequence[Finding], table: papers.Table, whole: bool
+) -> Iterator[tuple[str, papers.Row | None, dict[str, Finding]]]:
+    """Label, row of the table if it is one, and findings of its columns by metric of each line.
+
+    A whole table is in its own order. Lines are told apart by section and label.
+    """
+    found: dict[tuple[str, str], dict[str, Finding]] = {}
+    for finding in findings:
+        if not table.is_of_backbones or table.column(finding.metric):
+            found.setdefault((finding.group, finding.label), {})[finding.metric] = finding
+    rows = table.rows if table.column("label") else []
+    by_line = {(table.group(row), str(table.value(row, "label"))): row for row in rows}
+    order = [line for line, row in by_line.items() if whole and (row.model is None or line in found)]
+    for line in dict.fromkeys([*order, *found]):
+        yield line[1], by_line.get(line), found.get(line, {})
+
+
+def _by_label(findings: Sequence[Finding]) -> dict[str, dict[str, Finding]]:
+    return {
+        label: {finding.metric: finding for finding in group}
+        for label, group in groupby(findings, key=lambda finding: finding.label)
+    }
+
+
+COSTS = {"params": ("parameters", 2), "flops": ("FLOPs", 2), "throughput": ("throughput", 1)}
+
+
+def costs(findings: Sequence[Finding], metrics: Sequence[str] = tuple(COSTS)) -> View:
+    """Costs as measured, where the paper prints none; without the variants of which one was not measured."""
+    headings = [("", "Variant"), *(("ours, here", f"{COSTS[metric][0]} ({UNITS[metric]})") for metric in metrics)]
+    rows = [
+        [label, *(number(by_metric[metric], COSTS[metric][1]) for metric in metrics)]
+        for label, by_metric in _by_label(findings).items()
+        if all(metric in by_metric and by_metric[metric].measured is not None for metric in metrics)
+    ]
+    return View(headings, rows, [])
+
+
+# Name, unit and decimals of what is counted of a backbone.
+BACKBONE = {"backbone_params": ("parameters", "M", 2), "backbone_flops": ("FLOPs", "G", 1)}
+
+
+def backbones(findings: Sequence[Finding]) -> View:
+    """What backbones cost by themselves: without a head at each size of image, and as classifiers in time."""
+    counted = {(f.label, f.metric, f.setting): f for f in findings if f.metric in BACKBONE}
+    timed = {f.label: f for f in findings if f.metric == "throughput"}
+    sizes = list(dict.fromkeys(size for _, _, size in counted))
+    headings = [("", "Backbone")]
+    headings += [(size, f"{name} ({unit})") for size in sizes for name, unit, _ in BACKBONE.values()]
+    headings += [("classifier, here", f"throughput ({UNITS['throughput']})")] if timed else []
+    rows = []
+    for label in dict.fromkeys(f.label for f in findings):
+        cells = [
+            number(counted[label, metric, size], decimals)
+            for size in sizes
+            for metric, (_, _, decimals) in BACKBONE.items()
+        ]
+        if timed:
+            cells.append(number(timed[label], 1) if label in timed else NOT_RUN)
+        rows.append([label, *cells])
+    return View(headings, rows, [])
+
+
+# What people call the scores of detectors and segmenters.
+DENSE = {
+    "box_ap": "box AP",
+    "box_ap50": "box AP50",
+    "box_ap75": "box AP75",
+    "mask_ap": "mask AP",
+    "mask_ap50": "mask AP50",
+    "mask_ap75": "mask AP75",
+    "miou": "mIoU",
+    "aacc": "pixel accuracy",
+}
+
+
+def dense_scores(findings: Sequence[Finding]) -> View:
+    """Scores of detectors or segmenters on the data at hand with their spread, a row for each network of a backbone."""
+    order = [metric for task in ("detection", "segmentation") for metric in SHOWN[task]]
+    found: dict[tuple[str, str], dict[str, Finding]] = {}
+    for finding in findings:
+        metric = finding.metric.removeprefix(f"{finding.setting}_")
+        if metric != finding.metric and metric in order and finding.measured is not None:
+            found.setdefault((finding.label, finding.group), {})[metric] = finding
+    every = [finding for by_metric in found.values() for finding in by_metric.values()]
+    where = f"{every[0].setting}, test images" if every else ""
+    metrics = [metric for metric in order if any(metric in by_metric for by_metric in found.values())]
+    headings = [(where, "Backbone"), (where, "Network")]
+    headings += [(f"{DENSE[metric]} (%)", part) for metric in metrics for part in ("mean", "std")]
+    rows = []
+    for (label, network), by_metric in found.items():
+        cells = [label, network]
+        for metric in metrics:
+            finding = by_metric.get(metric)
+            cells.append(f"{finding.measured:.2f}" if finding else "")
+            cells.append(f"{finding.spread:.2f}" if finding and finding.spread is not None else "")
+        first = next(iter(by_metric.values()))
+        rows.append([*cells, f"{first.n}*" if first.weights else str(first.n)])
+    files = dict.fromkeys(finding.weights for finding in every if finding.weights)
+    notes = [f"weights of {', '.join(files)}, evaluated here; nothing was trained"] if files else []
+    return View([*headings, ("", "n seeds")], rows, notes)
+
+
+def configuration(table: papers.Table, cells: Sequence[Sequence[str]]) -> View:
+    """A table of configurations as printed, and as ``analysis.configuration`` reads it off the models.
+
+    Where they differ, what the model has is marked with "≠".
+    """
+    first, *columns = table.columns
+    headings = [("", first.name)]
+    for column in columns:
+        headings += [(column.name, "paper"), (column.name, "model")]
+    rows = []
+    for row, read in zip(table.rows, cells, strict=True):
+        pairs = list(zip(map(str, row.cells), read, strict=True))
+        texts = [text for printed, own in pairs[1:] for text in (printed, own if own == printed else f"≠ {own}")]
+        is_same = all(printed == own for printed, own in pairs)
+        rows.append([pairs[0][0], *texts, "as printed" if is_same else "differs"])
+    return View([*headings, ("", "model is")], rows, [])
+
+
+def scores(findings: Sequence[Finding], metric: str, name: str, unit: str = "%") -> View:
+    """One measured quantity of each variant with its spread and number, in a table of its own."""
+    chosen = [finding for finding in findings if finding.metric == metric and finding.measured is not None]
+    rows, notes = [], []
+    for f in chosen:
+        marked = mark(untrained(f.untrained, f.n), notes) if f.untrained else ""
+        rows.append([f.label, f"{f.measured:.2f}{marked}", "" if f.spread is None else f"{f.spread:.2f}", str(f.n)])
+    heading = f"{name} ({unit})"
+    return View([("", "Variant"), (heading, "mean"), (heading, "std"), (heading, "n seeds")], rows, notes)
+
+
+def untrained(count: int, n: int) -> str:
+    """Return the note on seeds that did not train, by their number out of all."""
+    return (
+        f"{count} of {n} {'seed' if n == 1 else 'seeds'} did not train: the training loss ended within "
+        f"{PLATEAU:.0%} of a uniform guess's, or the score is no better than chance"
+    )
+
+
+def summary(findings: Sequence[Finding], table: papers.Table, metric: str, name: str) -> View:
+    """What is published, what was measured and the scores of those that were trained side by side, for a terminal.
+
+    Of a table that prints nothing of what is measured, what its models cost; of detectors and segmentation models their
+    scores where there are some, else what their backbones cost.
+    """
+    if table.is_of_backbones:
+        scored = dense_scores(findings)
+        return scored if scored.rows else backbones(findings)
+    if not any(column.key in MEASURED for column in table.columns):
+        return costs(findings, ["params", "flops"])
+    left, right = published_beside_measured(findings, table), scores(findings, metric, name)
+    if not right.rows:
+        return left
+    scored = {label: cells for label, *cells in right.rows}
+    rows = [row + scored.get(label, ["", "", ""]) for label, row in zip(_by_label(findings), left.rows, strict=True)]
+    return View(left.headings + right.headings[1:], rows, [*left.notes, *right.notes])

@@ -1,0 +1,211 @@
+"""The store of results: every measurement in a folder named by a hash of what was asked, written whole or not at all.
+
+    results/runs/<key>/record.json         the answer, there only when the run is done
+    results/runs/<key>/metrics.jsonl       how it went, one line an epoch
+    results/runs/<key>/checkpoint.safetensors
+    results/<profile>/<paper>/<artefact>/  executed notebook, tidy CSV, picture, provenance.json
+
+Numbers are stored raw; rounding and units are the report's.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError
+
+from frepro import paths
+from frepro.errors import FreproError
+from frepro.store import provenance
+from frepro.store.revisions import raised
+
+
+def canonical(value: Any) -> str:
+    """JSON in one form for equal values: keys sorted, no spaces, dataclasses as mappings of what they compare by."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_compared)
+
+
+def _compared(value: Any) -> dict[str, Any]:
+    return {field.name: getattr(value, field.name) for field in fields(value) if field.compare}
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One thing to measure: what kind, and everything that decides about the answer.
+
+    Attributes:
+        spec: What was asked.
+        revisions: Behaviour -> revision of everything that the measurement passes through, as ``revisions`` has them.
+        modules: The modules that it passes through. The hash of their code is recorded and shown; it is no part of
+            what the measurement is known by.
+    """
+
+    kind: str
+    spec: dict[str, Any]
+    revisions: dict[str, int] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Return the specification with the revisions that are not the first, all that the key is made of."""
+        found = raised(self.revisions)
+        return {**self.spec, "revisions": found} if found else self.spec
+
+    @property
+    def key(self) -> str:
+        return provenance.sha256(self.kind, canonical(self.asked))
+
+    @property
+    def folder(self) -> Path:
+        return paths.results() / "runs" / self.key
+
+    def record(self) -> dict[str, Any] | None:
+        """Return the stored answer, if there is one."""
+        path = self.folder / "record.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except ValueError as error:
+            raise FreproError(f"{path} is damaged ({error}): delete it, and the run is made again") from error
+
+    def changed_since(self, record: dict[str, Any]) -> list[str]:
+        """Return what is no longer as it was when a record was made: modules of frepro, and versions of libraries."""
+        stored = record["code"]
+        now = provenance.code(*self.modules)
+        is_by_module = isinstance(stored, dict)  # records of earlier versions hold one hash of all code
+        changed = [name for name in {**stored, **now} if stored.get(name) != now.get(name)] if is_by_module else []
+        versions = record["provenance"]["versions"]
+        for name in ("torch", "timm"):
+            if (found := provenance.version(name)) != versions.get(name):
+                changed.append(f"{name} {versions.get(name)}, here {found}")
+        return changed
+
+    def earlier(self) -> Iterator[tuple[str, "Measurement"]]:
+        """Return the same measurement at each lower revision of one behaviour, with that behaviour and number."""
+        for name, number in raised(self.revisions).items():
+            for lower in range(number - 1, 0, -1):
+                yield f"{name} {lower}", replace(self, revisions={**self.revisions, name: lower})
+
+    def set_aside(self) -> Path | None:
+        """Rename the folder of a measurement that is to be made anew; return its new place, ``None`` without one."""
+        if not self.folder.exists():
+            return None
+        with self.lock(), written(self.folder):
+            stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
+            kept = self.folder.with_name(f"{self.key}.before-{stamp}")
+            self.folder.rename(kept)
+        return kept
+
+    def write(self, values: dict[str, Any], seconds: float, device: str) -> dict[str, Any]:
+        """Store the answer with its provenance, in one step; returns the record."""
+        record = {
+            "kind": self.kind,
+            "key": self.key,
+            "spec": json.loads(canonical(self.asked)),
+            "revisions": dict(sorted(self.revisions.items())),
+            "code": provenance.code(*self.modules),
+            "values": values,
+            "seconds": round(seconds, 3),
+            "provenance": {**provenance.record(), "device": provenance.device_record(device)},
+        }
+        write_text(self.folder / "record.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        return record
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keep another process from the same run.
+
+        Raises:
+            FreproError: Another process is at it.
+        """
+        with written(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".lock", timeout=0)
+            try:
+                lock.acquire()
+            except Timeout:
+                raise FreproError(f"another process is working on run {self.key}: wait for it, or stop it") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+@contextmanager
+def written(path: Path) -> Iterator[None]:
+    """Turn what a disk can refuse into one clear line that names the folder."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        reasons = {
+            errno.ENOSPC: "the disk is full: free some space and run the same command again",
+            errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
+            errno.EROFS: "it is on a read-only file system: choose another folder (for results, FREPRO_RESULTS)",
+            errno.EACCES: "permission denied: choose a folder that you can write (for results, FREPRO_RESULTS)",
+            errno.EPERM: "permission denied: choose a folder that you can write (for results, FREPRO_RESULTS)",
+            errno.ENOTDIR: "a part of this path is a file, not a folder: name another (for results, FREPRO_RESULTS)",
+            errno.EEXIST: "a part of this path is a file, not a folder: name another (for results, FREPRO_RESULTS)",
+        }
+        said = re.search(r"os error (\d+)", str(error))  # safetensors tells the number in its text alone
+        reason = reasons.get(int(said[1]) if said else getattr(error, "errno", None))
+        if reason is None:
+            raise
+        raise FreproError(f"cannot write {path}: {reason}") from error
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A neighbour of ``path`` to write into; when all is written it takes the place of ``path``, else it is gone."""
+    with written(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        try:
+            yield Path(name)
+            with open(name, "rb+") as file:
+                os.fsync(file.fileno())
+            os.chmod(name, 0o644)  # mkstemp makes files private
+            os.replace(name, path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """A fresh folder to write into; when all is written it takes the place of ``folder``, else it is gone."""
+    old = folder.with_name(f".{folder.name}.old")
+    with written(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        if old.exists() and not folder.exists():  # a process was killed between the two renames below
+            old.rename(folder)
+        fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        fresh.chmod(0o755)
+    try:
+        with written(folder):
+            yield fresh
+            shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                folder.rename(old)
+            fresh.rename(folder)
+            shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise

@@ -1,0 +1,1 @@
+"""Training and evaluating: runs, one loop for all tasks, checkpoints, optimizers, and several runs at a time."""

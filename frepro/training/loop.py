@@ -1,0 +1,304 @@
+"""One training loop for all tasks, on Accelerate: CPU, one GPU, or several processes started by ``torchrun``.
+
+Everything random is a function of (seed, epoch, update, process): order and augmentation in ``data.loading``, mixup and
+stochastic depth here. So a checkpoint holds no state of any generator, and a run that was stopped goes on as if it had
+not been. The learning rate is a function of the number of optimizer updates alone.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from accelerate.utils import send_to_device
+from timm.layers import convert_sync_batchnorm
+from timm.utils import ModelEmaV3
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from frepro import tasks
+from frepro.data.loading import MODEL, STEP, TestBatches, TrainBatches, loader, seed_all
+from frepro.errors import FreproError, unknown
+from frepro.recipes import Recipe
+from frepro.tasks import Task
+from frepro.training import fsdp, nonfinite
+from frepro.training.checkpoint import Checkpoint
+from frepro.training.device import NO_CUDA, check_device
+from frepro.training.optimizers import make_optimizer, make_schedule, total_updates
+from frepro.training.runs import MOST_PROCESSES, Run
+
+__all__ = ["Execution", "evaluate", "run"]
+
+REVISION = {"training loop": 1}
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a run is carried out; what it computes stays the same up to rounding and up to the draws of mixup.
+
+    (Mixup draws one mixture for each forward pass, so that ``per_device`` and the number of processes change how many
+    there are in an update. So it is with stochastic depth, with the boxes that detectors sample, and with batch norms.)
+
+    Attributes:
+        device: "auto", "cpu" or "cuda".
+        per_device: Most samples in a forward pass; none for as many as the effective batch asks for.
+        workers: Processes that load data; 0 loads in the training process.
+        checkpoint_every: Optimizer updates between two checkpoints within an epoch; there is one after each epoch too.
+        damaged: Whether a damaged image stops the run, or is skipped and counted.
+        compile: Compile the network for training (``torch.compile``).
+        fsdp: Leave each of several processes a part of the weights, gradients and optimizer state (``sharding``).
+        log: Where a line an epoch goes when standard error is no terminal (on one, there is a bar); none for silence.
+    """
+
+    device: str = "auto"
+    per_device: int | None = None
+    workers: int = 0
+    checkpoint_every: int = 1000
+    damaged: Literal["stop", "skip"] = "stop"
+    compile: bool = False
+    fsdp: bool = False
+    log: Callable[[str], None] | None = None
+
+    def __post_init__(self) -> None:
+        if self.damaged not in ("stop", "skip"):
+            raise unknown("way with damaged images", self.damaged, ("stop", "skip"))
+        per_device = 1 if self.per_device is None else self.per_device
+        for name, value in (("per_device", per_device), ("checkpoint_every", self.checkpoint_every)):
+            if type(value) is not int or value < 1:
+                raise FreproError(f"{name} is a whole number, 1 or more, not {value!r}")
+        if type(self.workers) is not int or not 0 <= self.workers <= MOST_PROCESSES:
+            raise FreproError(f"workers are a whole number from 0 to {MOST_PROCESSES}, not {self.workers!r}")
+
+
+def run(job: Run, execution: Execution) -> dict[str, Any]:
+    """The record of a run: the stored one if there is one, else the run is made, or taken up where it stopped."""
+    record = job.measurement.record()
+    if record is not None:
+        return record
+    accelerator = make_accelerator(execution.device, job.recipe.precision)
+    with job.measurement.lock() if accelerator.is_main_process else nullcontext():
+        if accelerator.num_processes == 1 and (record := job.measurement.record()):
+            return record  # another process finished it in the meantime
+        try:
+            return train(job, execution, accelerator)
+        except torch.OutOfMemoryError as error:
+            raise FreproError(
+                f"{job.title}: out of memory on {accelerator.device}: bound the samples in a pass, as --per-device 32 "
+                "(make: PER_DEVICE=32); the effective batch stays what it is"
+            ) from error
+
+
+def make_accelerator(device: str, precision: str) -> Accelerator:
+    """An Accelerator on that device; a CPU computes in float32 whatever the recipe's precision."""
+    check_device(device)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise FreproError(NO_CUDA)
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    # Accelerate keeps device and precision for the life of the process; runs of one process may differ in both.
+    if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=on_cpu, mixed_precision="no" if on_cpu else precision)
+
+
+def accumulation_steps(recipe: Recipe, processes: int, per_device: int | None) -> int:
+    """Forward passes in an optimizer update, so that it holds the recipe's effective batch exactly.
+
+    Raises:
+        FreproError: The batch cannot be cut into equal pieces that fit.
+    """
+    batch = recipe.batch_size
+    if batch % processes:
+        raise FreproError(f"a batch of {batch} cannot be shared by {processes} processes: use a number that divides it")
+    share = batch // processes
+    steps = -(-share // per_device) if per_device else 1
+    while share % steps:
+        steps += 1
+    return steps
+
+
+def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str, Any]:
+    """Train from the last checkpoint, or from the start, to the end; returns and stores the record."""
+    recipe, seed, device = job.recipe, job.seed, accelerator.device
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    on_gpu = device.type == "cuda"
+
+    task = tasks.of(job)
+    train_set, test_set = (task.samples(split) for split in ("train", "test"))
+    if execution.damaged == "skip":
+        train_set.damaged = test_set.damaged = job.measurement.folder / "damaged.txt"
+    accumulate = accumulation_steps(recipe, processes, execution.per_device)
+    piece = recipe.batch_size // (processes * accumulate)
+    task.check_piece(piece)
+    batches = TrainBatches(
+        len(train_set), recipe.batch_size, seed, rank, processes, accumulate, getattr(recipe, "repeats", 1)
+    )
+    if batches.updates == 0:
+        raise FreproError(f"{len(train_set)} training images do not fill one batch of {recipe.batch_size}")
+    train_loader, test_loader = (
+        loader(images, plan, execution.workers, on_gpu, task.collate)
+        for images, plan in ((train_set, batches), (test_set, TestBatches(len(test_set), piece, rank, processes)))
+    )
+
+    seed_all(MODEL, seed)
+    model = task.network(recipe.drop_path).to(device)
+    if processes > 1 and on_gpu:
+        model = convert_sync_batchnorm(model)  # timm's: torch's would drop the activations within timm's norms
+    ema = None
+    if recipe.ema_decay is not None:  # torch's updates of many tensors at once take none in parts beside whole ones
+        ema = ModelEmaV3(model, decay=recipe.ema_decay, foreach=not execution.fsdp)
+    if execution.fsdp:
+        for module in (model, ema.module) if ema is not None else (model,):
+            fsdp.shard(module, device, accelerator.mixed_precision)
+    optimizer = make_optimizer(model, recipe)
+    schedule = make_schedule(optimizer, recipe, batches.updates)
+    checkpoint = Checkpoint(job.measurement, model, ema, optimizer, execution.log or warn)
+    optimizer, wrapped = accelerator.prepare(optimizer), model if execution.fsdp else accelerator.prepare(model)
+    if execution.compile:
+        wrapped.compile()
+    progress = checkpoint.restore(accelerator)
+    accelerator.wait_for_everyone()  # nobody writes a new checkpoint while another still reads the old one
+
+    total = total_updates(recipe, batches.updates) + recipe.cooldown_epochs * batches.updates
+    epochs = -(-total // batches.updates)
+    has_bar = execution.log is not None and accelerator.is_main_process and sys.stderr.isatty()
+    bar = tqdm(total=total, desc=job.title, unit="update", leave=False, disable=not has_bar)
+    bar.update(progress.epoch * batches.updates + progress.update)
+    while progress.epoch < epochs:
+        epoch, first = progress.epoch, progress.epoch * batches.updates
+        last = min(batches.updates, total - first)
+        batches.set_part(epoch, progress.update, last)
+        started = time.perf_counter() - progress.seconds
+        loss_sum = torch.tensor(resumed(progress.losses, rank, processes), device=device)
+        wrapped.train()
+        for micro, (inputs, targets) in enumerate(train_loader, progress.update * accumulate):
+            update, part = divmod(micro, accumulate)
+            step = first + update
+            ends_update = part == accumulate - 1
+            seed_all(STEP, seed, step, part, rank)
+            inputs, targets = send_to_device((inputs, targets), device, non_blocking=on_gpu)
+            # Parts of gradients are summed over processes in each pass; to wait, whole ones would have to be kept.
+            with nullcontext() if ends_update or execution.fsdp else accelerator.no_sync(wrapped):
+                with accelerator.autocast():
+                    loss = task.loss(wrapped, inputs, targets)
+                nonfinite.check(job, model, (inputs, targets), loss, (step, part, rank), accelerator)
+                accelerator.backward(loss / accumulate)
+            loss_sum += loss.detach() / (last * accumulate)
+            if not ends_update:
+                continue
+            if recipe.clip_grad is not None:
+                accelerator.clip_grad_norm_(wrapped.parameters(), recipe.clip_grad)
+            schedule.step_update(step)
+            optimizer.step()
+            optimizer.zero_grad()
+            if ema is not None:
+                share_statistics(model, accelerator)
+                ema.update(model, step=step)
+            bar.update()
+            if (step + 1) % execution.checkpoint_every == 0 and update + 1 < last:
+                progress.update, progress.seconds = update + 1, time.perf_counter() - started
+                progress.losses = accelerator.gather(loss_sum[None]).tolist()
+                checkpoint.write(progress, step + 1, accelerator)
+        entry = {
+            "epoch": epoch + 1,
+            "updates": first + last,
+            "lr": max(group["lr"] for group in optimizer.param_groups),  # first layers may have less
+            "train_loss": accelerator.reduce(loss_sum, "mean").item(),
+        }
+        share_statistics(model, accelerator)
+        if (epoch + 1) % recipe.score_every == 0 or epoch + 1 == epochs:
+            entry |= evaluate(task, model, test_loader, accelerator)
+            entry |= {} if ema is None else evaluate(task, ema.module, test_loader, accelerator, "ema_")
+        progress.history.append({**entry, "seconds": round(time.perf_counter() - started, 3)})
+        progress.epoch, progress.update, progress.losses, progress.seconds = epoch + 1, 0, [], 0.0
+        checkpoint.write(progress, first + last, accelerator)
+        if execution.log is not None and accelerator.is_main_process and not has_bar:
+            execution.log(epoch_line(job, progress.history[-1], epochs))
+    bar.close()
+
+    seconds = sum(entry["seconds"] for entry in progress.history)
+    values = {
+        **{name: value for name, value in progress.history[-1].items() if name not in ("epoch", "lr", "seconds")},
+        "epochs": epochs,
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "train_images": len(train_set),
+        "test_images": len(test_set),
+        "effective_batch": recipe.batch_size,
+        "processes": processes,
+        "accumulate": accumulate,
+        "precision": accelerator.mixed_precision,
+        "compiled": execution.compile,
+        "fsdp": execution.fsdp,
+    }
+    if execution.damaged == "skip":
+        values["damaged_images"] = len(train_set.damaged_names()) + len(test_set.damaged_names())
+    checkpoint.finish(accelerator)
+    if not accelerator.is_main_process:
+        return {"values": values, "seconds": seconds}
+    record = job.measurement.write(values, seconds, str(device))
+    checkpoint.remove()
+    return record
+
+
+def share_statistics(model: nn.Module, accelerator: Accelerator) -> None:
+    """Give all processes the main one's statistics of batch norms; on GPUs they are those of all of them already."""
+    if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                for buffer in module.buffers(recurse=False):
+                    torch.distributed.broadcast(buffer, src=0)
+
+
+def resumed(losses: list[float], rank: int, processes: int) -> float:
+    """The sum of the epoch's losses so far of one process; their mean, if there were more or fewer processes then."""
+    if len(losses) == processes:
+        return losses[rank]
+    return sum(losses) / len(losses) if losses else 0.0
+
+
+def warn(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def epoch_line(job: Run, entry: dict[str, Any], epochs: int) -> str:
+    score = f"{job.told(entry)}, " if job.recipe.metric in entry else ""
+    return (
+        f"{job.title}: epoch {entry['epoch']}/{epochs}, loss {entry['train_loss']:.3f}, {score}{entry['seconds']:.1f} s"
+    )
+
+
+@torch.no_grad()
+def evaluate(
+    task: Task, model: nn.Module, test_loader: DataLoader, accelerator: Accelerator, prefix: str = ""
+) -> dict[str, float]:
+    """The task's metrics on the test images, each counted once over all processes."""
+    model.eval()
+    with fsdp.unsharded(model):  # some processes may have a batch more than others
+        return _evaluated(task, model, test_loader, accelerator, prefix)
+
+
+def _evaluated(
+    task: Task, model: nn.Module, test_loader: DataLoader, accelerator: Accelerator, prefix: str
+) -> dict[str, float]:
+    score, seen = task.score(), torch.zeros((), dtype=torch.int64, device=accelerator.device)
+    for batch in test_loader:
+        if batch is None:  # all of its images are damaged
+            continue
+        inputs, targets = send_to_device(batch, accelerator.device)
+        with accelerator.autocast():
+            answers = task.answers(model, inputs)
+        score.update(inputs, targets, answers)
+        seen += len(inputs)
+    test_set = test_loader.dataset
+    found, damaged = int(accelerator.reduce(seen, "sum")), len(test_set.damaged_names())
+    if found == 0:
+        raise FreproError("there is no test image that could be evaluated" + (": all are damaged" if damaged else ""))
+    if not len(test_set) - damaged <= found <= len(test_set):  # what was damaged may have been replaced since
+        raise FreproError(f"evaluation saw {found} of {len(test_set)} test images; this is a fault of frepro's")
+    return {f"{prefix}{name}": value for name, value in score.values(accelerator).items()}

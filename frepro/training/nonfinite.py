@@ -1,0 +1,158 @@
+"""A loss that is not finite: what led to it is kept, and can be gone through again.
+
+results/runs/<key>/nonfinite/run.json              the run, the update, and the loss
+results/runs/<key>/nonfinite/weights.safetensors   the network's, before that update
+results/runs/<key>/nonfinite/batch.pt              inputs and targets, as the network took them
+
+Of another process than the main one, in nonfinite-<number>.
+"""
+
+import json
+import pickle
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from frepro import recipes, tasks
+from frepro.data.loading import STEP, seed_all
+from frepro.data.sources import Source
+from frepro.errors import FreproError, one_line
+from frepro.store import records
+from frepro.training.checkpoint import on_cpu, save
+from frepro.training.fsdp import is_sharded
+from frepro.training.runs import Run
+
+# What reading a file that is no safetensors file, no JSON or no pickle raises.
+BROKEN = (OSError, ValueError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError)
+
+
+def check(
+    job: Run, model: nn.Module, batch: Any, loss: Tensor, position: tuple[int, int, int], accelerator: Accelerator
+) -> None:
+    """Keep what led to a loss that is not finite, and stop.
+
+    Args:
+        model: As it was in the forward pass.
+        batch: Inputs and targets.
+        position: Update, piece of it, and process.
+
+    Raises:
+        FreproError: The loss is not finite; of a network in parts, that of any process.
+    """
+    is_finite = torch.isfinite(loss)
+    if is_sharded(model):  # all processes are needed to put its weights together
+        finite = accelerator.gather(is_finite[None]).tolist()
+        if all(finite):
+            return
+        weights = on_cpu(model.state_dict())
+        if is_finite:
+            first = finite.index(False)
+            raise FreproError(f"{job.title}: the loss of process {first} is not finite; its own error says more")
+    elif is_finite:
+        return
+    else:
+        weights = on_cpu(model.state_dict())
+    raise keep(job, weights, batch, loss, position, accelerator.mixed_precision)
+
+
+def keep(
+    job: Run,
+    weights: dict[str, Tensor],
+    batch: Any,
+    loss: Tensor,
+    position: tuple[int, int, int],
+    precision: str,
+) -> FreproError:
+    """Keep what led to a loss, arguments as above, and give the error to raise."""
+    rank = position[2]  # all processes may have come to the same end
+    folder = job.measurement.folder / (f"nonfinite-{rank}" if rank else "nonfinite")
+    said = {
+        "title": job.title,
+        "model": job.model,
+        "model_args": job.model_args,
+        "task": job.recipe.task,
+        "recipe": asdict(job.recipe) | {"by_model": {}},
+        "profile": job.profile,
+        "source": asdict(job.source),
+        "seed": job.seed,
+        "position": position,
+        "precision": precision,
+        "loss": str(loss.item()),
+    }
+    with records.replaced(folder) as fresh:
+        save(fresh / "weights.safetensors", weights)
+        with records.whole(fresh / "batch.pt") as temporary, temporary.open("wb") as file:
+            torch.save(send_to_device(batch, "cpu"), file)  # into an open file, whose errors say what is wrong
+        records.write_text(fresh / "run.json", json.dumps(said, indent=1) + "\n")
+    return FreproError(
+        f"{job.title}: the loss is {loss.item()} at update {position[0] + 1}: use a lower lr, or precision no; "
+        f"`frepro replay {folder}` goes through that update again and names where it began"
+    )
+
+
+def replay(folder: Path, make_accelerator: Callable[[str], Accelerator]) -> dict[str, Any]:
+    """Go through the forward pass again that is kept in a folder.
+
+    Args:
+        make_accelerator: Makes what it runs on, with the precision that the run had.
+
+    Returns:
+        ``title``, ``update``, ``loss`` of then and ``again`` of now; ``weights``, the names of those that are not
+        finite; ``module``, the first whose answer is not (none where all are), and ``inputs``, the largest number that
+        the network was given.
+
+    Raises:
+        FreproError: The folder holds nothing of the kind.
+    """
+    try:
+        said = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        recipe = recipes.from_plain(said["task"], said["recipe"])
+        job = Run(said["model"], recipe, said["profile"], Source(**said["source"]), said["seed"], said["model_args"])
+        weights = load_file(folder / "weights.safetensors")
+        batch = torch.load(folder / "batch.pt", weights_only=True)
+        precision = said["precision"]
+    except (*BROKEN, KeyError, TypeError) as error:
+        raise FreproError(f"{folder} holds no update to go through again: {one_line(error)}") from error
+    accelerator = make_accelerator(precision)
+    task = tasks.of(job)
+    model = task.network(recipe.drop_path)
+    model.load_state_dict(weights)
+    model.to(accelerator.device).train()
+    inputs, targets = send_to_device(batch, accelerator.device)
+
+    broken: list[str] = []
+    for name, module in model.named_modules():
+        if name:
+            module.register_forward_hook(
+                lambda module, given, answer, name=name: None if is_finite(answer) else broken.append(name)
+            )
+    step, part, rank = said["position"]
+    seed_all(STEP, said["seed"], step, part, rank)
+    with torch.no_grad(), accelerator.autocast():
+        loss = task.loss(model, inputs, targets)
+    return {
+        "title": said["title"],
+        "update": step + 1,
+        "loss": said["loss"],
+        "again": str(loss.item()),
+        "weights": [name for name, tensor in weights.items() if not is_finite(tensor)],
+        "module": broken[0] if broken else None,
+        "inputs": max(float(each.abs().max()) for each in inputs),
+    }
+
+
+def is_finite(answer: Any) -> bool:
+    """Whether all numbers of a module's answer, of whatever structure, are finite."""
+    if isinstance(answer, Tensor):
+        return bool(torch.isfinite(answer).all())
+    if isinstance(answer, dict):
+        return all(map(is_finite, answer.values()))
+    return all(map(is_finite, answer)) if isinstance(answer, list | tuple) else True
