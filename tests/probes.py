@@ -288,10 +288,10 @@ def task_values(run: Run) -> list[float]:
 def scored(task: tasks.Task, network: nn.Module, run: Run) -> list[float]:
     """Scores of answers that are the targets themselves would be perfect: these are the network's on four images."""
     accelerator = loop.make_accelerator("cpu", "no")
-    test_set, score = task.samples("test"), task.score()
+    test_set, score = task.samples("test"), task.metric()
     collate = task.collate or torch.utils.data.default_collate
     inputs, targets = collate([test_set[0, index] for index in range(4)])
-    score.update(inputs, targets, task.answers(network, inputs))
+    score.update(inputs, targets, task.predict(network, inputs))
     return [value for _, value in sorted(score.values(accelerator).items())]
 
 

@@ -38,7 +38,7 @@ def test_notebook(path):
         assert trained is None or trained.runs
         return
     table = paper.tables[int(number)]
-    of_backbones = {"trained", "checkpoints", "backbones", "sizes", "images", "made_for"}
+    of_backbones = {"trained", "checkpoints", "backbones", "sizes", "images", "native_size"}
     own = of_backbones if table.is_of_backbones else {"trained", "checkpoints"}
     assert set(notebook.parameters()) - own == {"profile", "seeds", "models", "data", "device", "output"}
     if table.is_of_backbones:

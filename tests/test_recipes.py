@@ -34,13 +34,13 @@ def test_every_recipe_loads(name, profile):
 
 def test_every_paper_has_a_recipe_and_one_for_each_network_of_its_tables():
     assert set(papers.names()) <= set(recipes.names())
-    assert {name: [*recipes.of_wholes(name, "detection", "demo")] for name in papers.names()} == {
+    assert {name: [*recipes.dense_recipes(name, "detection", "demo")] for name in papers.names()} == {
         "dfformer": [],
         "spanet": ["mask_rcnn", "retinanet"],
         "spanetv2": ["cascade_mask_rcnn", "mask_rcnn"],
         "vim-f": ["mask_rcnn"],
     }
-    assert {name: [*recipes.of_wholes(name, "segmentation", "demo")] for name in papers.names()} == {
+    assert {name: [*recipes.dense_recipes(name, "segmentation", "demo")] for name in papers.names()} == {
         "dfformer": ["semantic_fpn"],
         "spanet": ["semantic_fpn"],
         "spanetv2": ["semantic_fpn", "upernet"],

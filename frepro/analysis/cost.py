@@ -27,7 +27,7 @@ from torch.utils.hooks import RemovableHandle
 
 import frepro.models  # noqa: F401 - registers them with timm
 from frepro.analysis.operations import replaced
-from frepro.analysis.timing import in_turn
+from frepro.analysis.timing import interleaved
 from frepro.errors import FreproError, one_line, unknown
 from frepro.models.create import fitting, sized
 from frepro.store import provenance
@@ -134,23 +134,23 @@ def count_network(network: nn.Module, run: Callable[[], Any]) -> dict[str, int]:
 
 
 def count_backbone(
-    model: str, img_size: tuple[int, int], made_for: int | None = None, /, **model_args: Any
+    model: str, img_size: tuple[int, int], native_size: int | None = None, /, **model_args: Any
 ) -> dict[str, int]:
     """``count`` of a model without its head, as it stands in a detector or a segmentation model.
 
     Args:
         img_size: Height and width of the image.
-        made_for: Pixels a side that filters, masks and position embeddings of a model of ours are made for; none for
+        native_size: Pixels a side that filters, masks and position embeddings of a model of ours are made for; none for
             those of the image. They count as parameters, and are resized for the image. A model of timm's is made for
             the image.
     """
     is_ours = model in provenance.own_models()
-    own_size = made_for if made_for and is_ours else img_size
+    own_size = native_size if native_size and is_ours else img_size
     return count(model, img_size, features_only=True, **sized(model, own_size), **model_args)
 
 
 def count_whole(
-    network: str, model: str, img_size: tuple[int, int], made_for: int | None = None, /, **model_args: Any
+    network: str, model: str, img_size: tuple[int, int], native_size: int | None = None, /, **model_args: Any
 ) -> dict[str, int]:
     """``count`` of a detector or segmenter on a backbone, as mmdetection and mmsegmentation count.
 
@@ -160,14 +160,14 @@ def count_whole(
 
     Args:
         network: A name of ``tasks.detectors`` or ``tasks.segmenters``.
-        img_size, made_for: As for ``count_backbone``.
+        img_size, native_size: As for ``count_backbone``.
     """
     from frepro.tasks import detectors, segmenters  # detectors take seconds to import
 
     task = segmenters if network in segmenters.SEGMENTERS else detectors
     if task is segmenters and model.startswith("resnet"):
         model += "c"
-    own_size = made_for if made_for and model in provenance.own_models() else img_size
+    own_size = native_size if native_size and model in provenance.own_models() else img_size
     with attention_written_out(), ShapesAlone():
         with torch.device("meta"):
             made = task.create(network, model, **sized(model, own_size), **model_args).eval()
@@ -320,7 +320,7 @@ def count_stem(network: nn.Module, img_size: int) -> int:
 def throughput(jobs: Sequence[Throughput]) -> list[dict[str, Any]]:
     """Time models of one benchmark on one device in turn, and return a record of each.
 
-    All models take turns in each round (``timing.in_turn``); float32, eager, inference. A record holds images per
+    All models take turns in each round (``timing.interleaved``); float32, eager, inference. A record holds images per
     second of every round, and the session: the rounds of models that took turns, and of no others, are pairs.
     """
     started = time.perf_counter()
@@ -345,7 +345,7 @@ def measure_throughput(jobs: Sequence[Throughput]) -> list[list[float]]:
         raise FreproError(f"{len(jobs)} models do not fit on {name} together: time fewer") from error
     with torch.inference_mode():
         sides = {i: partial(network, images) for i, network in enumerate(networks)}
-        times, failures = in_turn(sides, benchmark.rounds, device)
+        times, failures = interleaved(sides, benchmark.rounds, device)
     for i, reason in failures.items():
         raise FreproError(f"{jobs[i].model} could not be timed on {name}: {reason}")
     return [[len(images) / seconds for seconds in values] for values in times.values()]

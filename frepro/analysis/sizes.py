@@ -107,7 +107,7 @@ def write(draw: Callable[[Path], None], log: Callable[[str], None]) -> list[Size
         for model in VIM_FLOPS
         for counting, macs in cost.vim_flops(model, IMG_SIZE).items()
     ]
-    with records.replaced(folder()) as fresh:
+    with records.atomic_replace(folder()) as fresh:
         (fresh / "sizes.csv").write_text(_csv(sizes), encoding="utf-8")
         (fresh / "vim_flops.csv").write_text(_csv(vim), encoding="utf-8")
         draw(fresh)

@@ -10,7 +10,7 @@ import torch
 Key = TypeVar("Key", bound=Hashable)
 
 
-def in_turn(
+def interleaved(
     sides: Mapping[Key, Callable[[], object]], rounds: int, device: torch.device, least: float = 0.0
 ) -> tuple[dict[Key, list[float]], dict[Key, str]]:
     """Time functions in turn, round after round, every other round backwards, after a call of each to warm up.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from frepro.analysis.memory import make
-from frepro.analysis.timing import in_turn
+from frepro.analysis.timing import interleaved
 from frepro.bench.beside import Beside
 from frepro.bench.results import BESIDE, OURS, PEER, PEERS, REFERENCE, Key, Line, line
 from frepro.bench.settings import Settings
@@ -80,7 +80,7 @@ def measure(
             if not calls:
                 continue
             log(f"models, {variant}, {work}: {len(calls)} sides")
-            times, failures = in_turn(calls, settings.rounds, device)
+            times, failures = interleaved(calls, settings.rounds, device)
             rounds |= times
             lines += [line(k, times.get(k), images=len(images), note=failures.get(k, "")) for k in calls]
             for network in sides.values():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from frepro import ops
-from frepro.analysis.timing import in_turn
+from frepro.analysis.timing import interleaved
 from frepro.bench.beside import Beside
 from frepro.bench.results import BESIDE, MACHINE, OURS, REFERENCE, Key, Line, line
 from frepro.bench.settings import Settings
@@ -75,7 +75,7 @@ def measure(
                 key = Key("operations", case.name, case.size, "float32", work, side)
                 sides[key] = partial(_turn, call, backend, work, case.inputs, torch.randn_like(output))
                 facts[key] = {"flops": case.flops, "bytes": moved} if work == FORWARD else {}
-    times, failures = in_turn(sides, settings.rounds, device, settings.least)
+    times, failures = interleaved(sides, settings.rounds, device, settings.least)
     return [line(key, times.get(key), note=failures.get(key, ""), **facts[key]) for key in sides], times
 
 

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from frepro.analysis.memory import forward_memory, make
-from frepro.analysis.timing import in_turn
+from frepro.analysis.timing import interleaved
 from frepro.bench.models import INFERENCE
 from frepro.bench.results import OURS, PEER, Key, Line, line
 from frepro.bench.settings import Settings
@@ -44,7 +44,7 @@ def measure(
                 if hasattr(networks[key.name], "set_input_size"):
                     networks[key.name].set_input_size(size)
             sides = {key: partial(networks[key.name], images) for key in keys if "note" not in facts[key]}
-            times, failures = in_turn(sides, settings.rounds, device)
+            times, failures = interleaved(sides, settings.rounds, device)
             rounds |= times
             lines += [line(k, times.get(k), images=batch, **{"note": failures.get(k, ""), **facts[k]}) for k in keys]
     return lines, rounds

@@ -72,7 +72,7 @@ def run(
     }
     found = Found(lines, times, record)
     target = folder("cpu" if device == "cpu" else "gpu", "smoke" if smoke else "only" if only else "")
-    with records.replaced(target) as fresh:
+    with records.atomic_replace(target) as fresh:
         write(found, fresh)
     return found, target
 
@@ -137,17 +137,17 @@ def _apart(section: Section, log: Callable[[str], None]) -> Measured:
     process.start()
     sender.close()
     try:
-        while isinstance(told := receiver.recv(), str):
-            log(told)
+        while isinstance(message := receiver.recv(), str):
+            log(message)
     except EOFError:
         cause = "its process was killed, as happens when memory runs out"
         raise FreproError(f"{section.name}: {cause}") from None
     finally:
         process.terminate()
         process.join()
-    if isinstance(told, Failure):
-        raise told.error()
-    return told
+    if isinstance(message, Failure):
+        raise message.error()
+    return message
 
 
 def _send(section: Section, sender: Connection) -> None:

@@ -64,7 +64,7 @@ def stored() -> dict[str, str]:
 def write() -> Path:
     """Run every command and put what they print in place of ``results/audit``."""
     prints = {each.shows: run(each.shows) for family in load().values() for each in family}
-    with records.replaced(folder()) as fresh:
+    with records.atomic_replace(folder()) as fresh:
         for name, content in (("prints", prints), ("provenance", provenance.record())):
             records.write_text(fresh / f"{name}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     return folder()

@@ -242,7 +242,7 @@ def submit_command(
     live, new = [sent for sent in found if sent.is_live], [sent.run for sent in found if not sent.is_live]
     click.echo(f"Training runs: {len(new)} to send, {len(live)} queued or running")
     for sent in found:
-        click.echo(f"  {sent.told()}")
+        click.echo(f"  {sent.summary_line()}")
     if new:
         click.echo(f"\n{where.script(len(new))}")
     if dry_run:

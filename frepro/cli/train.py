@@ -62,7 +62,7 @@ def train_command(
     if int(os.environ.get("RANK", "0")) == 0:
         values = record["values"]
         click.echo(
-            f"{job.title}: {job.told(values, 2)} on {values['test_images']} images of {job.source.name}, "
+            f"{job.title}: {job.score_line(values, 2)} on {values['test_images']} images of {job.source.name}, "
             f"effective batch {values['effective_batch']}, {values['epochs']} epochs in {record['seconds']:.0f} s"
         )
         click.echo(f"  {reproduce.shown(job.measurement.folder)}")
@@ -141,7 +141,7 @@ def convert_command(model: str, checkpoint: Path, output: Path, ema: bool) -> No
     from frepro.store import records
 
     network = load_official(model, checkpoint, ema=ema)
-    with records.whole(output) as temporary:
+    with records.atomic_write(output) as temporary:
         save_file(network.state_dict(), temporary)
     params = sum(parameter.numel() for parameter in network.parameters())
     click.echo(f"{model}: {params:,} parameters, {network.num_classes} classes -> {reproduce.shown(output)}")

@@ -40,7 +40,7 @@ def export(
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FreproError(f"{folder} is there already: name a folder that is new or empty")
     given = dict(zip(("train", "test"), counts or (None, None), strict=True))
-    with records.replaced(folder) as fresh:
+    with records.atomic_replace(folder) as fresh:
         return {split: WRITERS[layout](fresh, split, count, size, seed) for split, count in given.items()}
 
 

@@ -222,10 +222,10 @@ class TrainBatches:
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.length)
         order = np.add.outer(order, self.length * np.arange(self.repeats)).flatten()[: self.length]
-        piece = self.batch_size // (self.processes * self.accumulate)
+        micro_batch = self.batch_size // (self.processes * self.accumulate)
         for micro in range(self.first * self.accumulate, self.last * self.accumulate):
-            start = (micro * self.processes + self.rank) * piece
-            yield [(self.epoch, int(index)) for index in order[start : start + piece]]
+            start = (micro * self.processes + self.rank) * micro_batch
+            yield [(self.epoch, int(index)) for index in order[start : start + micro_batch]]
 
 
 class TestBatches:

@@ -23,7 +23,7 @@ from frepro.experiment.variants import TrainedVariant, Variant, built_as
 from frepro.experiment.weights import find_weights
 from frepro.store import provenance, records
 from frepro.training.device import device_name
-from frepro.training.runs import Run, Throughput, code_of, ingredients
+from frepro.training.runs import Run, Throughput, code_of, dependencies
 
 __all__ = ["TASKS", "Experiment", "Finding", "Outcome", "Spec", "TrainedVariant", "Variant"]
 
@@ -171,9 +171,9 @@ class Experiment(Spec):
         models = [model for _, model, _ in self.variants]
         parts = code_of(["frepro.experiment", "frepro.analysis.cost"], models)
         if self.runs:
-            parts |= ingredients(self.runs, self.paper)
+            parts |= dependencies(self.runs, self.paper)
         for learner in self.evaluated:
-            parts |= ingredients(learner.runs, self.paper)
+            parts |= dependencies(learner.runs, self.paper)
             parts[f"checkpoint of {learner.label}"] = learner.checkpoint.fingerprint
         if self.measured:
             parts[f"benchmark of recipe {self.paper}"] = provenance.sha256(records.canonical(self.recipe.benchmark))

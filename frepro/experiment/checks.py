@@ -19,7 +19,7 @@ def check_seeds(seeds: Any) -> None:
         )
 
 
-def check_sizes(sizes: Any, made_for: Any) -> None:
+def check_sizes(sizes: Any, native_size: Any) -> None:
     """Raise for what is no list of heights and widths, or no number of pixels."""
 
     def is_length(value: Any) -> bool:
@@ -28,8 +28,8 @@ def check_sizes(sizes: Any, made_for: Any) -> None:
     pairs = sizes if isinstance(sizes, list | tuple) else [()]
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 and all(map(is_length, pair)) for pair in pairs):
         raise FreproError(f"sizes are a list of heights and widths in pixels, as [[512, 512]], not {sizes!r}")
-    if made_for is not None and not is_length(made_for):
-        raise FreproError(f"made_for is a number of pixels, or nothing for those of the images, not {made_for!r}")
+    if native_size is not None and not is_length(native_size):
+        raise FreproError(f"native_size is a number of pixels, or nothing for those of the images, not {native_size!r}")
 
 
 def check_images(images: Any, networks: Sequence[str]) -> None:

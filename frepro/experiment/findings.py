@@ -117,7 +117,8 @@ def _of_backbone(
     counted_at = experiment.networks if experiment.sizes else ()
     images = {network: tuple((experiment.images or {}).get(network, experiment.sizes[0])) for network in counted_at}
     wholes = {
-        network: cost.count_whole(network, model, size, experiment.made_for, **args) for network, size in images.items()
+        network: cost.count_whole(network, model, size, experiment.native_size, **args)
+        for network, size in images.items()
     }
     learners = {learner.network: learner for learner in experiment.trained_variants if learner.label == label}
     for row in table.rows:
@@ -137,7 +138,7 @@ def _of_backbone(
             printed = table.value(row, column.key)
             found.append(Finding(table.group(row), label, model, column.key, column.unit, printed, **measured))
     for size in experiment.sizes:
-        counted = cost.count_backbone(model, tuple(size), experiment.made_for, **args)
+        counted = cost.count_backbone(model, tuple(size), experiment.native_size, **args)
         for metric, unit, value in (
             ("backbone_params", "M", counted["params"] / 1e6),
             ("backbone_flops", "G", counted["macs"] / 1e9),

@@ -93,7 +93,7 @@ def train_missing(
         for run, found in parallel.train(runs, device, jobs, per_device, workers):
             if isinstance(found, parallel.Failure):
                 raise found.error()
-            progress.done(("run", run.measurement.key), found["seconds"], parallel.told(run, found))
+            progress.done(("run", run.measurement.key), found["seconds"], parallel.summary_line(run, found))
 
 
 def default_jobs(device: str, profile: str) -> int:

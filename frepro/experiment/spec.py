@@ -35,7 +35,7 @@ class Spec:
             nothing; all of its variants are counted, with and without the network, and timed as classifiers.
         sizes: Height and width of the images that such backbones are counted at; the networks at the first of them.
         images: Network -> another height and width that it is counted at.
-        made_for: Pixels a side that filters, masks and position embeddings of ours are made for; none for ``sizes``.
+        native_size: Pixels a side that filters, masks and position embeddings of ours are made for; none for ``sizes``.
         checkpoints: Weights by model as ``find_weights`` takes them: these are evaluated, and nothing is trained. Of a
             table of detectors or segmenters they are of whole networks, as our runs leave them, and go by
             <network>_<model>.
@@ -54,7 +54,7 @@ class Spec:
     trained: Sequence[str] | Mapping[str, Sequence[str]] | None = None
     sizes: Sequence[Sequence[int]] = ()
     images: Mapping[str, Sequence[int]] | None = None
-    made_for: int | None = None
+    native_size: int | None = None
     checkpoints: Mapping[str, str] | str | None = None
     backbones: Mapping[str, str] | str | None = None
     claims: Sequence[papers.Claim] = ()
@@ -79,7 +79,7 @@ class Spec:
                 continue
             if not isinstance(given, list | tuple | None) or not all(isinstance(each, str) for each in given or ()):
                 raise FreproError(f"{name} are a list of names, or nothing for all, not {given!r}")
-        check_sizes(self.sizes, self.made_for)
+        check_sizes(self.sizes, self.native_size)
         check_images(self.images, self.networks)
         check_device(self.device)
         for kind, keys in (
@@ -120,7 +120,7 @@ class Spec:
         """The detectors or segmenters that the table is about -> recipe; empty for a table of classifiers."""
         if not self.published.is_of_backbones:
             return {}
-        return recipes.of_wholes(self.paper, self.task, self.profile)
+        return recipes.dense_recipes(self.paper, self.task, self.profile)
 
     def _check_networks(self) -> None:
         given = {} if self.trained is None else self.trained

@@ -18,7 +18,7 @@ from frepro.experiment.claims import did_train
 from frepro.experiment.runner import default_jobs, train_missing
 from frepro.experiment.variants import Variant, built_as
 from frepro.training.device import device_name
-from frepro.training.runs import Run, ingredients
+from frepro.training.runs import Run, dependencies
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Trained:
     @property
     def made_from(self) -> dict[str, str]:
         """All that the networks rest on but files, by name, each with a fingerprint."""
-        return ingredients(self.runs, self.paper) if self.runs else {}
+        return dependencies(self.runs, self.paper) if self.runs else {}
 
     def run(
         self,

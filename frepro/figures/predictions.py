@@ -105,7 +105,7 @@ def _answers(learner: TrainedVariant, chosen: Sequence[int]) -> list[Any]:
     samples, found = task.samples("test"), []
     for i in chosen:
         image, target = samples[0, i]
-        (answer,) = task.answers(network, [image])
+        (answer,) = task.predict(network, [image])
         found.append(answer if isinstance(answer, dict) else resize(answer.float(), target.shape).argmax(dim=1)[0])
     return found
 

@@ -250,7 +250,7 @@ def names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml") if path.stem not in BASES)
 
 
-def of_wholes(paper: str, task: str, profile: str) -> dict[str, Recipe]:
+def dense_recipes(paper: str, task: str, profile: str) -> dict[str, Recipe]:
     """The networks of a task that a paper trains -> recipe."""
     wholes = [name for name in names() if name.startswith(f"{paper}-")]
     found = {name.removeprefix(f"{paper}-"): load(name, profile) for name in wholes}

@@ -149,7 +149,7 @@ class Batch:
                 for plan, found in parallel.each(reproduce.render, plans, jobs):
                     seconds = 0.0 if isinstance(found, Failure) else found
                     self._note(made[plan.artefact], found, seconds)
-                    progress.done(("notebook", plan.artefact), seconds, told(made[plan.artefact]))
+                    progress.done(("notebook", plan.artefact), seconds, summary_line(made[plan.artefact]))
         return list(made.values())
 
     def _train(
@@ -161,7 +161,7 @@ class Batch:
             for plan in self.stale:
                 if any(missing.measurement.key == key for missing in plan.missing):
                     self._note(made[plan.artefact], found, seconds)
-            progress.done(("run", key), seconds, parallel.told(run, found))
+            progress.done(("run", key), seconds, parallel.summary_line(run, found))
 
     def _evaluate(
         self, made: dict[Artefact, Made], per_device: int | None, workers: int | None, log: Callable[[str], None]
@@ -204,7 +204,7 @@ def is_measuring(plan: Plan | FigurePlan) -> bool:
     return any(name.startswith(MEASURING) for name in plan.notebook.modules)
 
 
-def told(made: Made) -> str:
+def summary_line(made: Made) -> str:
     """A line about an artefact that is finished."""
     if made.failure:
         return f"failed: {made.cause()}"

@@ -158,7 +158,7 @@ class Cluster:
             raise FreproError("no sbatch here: run this where Slurm takes jobs (a login node), or look with --dry-run")
         import submitit
 
-        with records.written(folder()):
+        with records.disk_errors(folder()):
             folder().mkdir(parents=True, exist_ok=True)
         tasks = [Task(dataclasses.replace(run), self.execution(run)) for run in runs]
         try:
@@ -274,7 +274,7 @@ class Sent:
     def _state(self) -> str:
         return self.state.lower().replace("_", " ")
 
-    def told(self) -> str:
+    def summary_line(self) -> str:
         """What is to be done with it, in a line."""
         if self.is_live:
             return f"{self.run.title}: job {self.job} {self._state}"
@@ -385,7 +385,7 @@ def wait(waiting: Sequence[Sent], log: Callable[[str], None] = print) -> list[tu
 
     def end(key: str, found: Any) -> None:
         run = left.pop(key).run
-        log(f"[{len(waiting) - len(left)}/{len(waiting)}] {parallel.told(run, found)}")
+        log(f"[{len(waiting) - len(left)}/{len(waiting)}] {parallel.summary_line(run, found)}")
 
     while True:
         before = dict(left)
@@ -403,7 +403,7 @@ def wait(waiting: Sequence[Sent], log: Callable[[str], None] = print) -> list[tu
             if now.is_live:
                 ended.discard(key)
                 if now.state != sent.state:
-                    log(now.told())
+                    log(now.summary_line())
             elif key not in ended:  # a shared file system may show the record a little later
                 ended.add(key)
             else:

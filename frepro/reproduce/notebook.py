@@ -156,7 +156,7 @@ KINDS = {
     "backbones": (str, dict, type(None)),
     "photographs": (str, type(None)),
     "images": (dict, type(None)),
-    "made_for": (int, type(None)),
+    "native_size": (int, type(None)),
     "output": (str, type(None)),
 }
 

@@ -14,7 +14,14 @@ from frepro.experiment.findings import from_csv
 from frepro.experiment.trained_networks import Trained
 from frepro.reproduce.artefacts import Artefact, shown
 from frepro.reproduce.notebook import Notebook
-from frepro.reproduce.staleness import because, made_with_other_code, notebook_ingredients, pace, read_json, reasons_for
+from frepro.reproduce.staleness import (
+    because,
+    made_with_other_code,
+    notebook_dependencies,
+    pace,
+    read_json,
+    reasons_for,
+)
 from frepro.store import provenance, records
 from frepro.training.progress import minutes
 from frepro.training.runs import Run
@@ -62,7 +69,7 @@ class Plan:
     @property
     def made_from(self) -> dict[str, str]:
         """Everything that the result is made from by name, each with a fingerprint."""
-        own = notebook_ingredients(self.notebook, self.parameters, self.experiment.published, "frepro.report")
+        own = notebook_dependencies(self.notebook, self.parameters, self.experiment.published, "frepro.report")
         return own | self.experiment.made_from
 
     @property
@@ -179,7 +186,7 @@ class FigurePlan:
     def made_from(self) -> dict[str, str]:
         """Everything that the result is made from by name, each with a fingerprint."""
         published = papers.load(self.artefact.paper).figures[self.artefact.number]
-        own = notebook_ingredients(self.notebook, self.parameters, published, "frepro.analysis.illustration")
+        own = notebook_dependencies(self.notebook, self.parameters, published, "frepro.analysis.illustration")
         states = {model: self._state(file) for model, file in self.checkpoints.items()}
         return (
             own

@@ -38,7 +38,7 @@ def render(job: Plan | FigurePlan) -> float:
         The seconds that it took.
     """
     watch = Stopwatch()
-    with records.replaced(job.folder) as fresh:
+    with records.atomic_replace(job.folder) as fresh:
         executed = fresh / job.notebook.path.name
         execute(job.notebook, {**job.parameters, "output": "."}, executed, kept=job.folder)
         if named := read_json(fresh / "origin.json"):

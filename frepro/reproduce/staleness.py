@@ -14,7 +14,7 @@ from frepro.training.runs import RUNS, Run
 NOT_MADE = "not made yet"
 
 
-def notebook_ingredients(
+def notebook_dependencies(
     notebook: Notebook, parameters: dict[str, Any], published: papers.Table | papers.Figure, *modules: str
 ) -> dict[str, str]:
     """What the result of a notebook is made from, whatever it does, by name, each with a fingerprint.

@@ -101,7 +101,7 @@ class Measurement:
         """Rename the folder of a measurement that is to be made anew; return its new place, ``None`` without one."""
         if not self.folder.exists():
             return None
-        with self.lock(), written(self.folder):
+        with self.lock(), disk_errors(self.folder):
             stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S%f")
             kept = self.folder.with_name(f"{self.key}.before-{stamp}")
             self.folder.rename(kept)
@@ -129,7 +129,7 @@ class Measurement:
         Raises:
             FreproError: Another process is at it.
         """
-        with written(self.folder):
+        with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / ".lock", timeout=0)
             try:
@@ -143,7 +143,7 @@ class Measurement:
 
 
 @contextmanager
-def written(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Turn what a disk can refuse into one clear line that names the folder."""
     try:
         yield
@@ -165,9 +165,9 @@ def written(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path) -> Iterator[Path]:
     """A neighbour of ``path`` to write into; when all is written it takes the place of ``path``, else it is gone."""
-    with written(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         os.close(handle)
@@ -184,22 +184,22 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all."""
-    with whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
+def atomic_replace(folder: Path) -> Iterator[Path]:
     """A fresh folder to write into; when all is written it takes the place of ``folder``, else it is gone."""
     old = folder.with_name(f".{folder.name}.old")
-    with written(folder):
+    with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         if old.exists() and not folder.exists():  # a process was killed between the two renames below
             old.rename(folder)
         fresh = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
         fresh.chmod(0o755)
     try:
-        with written(folder):
+        with disk_errors(folder):
             yield fresh
             shutil.rmtree(old, ignore_errors=True)
             if folder.exists():

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from frepro.data.loading import Samples
     from frepro.training.runs import Run
 
-__all__ = ["Score", "Task", "of"]
+__all__ = ["Metric", "Task", "of"]
 
 
-class Score(ABC):
+class Metric(ABC):
     """Gathers what a network answers to test images."""
 
     @abstractmethod
@@ -60,14 +60,14 @@ class Task(ABC):
         """Forward pass in training, and its loss."""
 
     @abstractmethod
-    def answers(self, network: nn.Module, inputs: Any) -> Any:
+    def predict(self, network: nn.Module, inputs: Any) -> Any:
         """Forward pass in evaluation."""
 
     @abstractmethod
-    def score(self) -> Score:
+    def metric(self) -> Metric:
         """An empty one."""
 
-    def check_piece(self, size: int) -> None:  # noqa: B027 - most tasks take any
+    def check_micro_batch(self, size: int) -> None:  # noqa: B027 - most tasks take any
         """Raise for a number of samples in a forward pass that cannot be."""
 
 

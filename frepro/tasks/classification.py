@@ -13,7 +13,7 @@ from frepro.data.loading import Samples, count_classes, samples
 from frepro.errors import FreproError
 from frepro.models.create import create_model, normalisation
 from frepro.recipes import Classification as Recipe
-from frepro.tasks import Score, Task
+from frepro.tasks import Metric, Task
 
 if TYPE_CHECKING:
     from frepro.training.runs import Run
@@ -51,13 +51,13 @@ class Classification(Task):
             inputs, targets = self.mixup(inputs.clone(), targets)  # timm's writes into what it is given
         return self.criterion(network(inputs), targets)
 
-    def answers(self, network: nn.Module, inputs: Tensor) -> Tensor:
+    def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
         return network(inputs)
 
-    def score(self) -> "Accuracy":
+    def metric(self) -> "Accuracy":
         return Accuracy()
 
-    def check_piece(self, size: int) -> None:
+    def check_micro_batch(self, size: int) -> None:
         if self.mixup is not None and size % 2:
             raise FreproError(
                 f"mixup pairs samples, but a batch of {self.recipe.batch_size} would be cut into pieces of {size}: "
@@ -73,7 +73,7 @@ def make_loss(recipe: Recipe, num_classes: int) -> tuple[Mixup | None, nn.Module
     return None, LabelSmoothingCrossEntropy(recipe.smoothing) if recipe.smoothing else nn.CrossEntropyLoss()
 
 
-class Accuracy(Score):
+class Accuracy(Metric):
     """Top-1 and top-5 accuracy, and the cross entropy of the labels as they are."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from frepro.data.dense import Detection as Transform
 from frepro.data.dense import collate, dense_samples
 from frepro.errors import FreproError
-from frepro.tasks import Score, Task, detectors
+from frepro.tasks import Metric, Task, detectors
 from frepro.tasks.metrics import CocoMetrics
 from frepro.tasks.pretrained import make_network
 
@@ -57,7 +57,7 @@ class Detection(Task):
     def loss(self, network: nn.Module, inputs: list[Tensor], targets: list[dict[str, Tensor]]) -> Tensor:
         return sum(network(inputs, targets).values())
 
-    def answers(self, network: nn.Module, inputs: list[Tensor]) -> list[dict[str, Tensor]]:
+    def predict(self, network: nn.Module, inputs: list[Tensor]) -> list[dict[str, Tensor]]:
         """Detections in each image; images of other sizes, which would be filled up to one, pass apart."""
         answers: dict[int, dict[str, Tensor]] = {}
         for size in dict.fromkeys(image.shape for image in inputs):
@@ -65,11 +65,11 @@ class Detection(Task):
             answers |= zip(same, network([inputs[i] for i in same]), strict=True)
         return [answers[i] for i in range(len(inputs))]
 
-    def score(self) -> "AveragePrecision":
+    def metric(self) -> "AveragePrecision":
         return AveragePrecision(masks=self.recipe.detector != "retinanet")
 
 
-class AveragePrecision(Score):
+class AveragePrecision(Metric):
     """AP of boxes, and of masks where there are some; ``tasks.metrics.CocoMetrics`` has the keys.
 
     Of sizes that no object has there is no AP.

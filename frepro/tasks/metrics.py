@@ -23,7 +23,7 @@ class CocoMetrics:
     each other; an image that is seen twice counts once.
 
     Args:
-        masks: Score masks beside boxes.
+        masks: Metric masks beside boxes.
 
     Raises:
         FreproError: pycocotools is not installed.

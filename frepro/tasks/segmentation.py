@@ -10,7 +10,7 @@ from frepro.data.dense import Segmentation as Transform
 from frepro.data.dense import collate, dense_samples
 from frepro.errors import FreproError
 from frepro.models.create import normalisation
-from frepro.tasks import Score, Task, segmenters
+from frepro.tasks import Metric, Task, segmenters
 from frepro.tasks.metrics import confusion_matrix, segmentation_scores
 from frepro.tasks.pretrained import make_network
 from frepro.tasks.segmenters import inference, resize
@@ -59,22 +59,22 @@ class Segmentation(Task):
     def loss(self, network: nn.Module, inputs: list[Tensor], targets: list[Tensor]) -> Tensor:
         return sum(network(torch.stack(inputs), torch.stack(targets)).values())
 
-    def answers(self, network: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
+    def predict(self, network: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
         """Logits (1, K, H, W) of each image."""
         windows = {"window": self.recipe.window, "stride": self.recipe.stride}
         if len({image.shape for image in inputs}) == 1:
             return list(inference(network, torch.stack(inputs), **windows).split(1))
         return [inference(network, image[None], **windows) for image in inputs]
 
-    def score(self) -> "MeanIoU":
+    def metric(self) -> "MeanIoU":
         return MeanIoU(self.num_classes)
 
-    def check_piece(self, size: int) -> None:
+    def check_micro_batch(self, size: int) -> None:
         if self.recipe.segmenter == "upernet" and size == 1:
             raise FreproError("UperNet's batch norms need two images in a forward pass: allow more per device")
 
 
-class MeanIoU(Score):
+class MeanIoU(Metric):
     """Mean IoU and accuracy of pixels, from one confusion matrix of the whole data set.
 
     Raises:

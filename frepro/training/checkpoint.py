@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from frepro.store import records
 from frepro.store.records import Measurement
-from frepro.training.fsdp import is_sharded, placed, whole
+from frepro.training.fsdp import full_tensor, is_sharded, placed
 
 KEPT = 2
 
@@ -194,7 +194,7 @@ class Checkpoint:
 
 def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors, whole; where they are in parts, all processes call it."""
-    return {name: whole(tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return {name: full_tensor(tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> int:
@@ -207,5 +207,5 @@ def checksum(tensors: Mapping[str, Tensor]) -> int:
 
 def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file whole or not at all."""
-    with records.whole(path) as temporary:
+    with records.atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata)

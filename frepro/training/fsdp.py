@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from frepro.errors import FreproError
 
-__all__ = ["is_sharded", "placed", "shard", "unsharded", "whole"]
+__all__ = ["full_tensor", "is_sharded", "placed", "shard", "unsharded"]
 
 BLOCKS = ("Block", "Bottleneck")  # ends of the names of classes, ours and timm's, that are whole one after the other
 
@@ -49,7 +49,7 @@ def is_sharded(network: nn.Module) -> bool:
     return isinstance(network, FSDPModule)
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """The tensor put together from its parts, which takes all processes; one that is in no parts as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 

@@ -134,8 +134,8 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     if execution.damaged == "skip":
         train_set.damaged = test_set.damaged = job.measurement.folder / "damaged.txt"
     accumulate = accumulation_steps(recipe, processes, execution.per_device)
-    piece = recipe.batch_size // (processes * accumulate)
-    task.check_piece(piece)
+    micro_batch = recipe.batch_size // (processes * accumulate)
+    task.check_micro_batch(micro_batch)
     batches = TrainBatches(
         len(train_set), recipe.batch_size, seed, rank, processes, accumulate, getattr(recipe, "repeats", 1)
     )
@@ -143,7 +143,7 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
         raise FreproError(f"{len(train_set)} training images do not fill one batch of {recipe.batch_size}")
     train_loader, test_loader = (
         loader(images, plan, execution.workers, on_gpu, task.collate)
-        for images, plan in ((train_set, batches), (test_set, TestBatches(len(test_set), piece, rank, processes)))
+        for images, plan in ((train_set, batches), (test_set, TestBatches(len(test_set), micro_batch, rank, processes)))
     )
 
     seed_all(MODEL, seed)
@@ -267,7 +267,7 @@ def warn(line: str) -> None:
 
 
 def epoch_line(job: Run, entry: dict[str, Any], epochs: int) -> str:
-    score = f"{job.told(entry)}, " if job.recipe.metric in entry else ""
+    score = f"{job.score_line(entry)}, " if job.recipe.metric in entry else ""
     return (
         f"{job.title}: epoch {entry['epoch']}/{epochs}, loss {entry['train_loss']:.3f}, {score}{entry['seconds']:.1f} s"
     )
@@ -286,13 +286,13 @@ def evaluate(
 def _evaluated(
     task: Task, model: nn.Module, test_loader: DataLoader, accelerator: Accelerator, prefix: str
 ) -> dict[str, float]:
-    score, seen = task.score(), torch.zeros((), dtype=torch.int64, device=accelerator.device)
+    score, seen = task.metric(), torch.zeros((), dtype=torch.int64, device=accelerator.device)
     for batch in test_loader:
         if batch is None:  # all of its images are damaged
             continue
         inputs, targets = send_to_device(batch, accelerator.device)
         with accelerator.autocast():
-            answers = task.answers(model, inputs)
+            answers = task.predict(model, inputs)
         score.update(inputs, targets, answers)
         seen += len(inputs)
     test_set = test_loader.dataset
@@ -300,5 +300,7 @@ def _evaluated(
     if found == 0:
         raise FreproError("there is no test image that could be evaluated" + (": all are damaged" if damaged else ""))
     if not len(test_set) - damaged <= found <= len(test_set):  # what was damaged may have been replaced since
-        raise FreproError(f"evaluation saw {found} of {len(test_set)} test images; this is a fault of frepro's")
+        raise FreproError(
+            f"evaluation saw {found} of {len(test_set)} test images; this is a bug in frepro, please report it"
+        )
     return {f"{prefix}{name}": value for name, value in score.values(accelerator).items()}

@@ -87,9 +87,9 @@ def keep(
         "precision": precision,
         "loss": str(loss.item()),
     }
-    with records.replaced(folder) as fresh:
+    with records.atomic_replace(folder) as fresh:
         save(fresh / "weights.safetensors", weights)
-        with records.whole(fresh / "batch.pt") as temporary, temporary.open("wb") as file:
+        with records.atomic_write(fresh / "batch.pt") as temporary, temporary.open("wb") as file:
             torch.save(send_to_device(batch, "cpu"), file)  # into an open file, whose errors say what is wrong
         records.write_text(fresh / "run.json", json.dumps(said, indent=1) + "\n")
     return FreproError(

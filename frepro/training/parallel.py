@@ -112,8 +112,8 @@ def _train(run: Run, execution: Any, threads: int | None) -> dict[str, Any]:
     return train_run(run, execution)
 
 
-def told(run: Run, found: Any) -> str:
+def summary_line(run: Run, found: Any) -> str:
     """A line about a run that has ended."""
     if isinstance(found, Failure):
         return f"{run.title} failed: {found.cause}"
-    return f"{run.title}: {run.told(found['values'])} in {found['seconds']:.0f} s"
+    return f"{run.title}: {run.score_line(found['values'])} in {found['seconds']:.0f} s"

@@ -81,7 +81,7 @@ class Run:
         whole = f" in {self.recipe.network}" if self.recipe.network else ""
         return f"{self.model}{whole}{arguments}, seed {self.seed}"
 
-    def told(self, values: dict[str, Any], decimals: int = 1) -> str:
+    def score_line(self, values: dict[str, Any], decimals: int = 1) -> str:
         """The score that the run is about, in words, out of the values of its record."""
         return f"test {self.recipe.metric_name} {values[self.recipe.metric]:.{decimals}f} %"
 
@@ -172,7 +172,7 @@ def code_of(modules: Sequence[str], models: Sequence[str]) -> dict[str, str]:
 RUNS = "training runs"
 
 
-def ingredients(runs: Sequence[Run], paper: str) -> dict[str, str]:
+def dependencies(runs: Sequence[Run], paper: str) -> dict[str, str]:
     """What a result takes from training runs, by name, each with a fingerprint: recipe, data, records, and the code of
     the models, whose trained networks it may look at."""
     recipes = {canonical([run.model, run.all_model_args, run.measurement.spec["recipe"]]) for run in runs}

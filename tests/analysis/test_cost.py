@@ -214,7 +214,9 @@ def test_a_backbone_is_counted_without_its_head():
 
 
 def test_filters_are_made_for_the_image_or_for_a_size():
-    made_for_image, resized = (cost.count_backbone("dfformer_s18", (512, 512), made_for) for made_for in (None, 224))
+    made_for_image, resized = (
+        cost.count_backbone("dfformer_s18", (512, 512), native_size) for native_size in (None, 224)
+    )
     # Table 3 of DFFormer prints 31.7 M, and the official code has 31.72 M: with a norm for each map, a pyramid of 256
     # channels, and a head of seven convolutions of 128 with batch norms and a classifier of 150 classes.
     widths, pyramid, head = (64, 128, 320, 512), 256, 128

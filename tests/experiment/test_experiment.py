@@ -243,7 +243,7 @@ def segmenters(tmp_path_factory) -> Path:
 
 
 def table_of_segmentation(**more) -> Experiment:
-    settings = {"seeds": [0, 1], "device": "cpu", "sizes": [[512, 512], [64, 128]], "made_for": 224, **more}
+    settings = {"seeds": [0, 1], "device": "cpu", "sizes": [[512, 512], [64, 128]], "native_size": 224, **more}
     settings = {"trained": {"semantic_fpn": PAIR}, **settings}
     return Experiment("spanetv2", 4, BACKBONES, "smoke", **settings)
 
@@ -430,7 +430,7 @@ def test_findings_before_the_runs_are_an_error():
         ({"data": "scenes"}, "scenes is no data for classification"),
         ({"sizes": [512, 512]}, r"sizes are a list of heights and widths in pixels, as \[\[512, 512\]\]"),
         ({"sizes": [[512, 0]]}, "sizes are a list of heights and widths"),
-        ({"made_for": "224"}, "made_for is a number of pixels"),
+        ({"native_size": "224"}, "native_size is a number of pixels"),
         ({"images": {"upernet": [512, 512]}}, "unknown network of this table 'upernet'"),
         ({"images": [512, 512]}, "images name a height and width for a network"),
     ],

@@ -66,7 +66,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     records.write_text(path, "old")
     code = (
         "import sys, time\nsys.argv[0] = 'frepro'\nfrom pathlib import Path\nfrom frepro import results\n"
-        "with records.whole(Path(sys.argv[1])) as part:\n"
+        "with records.atomic_write(Path(sys.argv[1])) as part:\n"
         "    part.write_text('new')\n    print('writing', flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
@@ -78,9 +78,9 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
 
 def test_a_folder_is_replaced_at_once_or_not(tmp_path):
     folder = tmp_path / "result"
-    with records.replaced(folder) as fresh:
+    with records.atomic_replace(folder) as fresh:
         (fresh / "a").write_text("1")
-    with pytest.raises(RuntimeError), records.replaced(folder) as fresh:
+    with pytest.raises(RuntimeError), records.atomic_replace(folder) as fresh:
         (fresh / "a").write_text("2")
         raise RuntimeError("stopped in the middle")
     assert (folder / "a").read_text() == "1"
@@ -125,7 +125,7 @@ def test_full_disk_and_read_only_disk(tmp_path, options, size, message):
         "except records.FreproError as error: print(error)\n"
         "import numpy as np\nfrom safetensors.numpy import save_file\n"
         "try:\n"
-        "    with records.whole(folder / 'w.safetensors') as part:\n"
+        "    with records.atomic_write(folder / 'w.safetensors') as part:\n"
         f"        save_file({{'w': np.zeros({size}, np.uint8)}}, part)\n"
         "except records.FreproError as error: print(error)\n"
         f"print(sorted(p.name for p in Path({str(tmp_path)!r}).glob('x/*')))\n"

@@ -171,7 +171,7 @@ def test_images_of_many_sizes_are_not_filled_up_to_one_in_tests(network, mixed):
     images = [samples[0, i][0] for i in range(4)]
     assert len({image.shape for image in images}) == 3
     with torch.no_grad():
-        together, alone = task.answers(model, images), [model([image])[0] for image in images]
+        together, alone = task.predict(model, images), [model([image])[0] for image in images]
     assert sum(len(each["scores"]) for each in alone) > 8
     for a, b in zip(together, alone, strict=True):
         for name in b:

@@ -107,7 +107,7 @@ def test_a_batch_that_cannot_be_shared_is_refused():
     with pytest.raises(FreproError, match="a batch of 32 cannot be shared by 3 processes"):
         loop.accumulation_steps(job().recipe, 3, None)
     with pytest.raises(FreproError, match="mixup pairs samples"):
-        tasks.of(job()).check_piece(1)
+        tasks.of(job()).check_micro_batch(1)
 
 
 # Processes that are there at once: the server that they are forked from has imported everything, and computed nothing.
