@@ -5,7 +5,7 @@
 #   make reproduce PAPER=dfformer PROFILE=paper TABLE=4 DATA=/data/imagenet
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce bench test book lint format lock clean
+.PHONY: help reproduce bench test test-lowest book lint format lock clean
 
 PYTHON3 ?= python3
 VENV := .venv
@@ -31,7 +31,7 @@ $(error unknown variable $(filter-out $(KNOWN) -%,$(GIVEN)); there is $(KNOWN))
 endif
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
 reproduce: $(READY)  ## all, or: TABLE= FIGURE= PAPER= PROFILE= DATA= CHECKPOINT= BACKBONES= SEEDS= JOBS= RETRAIN=1 ...
 	@$(PYTHON) -m frepro reproduce $(if $(TABLE),--table '$(TABLE)') $(if $(FIGURE),--figure '$(FIGURE)') \
@@ -48,22 +48,32 @@ bench: $(READY)  ## speed and memory beside timm's models; minutes, on a machine
 test: $(READY)  ## the tests, and the notebooks in profile smoke
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n logical --maxprocesses 8 --dist loadfile --nbval-lax tests notebooks
 
+# In an environment of its own, in the same way: what pyproject.toml declares as the least is tried, not guessed.
+test-lowest: $(READY)  ## models and operations with the lowest versions that are declared; in .venv-lowest
+	@$(PYTHON) -m uv venv --quiet --allow-existing --python $(PYTHON) .venv-lowest
+	@$(PYTHON) -m uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
+		--editable . 'pytest>=8' 'pytest-xdist>=3.6'
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile tests/models tests/ops
+
 book: $(READY)  ## the report, from committed results: _build/html/index.html
 	$(dir $(PYTHON))jupyter-book build -W -n --keep-going book
 
-lint: $(READY)  ## style, as CI checks it
+lint: $(READY)  ## style, and imports that go downwards only, as CI checks them
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(dir $(PYTHON))lint-imports
 
 format: $(READY)  ## mend what lint can mend
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-lock: $(READY)  ## requirements.lock anew from pyproject.toml
-	@{ sed -n '/^#/p' requirements.lock; $(PYTHON) -m uv pip compile --universal --python-version 3.11 --no-header \
-		--no-annotate --no-emit-index-url --no-emit-find-links --extra book --extra cluster --extra dense --extra test \
-		--quiet pyproject.toml; } \
-		> requirements.lock.new && mv requirements.lock.new requirements.lock
+lock: $(READY)  ## requirements.lock from pyproject.toml; pins that still fit stay
+	@grep -v '^#' requirements.lock > requirements.lock.new
+	@$(PYTHON) -m uv pip compile --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+		--no-emit-find-links --extra book --extra cluster --extra dense --extra test --quiet \
+		--output-file requirements.lock.new pyproject.toml > /dev/null
+	@{ grep '^#' requirements.lock; cat requirements.lock.new; } > requirements.lock.full
+	@mv requirements.lock.full requirements.lock && rm requirements.lock.new
 
 clean:  ## remove what was built; results and environment stay
 	rm -rf _build book/results build *.egg-info .pytest_cache .ruff_cache

@@ -50,7 +50,7 @@ _SAFE = [
     *(
         (function, f"numpy.{core}.multiarray.{function.__name__}")
         for core in ("core", "_core")
-        for function in (np._core.multiarray.scalar, np._core.multiarray._reconstruct)
+        for function in (np.float64().__reduce__()[0], np.empty(0).__reduce__()[0])  # scalar, _reconstruct
     ),
     *(
         (kind, f"{module}.{kind.__name__}")
