@@ -45,7 +45,7 @@ def test_a_bare_machine_trains_evaluates_and_times(store):
         "from frepro.analysis.cost import throughput\n"
         "from frepro.recipes import Benchmark\n"
         "from frepro.training.runs import Throughput\n"
-        "print(throughput(Throughput((('resnet18', ()),), Benchmark(1, 32, 1), 'cpu', 'x'))['kind'])\n"
+        "print(throughput([Throughput('x/table_1', 'resnet18', {}, Benchmark(1, 32, 1), 'cpu', 'x')])[0]['kind'])\n"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr

@@ -33,13 +33,6 @@ from frepro.models.create import fitting, sized
 from frepro.store import provenance
 from frepro.training.runs import Throughput
 
-# Where official code writes a norm out in elementwise operations, which fvcore does not count: module names by family.
-WRITTEN_OUT = {
-    "dfformer": ("downsample_layers.", "stages."),
-    "spanetv2": ("downsample_layers.",),
-    "vimf": ("patch_embed.",),
-}
-
 
 def count(model: str, img_size: int | tuple[int, int] = 224, /, **model_args: Any) -> dict[str, int]:
     """Parameters, and multiply-accumulates of one image.
@@ -250,7 +243,7 @@ class _Tally:
         written_out = tuple(
             f"{path}.{name}".lstrip(".")
             for path, module in network.named_modules()
-            for name in WRITTEN_OUT.get(type(module).__module__.rpartition(".")[2], ())
+            for name in getattr(module, "hand_written_norms", ())
         )
         return [
             module.register_forward_hook(hook)

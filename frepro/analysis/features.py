@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from frepro.models.backbone import families
 from frepro.models.vim import VisionMamba, split_middle
 
 KINDS = ("downsample", "mixer", "mixer_residual", "block")
 
-# What families call the token mixer of a block: MetaFormers and SPANet, transformers, GFNet, Vim, FocalNet, ConvNeXt.
-MIXERS = ("token_mixer", "attn", "filter", "mixer", "modulation", "conv_dw")
+# What timm's families call the token mixer of a block: MetaFormers, transformers, FocalNet, ConvNeXt. Ours say it.
+TIMM_MIXERS = ("token_mixer", "attn", "modulation", "conv_dw")
+MIXERS = tuple(dict.fromkeys([*TIMM_MIXERS, *(family.mixer_name for family in families())]))
 
 
 @dataclass(frozen=True)

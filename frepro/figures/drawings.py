@@ -1,12 +1,13 @@
 """Drawings of models: the blocks of each family, drawn from the modules themselves so that they cannot disagree.
 
-``GRAPHS`` names them; ``draw`` lays a graph of ``analysis.structure`` out from top to bottom and draws it. ``scanning``
-is the one picture that is no graph.
+Families declare them (``Backbone.drawings``); ``draw`` lays out a graph of ``analysis.structure`` from top to bottom
+and draws it. ``scanning`` is the one drawing that is no graph.
 """
 
 import pathlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -22,7 +23,7 @@ from matplotlib.textpath import TextPath
 from scipy.optimize import linprog
 
 from frepro.analysis.structure import Node, dataflow, shape_text
-from frepro.models import dfformer, metaformer, spanet, vim
+from frepro.models.backbone import families
 from frepro.ops import amplitude_spectrum
 
 TITLE, SMALL, LINE = 10, 8.5, 12.5  # font sizes and line height, points
@@ -296,27 +297,26 @@ def part(name: str, path: str, *closed: type) -> list[Node]:
     return dataflow(module, *(torch.empty_like(x) for x in seen[0]), closed=closed)
 
 
-# Name of a picture, which begins with its family's -> its graph.
-GRAPHS: dict[str, Callable[[], list[Node]]] = {
-    "dfformer_stages": lambda: whole("cdfformer_s18", metaformer.MetaFormerBlock, metaformer.Downsampling),
-    "dfformer_block": lambda: part("dfformer_s18", "stages.2.0", dfformer.DynamicFilter),
-    "dfformer_filter": lambda: part("dfformer_s18", "stages.2.0.token_mixer"),
-    "gfnet_block": lambda: part("gfnet_ti", "blocks.0"),
-    "spanet_stages": lambda: whole("spanet_small", spanet.SPANetBlock),
-    "spanet_block": lambda: part("spanet_small", "network.4.0", spanet.SPAM),
-    "spanet_spam": lambda: part("spanet_small", "network.4.0.token_mixer"),
-    "spanetv2_stages": lambda: whole("spanetv2_s18_hybrid", metaformer.MetaFormerBlock, metaformer.Downsampling),
-    "spanetv2_spam": lambda: part("spanetv2_s18_pure", "stages.2.0.token_mixer"),
-    "spanetv2_attention": lambda: part("spanetv2_s18_hybrid", "stages.2.0.token_mixer"),
-    "vim_whole": lambda: whole("vim_tiny", vim.VimBlock),
-    "vim_mamba": lambda: part("vim_tiny", "layers.0.mixer"),
-    "vimf_patches": lambda: part("vimf_tiny_h", "patch_embed"),
-}
+def graph(drawing: tuple[str, str, tuple[str, ...]]) -> list[Node]:
+    """Return the graph of a drawing as a family declares it (``Backbone.drawings``)."""
+    name, path, closed = drawing
+    types = {type(module) for module in _meta(name).modules() if type(module).__name__ in closed}
+    return part(name, path, *types) if path else whole(name, *types)
+
+
+def declared() -> dict[str, tuple[str, str, tuple[str, ...]]]:
+    """Return the drawings that all families declare, by name."""
+    return {name: drawing for family in families() for name, drawing in family.drawings.items()}
 
 
 def pictures() -> dict[str, Callable[[], Figure]]:
     """All pictures of ``results/models`` by name."""
-    return {**{name: lambda graph=graph: draw(graph()) for name, graph in GRAPHS.items()}, "vimf_scan": scanning}
+    drawn = {name: partial(_draw_declared, drawing) for name, drawing in declared().items()}
+    return {**drawn, "vimf_scan": scanning}
+
+
+def _draw_declared(drawing: tuple[str, str, tuple[str, ...]]) -> Figure:
+    return draw(graph(drawing))
 
 
 def save(folder: pathlib.Path, log: Callable[[str], None]) -> None:

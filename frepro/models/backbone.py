@@ -1,6 +1,6 @@
 """What every backbone owes timm, whatever its blocks are: classifier, feature maps, checkpointing, configuration."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -36,6 +36,15 @@ class Backbone(nn.Module):
 
     global_pools: tuple[str, ...] = ("avg",)
     last_norm = "norm"  # the attribute
+
+    # Facts about a family that counting, dense prediction and drawing go by.
+    mixer_name = "token_mixer"  # the attribute of a block that holds its token mixer
+    # Submodules below which the official code writes norms out by hand; fvcore, and so the papers, count none of these.
+    hand_written_norms: tuple[str, ...] = ()
+    # The norm that the official dense-prediction code has on each map, called with its channels; ``None`` for no norm.
+    output_norm: Callable[[int], nn.Module] | None = None
+    # Name of a drawing -> the model, the submodule that is drawn ("" for all), and the classes that are one box each.
+    drawings: Mapping[str, tuple[str, str, tuple[str, ...]]] = {}
 
     def __init__(
         self,
@@ -165,6 +174,14 @@ class Backbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_chans, H, W) to (B, num_classes)."""
         return self.forward_head(self.forward_features(x))
+
+
+def families() -> list[type[Backbone]]:
+    """Return every class of backbones that is defined, ``Backbone`` first, a class before those that extend it."""
+    found: list[type[Backbone]] = [Backbone]
+    for family in found:
+        found += family.__subclasses__()
+    return found
 
 
 def default_cfg(**kwargs: Any) -> dict[str, Any]:

@@ -24,10 +24,11 @@ Paper, official code, frepro:
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerNorm2d
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -163,6 +164,14 @@ class DFFormer(MetaFormer):
         routing_ratio: rho, the hidden width of their routing MLP relative to the channels.
         **kwargs: As in ``MetaFormer``.
     """
+
+    hand_written_norms = ("downsample_layers.", "stages.")
+    output_norm = staticmethod(partial(LayerNorm2d, eps=1e-6))
+    drawings: ClassVar = {
+        "dfformer_stages": ("cdfformer_s18", "", ("MetaFormerBlock", "Downsampling")),
+        "dfformer_block": ("dfformer_s18", "stages.2.0", ("DynamicFilter",)),
+        "dfformer_filter": ("dfformer_s18", "stages.2.0.token_mixer", ()),
+    }
 
     def __init__(
         self,

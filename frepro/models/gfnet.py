@@ -24,7 +24,7 @@ Paper, official code, frepro:
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from timm.layers import (
@@ -109,6 +109,9 @@ class GFNet(Backbone):
         drop_rate: Dropout before the classifier.
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
     """
+
+    mixer_name = "filter"
+    drawings: ClassVar = {"gfnet_block": ("gfnet_ti", "blocks.0", ())}
 
     def __init__(
         self,

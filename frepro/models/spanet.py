@@ -45,7 +45,7 @@ stages, and begin at 1e-5, which both CaiT (at this depth) and PoolFormer (whose
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from timm.layers import DropPath, GroupNorm1, calculate_drop_path_rates
@@ -239,6 +239,13 @@ class SPANet(Pyramid):
         act_layer: Activation of MLPs, a class or a name as ``by_name.activation`` takes it.
         norm_layer: Norm of blocks, on maps (B, C, H, W), a class or a name as ``by_name.norm`` takes it.
     """
+
+    output_norm = GroupNorm1
+    drawings: ClassVar = {
+        "spanet_stages": ("spanet_small", "", ("SPANetBlock",)),
+        "spanet_block": ("spanet_small", "network.4.0", ("SPAM",)),
+        "spanet_spam": ("spanet_small", "network.4.0.token_mixer", ()),
+    }
 
     def __init__(
         self,

@@ -30,11 +30,11 @@ Paper, official code, frepro:
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from timm.layers import GroupNorm1
+from timm.layers import GroupNorm1, LayerNorm2d
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
@@ -156,6 +156,14 @@ class SPANetV2(MetaFormer):
         scaled_sigmoid: Gains of the SPAM mixers with a learnable slope (see the top of the file).
         **kwargs: As in ``MetaFormer``.
     """
+
+    hand_written_norms = ("downsample_layers.",)
+    output_norm = staticmethod(partial(LayerNorm2d, eps=1e-6, bias=False))
+    drawings: ClassVar = {
+        "spanetv2_stages": ("spanetv2_s18_hybrid", "", ("MetaFormerBlock", "Downsampling")),
+        "spanetv2_spam": ("spanetv2_s18_pure", "stages.2.0.token_mixer", ()),
+        "spanetv2_attention": ("spanetv2_s18_hybrid", "stages.2.0.token_mixer", ()),
+    }
 
     def __init__(
         self,

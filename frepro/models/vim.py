@@ -32,7 +32,7 @@ Paper, official code, frepro:
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from timm.layers import (
@@ -203,6 +203,12 @@ class VisionMamba(Backbone):
 
     global_pools = ("token", "avg")
     last_norm = "norm_f"
+
+    mixer_name = "mixer"
+    drawings: ClassVar = {
+        "vim_whole": ("vim_tiny", "", ("VimBlock",)),
+        "vim_mamba": ("vim_tiny", "layers.0.mixer", ()),
+    }
 
     def __init__(
         self,

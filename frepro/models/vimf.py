@@ -41,7 +41,7 @@ Paper, official code, frepro:
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from timm.layers import LayerNorm2d
@@ -135,6 +135,9 @@ class VimF(VisionMamba):
         pos_embed: Add learnt position embeddings; the paper's default is none.
         **kwargs: As in ``VisionMamba``.
     """
+
+    hand_written_norms = ("patch_embed.",)
+    drawings: ClassVar = {"vimf_patches": ("vimf_tiny_h", "patch_embed", ())}
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 import timm
-from timm.layers import GroupNorm1, LayerNorm2d
+from timm.layers import LayerNorm2d
 from torch import Tensor, nn
 from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock
@@ -26,13 +26,6 @@ import frepro.models  # noqa: F401 - registers them with timm
 from frepro.errors import unknown
 
 __all__ = ["FeaturePyramid", "SimpleFeaturePyramid", "Stages", "feature_pyramid"]
-
-# The norm that the official dense-prediction code has on each map of a family.
-OUTPUT_NORMS = {
-    "dfformer": partial(LayerNorm2d, eps=1e-6),
-    "spanet": GroupNorm1,
-    "spanetv2": partial(LayerNorm2d, eps=1e-6, bias=False),
-}
 
 # Makes coarser maps of a pyramid's; called with the channels of the backbone's last map and those of the pyramid.
 Extra = Callable[[int, int], ExtraFPNBlock]
@@ -69,7 +62,7 @@ class Stages(nn.Module):
         self.channels: list[int] = [each["num_chs"] for each in maps]
         self.strides: list[int] = [each["reduction"] for each in maps]
         self.indices = self.body.prune_intermediate_layers(list(range(-len(maps), 0)), prune_norm=True)
-        norm = OUTPUT_NORMS.get(type(self.body).__module__.rpartition(".")[2], nn.Identity)
+        norm = getattr(self.body, "output_norm", None) or nn.Identity
         self.norms = nn.ModuleList(norm(channels) for channels in self.channels)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from frepro import experiment as module
 from frepro import figures, papers, report
 from frepro.analysis import cost
 from frepro.errors import FreproError
-from frepro.experiment import Experiment
+from frepro.experiment import Experiment, findings
 
 VARIANTS = [
     ("DFFormer-S18", "dfformer_s18", {}),
@@ -65,7 +65,7 @@ def test_findings_tables_and_picture(experiment, tmp_path):
     experiment.write(str(tmp_path), comparison=figure)
     assert (tmp_path / "comparison.png").read_bytes().startswith(b"\x89PNG")
     text = (tmp_path / "findings.csv").read_text()
-    assert module.from_csv(text) == list(experiment.findings)
+    assert findings.from_csv(text) == list(experiment.findings)
     rows = list(csv.DictReader(io.StringIO(text)))
     assert float(rows[0]["measured"]) == 30.324372  # raw, not rounded
 
@@ -114,7 +114,7 @@ def test_runs_that_did_not_train_are_marked_and_void_the_claim(experiment, runs,
         "N = 4 → 8": "60.00",
     }
     assert "1 of 2 seeds did not train" in scores.notes[0]
-    assert module.from_csv(module.to_csv(experiment.findings)) == list(experiment.findings)
+    assert findings.from_csv(findings.to_csv(experiment.findings)) == list(experiment.findings)
     legend = figures.comparison(experiment).legends[0]
     assert any("did not train" in text.get_text() for text in legend.get_texts())
 
@@ -176,7 +176,7 @@ def test_a_bad_argument_is_told_before_anything_trains_and_takes_its_row_alone(s
     view = report.published_beside_measured(made.findings, made.published)
     assert [row[0] for row in view.rows] == ["DFFormer-S18", "wider*", "odd**"]
     assert "cannot be built: unknown argument" in view.notes[0]
-    assert module.from_csv(module.to_csv(made.findings)) == list(made.findings)
+    assert findings.from_csv(findings.to_csv(made.findings)) == list(made.findings)
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_a_table_of_segmentation(segmentation, tmp_path):
     scored = found["Semantic FPN", "SPANetV2-S18-pure", "scenes_miou", "scenes"]
     scores = segmentation.scores("miou", "semantic_fpn")["SPANetV2-S18-pure"]
     assert (scored.measured, scored.n) == (pytest.approx(sum(scores) / 2), 2)
-    assert module.from_csv(module.to_csv(segmentation.findings)) == list(segmentation.findings)
+    assert findings.from_csv(findings.to_csv(segmentation.findings)) == list(segmentation.findings)
     origin = segmentation.provenance()
     assert [run["network"] for run in origin["runs"]] == ["semantic_fpn"] * 4
     assert set(origin["recipe"]) == {"semantic_fpn", "upernet"}
@@ -312,7 +312,7 @@ def test_scores_of_detectors_and_what_a_file_gave():
     """Networks without masks have empty cells for them, and a mark tells where nothing was trained."""
     scores = [("RetinaNet", ("box_ap", "box_ap50"), ""), ("Mask R-CNN", ("box_ap", "mask_ap"), "mask_rcnn-x.pth")]
     findings = [
-        module.Finding(network, "X", "x", f"scenes_{metric}", "%", None, 12.345, None, 1, "scenes", weights)
+        findings.Finding(network, "X", "x", f"scenes_{metric}", "%", None, 12.345, None, 1, "scenes", weights)
         for network, metrics, weights in scores
         for metric in metrics
     ]
@@ -323,7 +323,7 @@ def test_scores_of_detectors_and_what_a_file_gave():
     assert view.notes == ["weights of mask_rcnn-x.pth, evaluated here; nothing was trained"]
     assert report.summary(findings, papers.load("spanet").tables[3], "", "").rows == view.rows
     table = papers.load("spanetv2").tables[3]
-    found = module.Finding(
+    found = findings.Finding(
         "Mask R-CNN", "S18-pure", "spanetv2_s18_pure", "box_ap", "%", 48.0, 47.987, None, 1, "COCO", "mask_rcnn-x.pth"
     )
     beside = report.published_beside_measured([found], table, ["box_ap"])
@@ -394,7 +394,7 @@ def test_models_that_nobody_has_stand_in_a_table_of_detection(store):
 
 
 def test_a_single_run_has_no_spread():
-    assert module.spread_of([3.0], max) == {"measured": 3.0, "spread": None, "n": 1}
+    assert findings.spread_of([3.0], max) == {"measured": 3.0, "spread": None, "n": 1}
 
 
 def test_findings_before_the_runs_are_an_error():

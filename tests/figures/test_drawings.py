@@ -13,10 +13,10 @@ from frepro.figures import drawings
 
 @pytest.fixture(scope="module")
 def graphs() -> dict[str, list[Node]]:
-    return {name: graph() for name, graph in drawings.GRAPHS.items()}
+    return {name: drawings.graph(drawing) for name, drawing in drawings.declared().items()}
 
 
-@pytest.mark.parametrize("name", drawings.GRAPHS)
+@pytest.mark.parametrize("name", drawings.declared())
 def test_the_committed_drawing_is_of_the_module_as_it_is(graphs, name):
     svg = (paths.ROOT / "results" / "models" / f"{name}.svg").read_text(encoding="utf-8")
     written = [unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
@@ -24,7 +24,7 @@ def test_the_committed_drawing_is_of_the_module_as_it_is(graphs, name):
     assert squeezed == sorted(" ".join(text.split()) for text in drawings.labels(graphs[name])), "frepro sizes"
 
 
-@pytest.mark.parametrize("name", drawings.GRAPHS)
+@pytest.mark.parametrize("name", drawings.declared())
 def test_no_box_lies_on_another_and_no_line_on_a_box(graphs, name):
     rows, routes = drawings._place(graphs[name])
     boxes = [box for row in rows for box in row if box.node is not None]

@@ -73,9 +73,8 @@ def test_a_narrowed_run_never_replaces_a_whole_result():
 def test_runs_are_made_again_when_asked(frepro_command, store):
     one = ("-p", "models", '["dfformer_s18"]')
     assert frepro_command(*TABLE_4, *one).returncode == 0
-    (before,) = (
-        json.loads(path.read_text()) for path in (store / "runs").glob("*/record.json") if "train" in path.read_text()
-    )
+    records = [json.loads(path.read_text()) for path in (store / "runs").glob("*/record.json")]
+    (before,) = (record for record in records if record["kind"] == "train")
     again = frepro_command(*TABLE_4, *one, "--retrain")
     assert again.returncode == 0, again.stderr
     assert "Retraining: 2 stored runs and timings are kept as" in again.stdout
@@ -117,7 +116,7 @@ def test_harmless_edits_train_and_time_nothing_again(checkout, store):
         + "\n\n@register_model\ndef dfformer_s18_n8(pretrained: bool = False, **kwargs: Any) -> DFFormer:\n"
         + '    return _create_dfformer("dfformer_s18_n8", pretrained, "s18", kwargs, num_filters=8)\n'
     )
-    edit(checkout / "frepro" / "train.py", "out of memory on", "no memory left on")
+    edit(checkout / "frepro" / "training" / "loop.py", "out of memory on", "no memory left on")
     (checkout / "frepro" / "ops" / "depthwise.py").rename(checkout / "frepro" / "ops" / "depthwise_conv.py")
     edit(checkout / "frepro" / "ops" / "__init__.py", "from .depthwise import", "from .depthwise_conv import")
     plan = in_checkout(checkout, *TABLE_4, *TWO, "--dry-run")

@@ -65,7 +65,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "x.txt"
     records.write_text(path, "old")
     code = (
-        "import sys, time\nsys.argv[0] = 'frepro'\nfrom pathlib import Path\nfrom frepro import results\n"
+        "import sys, time\nsys.argv[0] = 'frepro'\nfrom pathlib import Path\nfrom frepro.store import records\n"
         "with records.atomic_write(Path(sys.argv[1])) as part:\n"
         "    part.write_text('new')\n    print('writing', flush=True)\n    time.sleep(60)\n"
     )
@@ -119,7 +119,7 @@ def test_full_disk_and_read_only_disk(tmp_path, options, size, message):
     if shutil.which("unshare") is None or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("this machine does not let a process mount a file system of its own")
     code = (
-        "import sys\nsys.argv[0] = 'frepro'\nfrom pathlib import Path\nfrom frepro import results\n"
+        "import sys\nsys.argv[0] = 'frepro'\nfrom pathlib import Path\nfrom frepro.store import records\n"
         f"folder = Path({str(tmp_path)!r}) / 'x'\n"
         f"try: records.write_text(folder / 'y.txt', 'a' * {size})\n"
         "except records.FreproError as error: print(error)\n"

@@ -133,7 +133,7 @@ def test_harmless_edits_change_no_key(package):
     path.write_text(path.read_text() + ANOTHER)
     assert key() == before
     assert "dfformer_s18_mine" in provenance.own_models()
-    replace(package / "train.py", "out of memory on", "no memory left on")
+    replace(package / "training" / "loop.py", "out of memory on", "no memory left on")
     assert key() == before
     # A file that has moved, and what imports it.
     (package / "ops" / "depthwise.py").rename(package / "ops" / "depthwise_convolution.py")
@@ -149,13 +149,13 @@ def test_a_raised_revision_changes_the_keys_of_what_passes_through_it_alone(pack
     )
     changed = {model for model, old in before.items() if key(model) != old}
     assert changed == {"vim_tiny"}
-    replace(package / "train.py", 'REVISION = {"training loop": 1}', 'REVISION = {"training loop": 2}')
+    replace(package / "training" / "loop.py", 'REVISION = {"training loop": 1}', 'REVISION = {"training loop": 2}')
     assert {model for model, old in before.items() if key(model) != old} == set(before)
 
 
 def test_a_revision_that_is_no_whole_number_is_named(package):
-    replace(package / "train.py", 'REVISION = {"training loop": 1}', 'REVISION = {"training loop": 1.5}')
-    with pytest.raises(FreproError, match=r"train\.py: a REVISION is a whole number"):
+    replace(package / "training" / "loop.py", 'REVISION = {"training loop": 1}', 'REVISION = {"training loop": 1.5}')
+    with pytest.raises(FreproError, match=r"loop\.py: a REVISION is a whole number"):
         key()
 
 
