@@ -20,7 +20,7 @@ from frepro.bench import models, operations, parts, resolution
 from frepro.bench.results import PEERS, SECTIONS, Found, Key, Line, folder, write
 from frepro.bench.settings import SMOKE, Settings, full
 from frepro.errors import FreproError
-from frepro.ops import backends
+from frepro.ops import backends, cpu
 from frepro.store import provenance, records
 from frepro.training.parallel import Failure, attempt
 
@@ -66,6 +66,7 @@ def run(
         "settings": asdict(settings),
         "only": only,
         "beside": {"source": other.source, "sha256": other.sha256} if beside else None,
+        "kernels": {"instruction_set": cpu.instruction_set(), "march": os.environ.get("FREPRO_MARCH") or "native"},
         "backends": {name: reason or "available" for name, reason in backends.reasons().items()},
         "load_before": load,
         "seconds": round(time.perf_counter() - started, 1),

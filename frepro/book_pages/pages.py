@@ -201,6 +201,7 @@ def _benchmark(found: bench.Found, folder: Path, device: str) -> dict[str, str]:
 
 def _benchmark_origin(made: dict[str, Any]) -> str:
     settings, beside = made["settings"], made["beside"]
+    kernels = made.get("kernels")  # results of before it was recorded have none
     lines = [
         f"measured {made['time']} in {made['seconds'] / 60:.0f} minutes on {_machine(made)}, "
         f"{made['device']['threads']} threads; before it began, {made['load_before']} processes wanted to run",
@@ -209,6 +210,8 @@ def _benchmark_origin(made: dict[str, Any]) -> str:
         f"{settings['rounds']} rounds; operations and models on batches of {settings['batch_size']}, images of "
         f"{settings['img_size']} pixels; by resolution on batches of {settings['resolution_batch']}",
     ]
+    if kernels and kernels["instruction_set"]:
+        lines.append(f"CPU kernels for {kernels['instruction_set']} (`-march={kernels['march']}`)")
     if beside:
         lines.append(f"beside: {beside['source']} (file with SHA-256 `{beside['sha256']}`)")
     return "".join(f"- {line}\n" for line in lines) + "\n"

@@ -121,10 +121,11 @@ def doctor_command() -> None:
             click.echo(f"CUDA device {index}: {torch.cuda.get_device_name(index)}")
     else:
         click.echo("no CUDA device: training and timing run on the CPU")
-    from frepro.ops import backends
+    from frepro.ops import backends, cpu
 
     for name, reason in backends.reasons().items():
-        click.echo(f"backend {name}: {'can be used' if reason is None else f'not here, {reason}'}")
+        built = f", kernels for {cpu.instruction_set()}" if name == "cpu" else ""
+        click.echo(f"backend {name}: {f'can be used{built}' if reason is None else f'not here, {reason}'}")
     folder = paths.results()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     state = "can be written" if os.access(existing, os.W_OK) and existing.is_dir() else "can NOT be written"

@@ -70,7 +70,7 @@ def check_variants(experiment: "Experiment") -> dict[str, str]:
             if problem := cost.obstacle(model, args, small):
                 found[label] = problem
     if found:
-        for name in ("measured", "learners", "runs", "evaluated", "timings", "timing_settings", "findings"):
+        for name in ("measured", "trained_variants", "runs", "evaluated", "timings", "timing_settings", "findings"):
             experiment.__dict__.pop(name, None)  # were worked out with these variants in
         experiment.__dict__["broken"] = found
     return found

@@ -17,6 +17,7 @@ from frepro.bench import beside, parts, results
 from frepro.bench.run import run
 from frepro.book_pages import pages
 from frepro.errors import FreproError
+from frepro.ops import cpu
 from frepro.report import benchmark as report
 from tests.conftest import OFFLINE, ROOT
 
@@ -214,6 +215,7 @@ def test_the_page_is_made_from_results(bench, store, tmp_path):
         assert (tmp_path / "page" / f"cpu_{name}.png").stat().st_size > 10_000
         assert '<th scope="row">' in texts[name]
     assert "a net of one layer" in texts["origin"]
+    assert f"CPU kernels for {cpu.instruction_set()} (`-march=" in texts["origin"] or cpu.reason()
     page = (ROOT / "book" / "performance.md").read_text(encoding="utf-8")
     assert all(f"results/performance/{name}.md" in page for name in texts)
 

@@ -311,17 +311,17 @@ def test_a_network_is_counted_at_a_size_of_its_own(segmentation):
 def test_scores_of_detectors_and_what_a_file_gave():
     """Networks without masks have empty cells for them, and a mark tells where nothing was trained."""
     scores = [("RetinaNet", ("box_ap", "box_ap50"), ""), ("Mask R-CNN", ("box_ap", "mask_ap"), "mask_rcnn-x.pth")]
-    findings = [
+    found = [
         findings.Finding(network, "X", "x", f"scenes_{metric}", "%", None, 12.345, None, 1, "scenes", weights)
         for network, metrics, weights in scores
         for metric in metrics
     ]
-    view = report.dense_scores(findings)
+    view = report.dense_scores(found)
     names = [upper for upper, lower in view.headings if lower == "mean"]
     assert names == ["box AP (%)", "box AP50 (%)", "mask AP (%)"]
     assert [row[2::2] for row in view.rows] == [["12.35", "12.35", "", "1"], ["12.35", "", "12.35", "1*"]]
     assert view.notes == ["weights of mask_rcnn-x.pth, evaluated here; nothing was trained"]
-    assert report.summary(findings, papers.load("spanet").tables[3], "", "").rows == view.rows
+    assert report.summary(found, papers.load("spanet").tables[3], "", "").rows == view.rows
     table = papers.load("spanetv2").tables[3]
     found = findings.Finding(
         "Mask R-CNN", "S18-pure", "spanetv2_s18_pure", "box_ap", "%", 48.0, 47.987, None, 1, "COCO", "mask_rcnn-x.pth"

@@ -1,6 +1,7 @@
 """The choice of a backend, by inputs, by argument and by environment; and that the plain forms need no compiler."""
 
 import os
+import platform
 import subprocess
 import sys
 
@@ -116,6 +117,37 @@ def test_kernels_are_compiled_once_and_a_cache_that_cannot_be_written_is_no_obst
     elsewhere = run(code, XDG_CACHE_HOME=str(tmp_path / "file"))
     assert elsewhere.returncode == 0, elsewhere.stderr
     assert str(tmp_path) not in elsewhere.stdout
+
+
+@needs_compiler
+def test_kernels_of_two_instruction_sets_stand_side_by_side_in_the_cache(tmp_path):
+    code = "from frepro.ops import cpu; print(cpu.reason(), cpu.instruction_set(), cpu.library()._name)"
+    march = "x86-64" if platform.machine() == "x86_64" else "native"
+    plain, asked = (run(code, XDG_CACHE_HOME=str(tmp_path), FREPRO_MARCH=value) for value in ("", march))
+    assert plain.returncode == asked.returncode == 0, plain.stderr + asked.stderr
+    assert plain.stdout.split()[-1] != asked.stdout.split()[-1]
+    assert len(list((tmp_path / "frepro").iterdir())) == 2
+    if march == "x86-64":
+        assert asked.stdout.startswith("None SSE2 ")
+
+
+@needs_compiler
+def test_an_unknown_instruction_set_is_told_and_models_run_plain(tmp_path):
+    done = run(MODEL, XDG_CACHE_HOME=str(tmp_path), FREPRO_MARCH="no-such-set")
+    assert done.returncode == 0, done.stderr
+    said, is_finite = done.stdout.splitlines()
+    assert "no-such-set" in said
+    assert is_finite == "True"
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX-512 is of x86-64")
+def test_an_instruction_set_that_the_processor_lacks_kills_no_process(tmp_path):
+    done = run(MODEL, XDG_CACHE_HOME=str(tmp_path), FREPRO_MARCH="x86-64-v4")
+    assert done.returncode == 0, done.stderr
+    said, is_finite = done.stdout.splitlines()
+    assert said == "None" or "lacks the instruction set of FREPRO_MARCH=x86-64-v4" in said
+    assert is_finite == "True"
 
 
 def test_without_triton_and_mamba_ssm_models_run():

@@ -15,6 +15,7 @@ def _seed():
 
 
 @needs_compiler
+@pytest.mark.usefixtures("instruction_set")
 @pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("kernel", [(1, 7), (7, 7), (9, 9), (5, 5), (3, 11), (1, 15)])
 @pytest.mark.parametrize("shape", [(2, 40, 14, 12), (3, 16, 9, 7), (1, 5, 2, 3), (1, 33, 1, 1)])

@@ -1,5 +1,8 @@
 """CPU kernels in C, compiled for this machine at first use and kept in the user's cache.
 
+They are compiled for the instruction set of this processor, or for the one in the environment variable
+``FREPRO_MARCH``, a value of the compiler's option ``-march`` such as ``x86-64-v3`` (AVX2).
+
 Without a compiler everything still works, by the plain torch forms; ``reason()`` says what is in the way, and
 ``frepro doctor`` prints it. Threads are those of torch: where both use the same OpenMP library they share its pool.
 """
@@ -30,22 +33,40 @@ FLAGS = (
 OPTIONAL_FLAGS = ("-march=native", "-fopenmp")
 
 
+def _flags() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Flags, and those that a compiler may lack. An instruction set that was asked for is not left out."""
+    march = os.environ.get("FREPRO_MARCH")
+    return ((*FLAGS, f"-march={march}"), OPTIONAL_FLAGS[1:]) if march else (FLAGS, OPTIONAL_FLAGS)
+
+
 @functools.cache
 def library() -> ctypes.CDLL:
     """The compiled kernels.
 
     Raises:
-        OSError: There is no compiler, or it fails; the message says which.
+        OSError: There is no compiler, it fails, or the processor lacks the instruction set that was asked for; the
+            message says which.
     """
+    kernels = _built()
+    kernels.instruction_set.restype = ctypes.c_char_p
+    if kernels.instruction_set() is None:
+        asked = os.environ.get("FREPRO_MARCH")
+        raise OSError(f"this processor lacks the instruction set of FREPRO_MARCH={asked}: unset it or take another")
+    return kernels
+
+
+def _built() -> ctypes.CDLL:
+    """From the cache, or else compiled into it."""
     compiler = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
     if compiler is None:
         raise OSError("no C compiler (cc, gcc or clang) on the path")
-    key = hashlib.sha256("\n".join([SOURCE.read_text(), *FLAGS, compiler, description()]).encode()).hexdigest()[:16]
-    kernels = _cache() / f"kernels-{key}.so"
+    flags, optional = _flags()
+    parts = (SOURCE.read_text(), *flags, *optional, compiler, description())
+    kernels = _cache() / f"kernels-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.so"
     with contextlib.suppress(OSError):  # not there, or made on a machine with another C library
         return ctypes.CDLL(str(kernels))
     with tempfile.TemporaryDirectory(dir=kernels.parent) as folder:
-        _compile(compiler, Path(folder) / kernels.name)
+        _compile(compiler, flags, optional, Path(folder) / kernels.name)
         os.replace(Path(folder) / kernels.name, kernels)  # whole or not at all, whoever compiles at the same time
     return ctypes.CDLL(str(kernels))
 
@@ -60,9 +81,9 @@ def _cache() -> Path:
     return Path(tempfile.mkdtemp(prefix="frepro-"))
 
 
-def _compile(compiler: str, target: Path) -> None:
-    for count in range(len(OPTIONAL_FLAGS), -1, -1):
-        command = [*shlex.split(compiler), *FLAGS, *OPTIONAL_FLAGS[:count], "-o", str(target), str(SOURCE), "-lm"]
+def _compile(compiler: str, flags: tuple[str, ...], optional: tuple[str, ...], target: Path) -> None:
+    for count in range(len(optional), -1, -1):
+        command = [*shlex.split(compiler), *flags, *optional[:count], "-o", str(target), str(SOURCE), "-lm"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -80,6 +101,11 @@ def description() -> str:
         return "\n".join(sorted({line for line in lines if line.startswith(kept)}))
     except OSError:
         return platform.processor() + platform.machine()
+
+
+def instruction_set() -> str | None:
+    """What the kernels were compiled for, such as "AVX2"; none where they cannot be used."""
+    return None if reason() else library().instruction_set().decode()
 
 
 @torch.compiler.assume_constant_result  # or torch.compile traces into the search for a compiler

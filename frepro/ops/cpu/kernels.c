@@ -1,7 +1,8 @@
 /* CPU kernels of frepro's operations; built once by frepro/ops/cpu/__init__.py and called through ctypes.
 
    Tensors are float32 and channels-last: the channel is the contiguous axis, and LANES channels are computed side by
-   side in one vector. A last block of fewer channels is padded with zeros. Each kernel equals the plain torch form of
+   side in one vector, as many as a register of the instruction set holds: a wider vector would live in memory. A last
+   block of fewer channels is padded with zeros. Each kernel equals the plain torch form of
    its operation in the files of frepro/ops, where the mathematics is stated; tests hold the two together. Each returns
    0, or 1 where there was no memory. */
 
@@ -10,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Where AVX-512 is missing, built-in functions stand for intrinsics: the header takes the compiler 60 MB. */
 #ifdef __AVX512F__
 #include <immintrin.h>
 #endif
@@ -20,7 +22,30 @@
 static int omp_get_thread_num(void) { return 0; }
 #endif
 
+#if defined(__AVX512F__)
+#define INSTRUCTION_SET "AVX-512"
+#define IS_SUPPORTED __builtin_cpu_supports("avx512f")
 #define LANES 16
+#elif defined(__AVX2__)
+#define INSTRUCTION_SET "AVX2"
+#define IS_SUPPORTED __builtin_cpu_supports("avx2")
+#define LANES 8
+#elif defined(__AVX__)
+#define INSTRUCTION_SET "AVX"
+#define IS_SUPPORTED __builtin_cpu_supports("avx")
+#define LANES 8
+#else
+#if defined(__SSE2__)
+#define INSTRUCTION_SET "SSE2"
+#elif defined(__ARM_NEON)
+#define INSTRUCTION_SET "NEON"
+#else
+#define INSTRUCTION_SET "none"
+#endif
+#define IS_SUPPORTED 1
+#define LANES 4
+#endif
+
 #define MIN(a, b) ((a) < (b) ? (a) : (b))
 #define INLINE static inline __attribute__((always_inline))
 
@@ -30,6 +55,9 @@ typedef int32_t ivec __attribute__((vector_size(4 * LANES)));
 typedef struct {
     vec re, im;
 } cvec;
+
+/* The instruction set that the kernels were compiled for, null where this processor lacks it. */
+const char *instruction_set(void) { return IS_SUPPORTED ? INSTRUCTION_SET : NULL; }
 
 /* ------------------------------------------------------------------------------------------- vectors and functions */
 
@@ -76,26 +104,39 @@ INLINE float total(vec v) {
 
 /* What is no number in b stays none: bounds come first. */
 INLINE vec maximum(vec a, vec b) {
-#ifdef __AVX512F__
+#if defined(__AVX512F__)
     return (vec)_mm512_max_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+    return __builtin_ia32_maxps256(a, b);
+#elif defined(__SSE2__)
+    return __builtin_ia32_maxps(a, b);
 #else
     ivec mask = a > b;
     return (vec)((mask & (ivec)a) | (~mask & (ivec)b));
 #endif
 }
 
-INLINE vec minimum(vec a, vec b) { return -maximum(-a, -b); }
+INLINE vec minimum(vec a, vec b) {
+#if defined(__AVX512F__)
+    return (vec)_mm512_min_ps((__m512)a, (__m512)b);
+#elif defined(__AVX__)
+    return __builtin_ia32_minps256(a, b);
+#elif defined(__SSE2__)
+    return __builtin_ia32_minps(a, b);
+#else
+    return -maximum(-a, -b);
+#endif
+}
 
 INLINE vec fill(float x) { return (vec){0} + x; }
 
-/* 2^t, relative error below 3e-7: 2^r for the nearest integer r, times a polynomial in the rest, within [-1/2, 1/2]. The
-   polynomial is exactly 1 at 0, so that a long product of factors near 1 drifts no more than its inputs. Without AVX-512
-   r comes off by adding 1.5 * 2^23, which leaves it in the low bits, and results below 2^-126 are about 0. */
-INLINE vec exp2v(vec t) {
+/* 2^t for t in [-126, 126], relative error below 3e-7: 2^r for the nearest integer r, times a polynomial in the rest,
+   within [-1/2, 1/2]. The polynomial is exactly 1 at 0, so that a long product of factors near 1 drifts no more than its
+   inputs. Without AVX-512 r comes off by adding 1.5 * 2^23, which leaves it in the low bits. */
+INLINE vec exp2_bounded(vec t) {
 #ifdef __AVX512F__
     vec r = (vec)_mm512_roundscale_ps((__m512)t, 0);
 #else
-    t = minimum(fill(126.0f), maximum(fill(-126.0f), t));
     vec shifted = t + 12582912.0f, r = shifted - 12582912.0f;
 #endif
     vec f = t - r;
@@ -111,9 +152,23 @@ INLINE vec exp2v(vec t) {
 #endif
 }
 
-#define LOG2_E 1.44269504088896341f
+/* 2^t for t <= 126; without AVX-512 results below 2^-126 are about 0. */
+INLINE vec exp2_capped(vec t) {
+#ifndef __AVX512F__
+    t = maximum(fill(-126.0f), t);
+#endif
+    return exp2_bounded(t);
+}
 
-INLINE vec expv(vec x) { return exp2v(x * LOG2_E); }
+/* 2^t for any t; without AVX-512 results above 2^126 are about that. */
+INLINE vec exp2v(vec t) {
+#ifndef __AVX512F__
+    t = minimum(fill(126.0f), t);
+#endif
+    return exp2_capped(t);
+}
+
+#define LOG2_E 1.44269504088896341f
 
 /* 1 / x for x in [2^-126, 2^126]; by Newton's method from 14 bits where a division takes several times as long. */
 INLINE vec inverse(vec x) {
@@ -125,12 +180,12 @@ INLINE vec inverse(vec x) {
 #endif
 }
 
-INLINE vec sigmoid(vec x) { return inverse(1.0f + exp2v(minimum(fill(125.0f), x * -LOG2_E))); }
+INLINE vec sigmoid(vec x) { return inverse(1.0f + exp2_capped(minimum(fill(125.0f), x * -LOG2_E))); }
 
 /* log(1 + e^x) = max(x, 0) + log(1 + e), e = e^-|x|; and log(1 + e) = 2 artanh(e / (2 + e)), whose argument is at most
    1/3, so that small results keep their relative accuracy. */
 INLINE vec softplus(vec x) {
-    vec e = expv(minimum(x, -x));
+    vec e = exp2_capped(minimum(x, -x) * LOG2_E);
     vec s = e * inverse(e + 2.0f), q = s * s;
     vec p = q * (2.0f / 15) + 2.0f / 13;
     p = p * q + 2.0f / 11;
@@ -187,10 +242,17 @@ INLINE const float *row(const float *p, strides stride, int64_t b, int64_t t) {
     return p + b * stride.batch + t * stride.time;
 }
 
+/* Whether no state can grow: no step is negative and no rate positive. */
+static int is_fading(const scan *s) {
+    int fades = s->is_softplus;
+    for (int64_t i = 0; i < s->state * s->dim; i++) fades &= s->A[i] <= 0;
+    return fades;
+}
+
 /* A chunk of count channels from c on, from the state before it to the state after it. */
 INLINE void scan_chunk(
-    const scan *s, const int64_t N, const int64_t count, int64_t b, int64_t c, int64_t begin, vec *state, float *y,
-    strides sy
+    const scan *s, const int64_t N, const int64_t count, const int fades, int64_t b, int64_t c, int64_t begin,
+    vec *state, float *y, strides sy
 ) {
     int64_t size = MIN(CHUNK, s->length - begin);
     vec rates[MAX_STATE], h[MAX_STATE], raw[CHUNK], delta[CHUNK], u[CHUNK], sum[CHUNK];
@@ -205,7 +267,8 @@ INLINE void scan_chunk(
         const float *B = row(s->B, s->sB, b, t), *C = row(s->C, s->sC, b, t);
         vec input = delta[i] * u[i], even = skip * u[i], odd = fill(0);
         UNROLL for (int64_t n = 0; n < N; n++) {
-            h[n] = exp2v(delta[i] * rates[n]) * h[n] + input * B[n];
+            vec t = delta[i] * rates[n], decay = fades ? exp2_capped(t) : exp2v(t);
+            h[n] = decay * h[n] + input * B[n];
             if (n & 1)
                 odd += h[n] * C[n];
             else
@@ -230,6 +293,7 @@ INLINE void scan_chunk(
 int32_t scan_forward(const scan *s, float *y, const strides *sy, int32_t threads) {
     int64_t blocks = (s->dim + LANES - 1) / LANES, side = s->batch * blocks / threads;
     side = side < 1 ? 1 : MIN(side, SIDE_BY_SIDE);
+    int fades = is_fading(s);
 #pragma omp parallel for collapse(2) schedule(static) num_threads(threads)
     for (int64_t b = 0; b < s->batch; b++)
         for (int64_t first = 0; first < blocks; first += side) {
@@ -238,10 +302,12 @@ int32_t scan_forward(const scan *s, float *y, const strides *sy, int32_t threads
                 for (int64_t block = first; block < MIN(first + side, blocks); block++) {
                     vec *state = states + (block - first) * s->state;
                     int64_t count = s->dim - block * LANES;
-                    if (s->state == 16 && count >= LANES)
-                        scan_chunk(s, 16, LANES, b, block * LANES, begin, state, y, *sy);
+                    if (s->state == 16 && count >= LANES && fades)
+                        scan_chunk(s, 16, LANES, 1, b, block * LANES, begin, state, y, *sy);
+                    else if (s->state == 16 && count >= LANES)
+                        scan_chunk(s, 16, LANES, 0, b, block * LANES, begin, state, y, *sy);
                     else
-                        scan_chunk(s, s->state, count, b, block * LANES, begin, state, y, *sy);
+                        scan_chunk(s, s->state, count, 0, b, block * LANES, begin, state, y, *sy);
                 }
         }
     return 0;
@@ -549,26 +615,44 @@ int32_t depthwise_gradient(
 
 /* ---------------------------------------------------------------------------------------------------------------- GELU */
 
-/* Phi(x), the share of a normal distribution below x, within 1e-7, and its density ("Handbook of Mathematical
-   Functions", Abramowitz and Stegun, 7.1.26). What is no number stays none. */
-INLINE vec normal(vec x, vec *density) {
-    vec z = maximum(-x, x) * 0.70710678118654752f, t = 1.0f / (0.3275911f * z + 1.0f);
-    vec e = exp2v(maximum(fill(-126.0f), -LOG2_E * z * z));
-    vec p = 1.061405429f * t - 1.453152027f;
-    p = p * t + 1.421413741f;
-    p = p * t - 0.284496736f;
-    p = p * t + 0.254829592f;
-    vec tail = 0.5f * p * t * e;
-    *density = 0.39894228040143268f * e;
+/* The derivative of GELU, Phi(x) + x phi(x) with the normal distribution Phi and its density phi, within 3e-7; Phi after
+   Abramowitz and Stegun, "Handbook of Mathematical Functions", 7.1.26, is p(t) e^(-x^2 / 2) below 0. The derivatives at x
+   and -x add up to 1. What is no number stays none. The form for AVX-512 takes more steps than the other, and is kept so
+   that results measured with it can be had again bit by bit. */
+INLINE vec gelu_derivative(vec x) {
+    vec size = (vec)((ivec)x & INT32_MAX);
+#ifdef __AVX512F__
+    vec z = size * 0.70710678118654752f, t = 1.0f / (0.3275911f * z + 1.0f);
+    vec e = exp2_bounded(maximum(fill(-126.0f), -LOG2_E * z * z));
+#else
+    size = minimum(fill(13.0f), size); /* beyond, e is no more than 1e-36 */
+    vec t = 1.0f / (0.23164190f * size + 1.0f), e = exp2_bounded(-0.5f * LOG2_E * size * size);
+#endif
+    vec p = 0.5f * 1.061405429f * t - 0.5f * 1.453152027f;
+    p = p * t + 0.5f * 1.421413741f;
+    p = p * t - 0.5f * 0.284496736f;
+    p = p * t + 0.5f * 0.254829592f;
     ivec mask = x < 0;
-    return (vec)((mask & (ivec)tail) | (~mask & (ivec)(1.0f - tail)));
+#ifdef __AVX512F__
+    vec tail = p * t * e, density = 0.39894228040143268f * e;
+    return (vec)((mask & (ivec)tail) | (~mask & (ivec)(1.0f - tail))) + x * density;
+#else
+    vec below = (p * t - 0.39894228040143268f * size) * e;
+    return (vec)((mask & (ivec)below) | (~mask & (ivec)(1.0f - below)));
+#endif
+}
+
+INLINE void gelu_gradient(const float *x, const float *dy, float *dx, const int64_t count) {
+    store(dx, load(dy, count) * gelu_derivative(load(x, count)), count);
 }
 
 int32_t gelu_backward(const float *x, const float *dy, int64_t count, float *dx, int32_t threads) {
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t i = 0; i < count; i += LANES) {
-        vec at = load(x + i, count - i), density, share = normal(at, &density);
-        store(dx + i, load(dy + i, count - i) * (share + at * density), count - i);
+        if (count - i >= LANES)
+            gelu_gradient(x + i, dy + i, dx + i, LANES);
+        else
+            gelu_gradient(x + i, dy + i, dx + i, count - i);
     }
     return 0;
 }
