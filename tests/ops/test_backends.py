@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from frepro.ops import backends, dynamic_filter, selective_scan
-from tests.compiler import needs_compiler
 
 FREE = {"cpu": None}
 TAKEN = {"cpu": "tensors are torch.float64"}
@@ -101,21 +100,6 @@ def test_without_a_working_compiler_models_run_plain_and_the_reason_is_told(tmp_
     said, is_finite = done.stdout.splitlines()
     assert reason in said
     assert is_finite == "True"
-
-
-@needs_compiler
-def test_kernels_are_compiled_once_and_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path):
-    code = "from frepro.ops import cpu; print(cpu.library()._name)"
-    first = run(code, XDG_CACHE_HOME=str(tmp_path))
-    assert first.returncode == 0, first.stderr
-    (kernels,) = (tmp_path / "frepro").iterdir()
-    written = kernels.stat().st_mtime_ns
-    assert run(code, XDG_CACHE_HOME=str(tmp_path)).stdout == first.stdout
-    assert kernels.stat().st_mtime_ns == written
-    (tmp_path / "file").write_text("")
-    elsewhere = run(code, XDG_CACHE_HOME=str(tmp_path / "file"))
-    assert elsewhere.returncode == 0, elsewhere.stderr
-    assert str(tmp_path) not in elsewhere.stdout
 
 
 def test_without_triton_and_mamba_ssm_models_run():

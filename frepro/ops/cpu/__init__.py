@@ -4,7 +4,6 @@ Without a compiler everything still works, by the plain torch forms; ``reason()`
 ``frepro doctor`` prints it. Threads are those of torch: where both use the same OpenMP library they share its pool.
 """
 
-import contextlib
 import ctypes
 import functools
 import hashlib
@@ -13,13 +12,13 @@ import platform
 import shlex
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from frepro.ops import eager
+from frepro.ops.cpu import cache
 
 SOURCE = Path(__file__).parent / "kernels.c"
 # Products and sums may fuse. Nothing else may be reordered: the exponential rounds by adding and taking away a number.
@@ -36,29 +35,13 @@ def library() -> ctypes.CDLL:
     """The compiled kernels.
 
     Raises:
-        OSError: There is no compiler, or it fails; the message says which.
+        OSError: There is no compiler, it fails, or the cache is not to be trusted; the message says which.
     """
     compiler = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
     if compiler is None:
         raise OSError("no C compiler (cc, gcc or clang) on the path")
     key = hashlib.sha256("\n".join([SOURCE.read_text(), *FLAGS, compiler, description()]).encode()).hexdigest()[:16]
-    kernels = _cache() / f"kernels-{key}.so"
-    with contextlib.suppress(OSError):  # not there, or made on a machine with another C library
-        return ctypes.CDLL(str(kernels))
-    with tempfile.TemporaryDirectory(dir=kernels.parent) as folder:
-        _compile(compiler, Path(folder) / kernels.name)
-        os.replace(Path(folder) / kernels.name, kernels)  # whole or not at all, whoever compiles at the same time
-    return ctypes.CDLL(str(kernels))
-
-
-def _cache() -> Path:
-    """A folder that can be written, the user's if possible."""
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frepro"
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    return Path(tempfile.mkdtemp(prefix="frepro-"))
+    return cache.load(f"kernels-{key}.so", functools.partial(_compile, compiler), f"the CPU kernels with {compiler}")
 
 
 def _compile(compiler: str, target: Path) -> None:
