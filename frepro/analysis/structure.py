@@ -21,8 +21,9 @@ from frepro import ops
 from frepro.analysis.operations import replaced
 from frepro.models.layers import Mlp
 from frepro.models.metaformer import Downsampling
-from frepro.models.spanet import SpectralPooling
+from frepro.models.spanet import SPAM, SpectralPooling
 from frepro.models.spanetv2 import Attention
+from frepro.models.vim import BidirectionalMamba
 
 # Functions that move numbers without changing any: an edge passes through them.
 MOVES = {
@@ -223,8 +224,9 @@ class _Hooks:
         self.handles: list[Any] = []
 
     def __enter__(self) -> None:
+        lent = {inner for module in self.recorder.root.modules() for inner in _lent(module)}
         for name, module in self.recorder.root.named_modules():
-            if module is not self.recorder.root and self.recorder.is_closed(module):
+            if module is not self.recorder.root and self.recorder.is_closed(module) and module not in lent:
                 self.handles.append(module.register_forward_pre_hook(self._before))
                 self.handles.append(module.register_forward_hook(self._after(name)))
 
@@ -247,6 +249,13 @@ class _Hooks:
                 recorder.add(Node("module", describe(module), name), inputs, output)
 
         return hook
+
+
+def _lent(module: nn.Module) -> list[nn.Module]:
+    """Layers of a mixer that lend their weights to an operation, as long as no hook waits for their call."""
+    if isinstance(module, BidirectionalMamba):
+        return [module.conv1d, module.conv1d_b, module.dt_proj, module.dt_proj_b]
+    return list(module.pws) if isinstance(module, SPAM) and module.is_pooled_at_once else []
 
 
 def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:

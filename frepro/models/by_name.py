@@ -5,25 +5,26 @@ from collections.abc import Callable
 from timm.layers import get_act_layer, get_norm_layer
 from timm.layers.create_act import _ACT_LAYER_DEFAULT
 from timm.layers.create_norm import _NORM_MAP
+from timm.models.metaformer import StarReLU
+from torch import nn
 
 from frepro.errors import unknown
-from frepro.models.layers import StarReLU, inplace_gelu
 
-OWN_ACTIVATIONS = {"star_relu": StarReLU, "gelu": inplace_gelu}
+ACTIVATIONS = {"star_relu": StarReLU, "gelu": nn.GELU}
 
 
 def activation(layer: Callable | str) -> Callable:
-    """Return the activation of that name, of ours ("star_relu", "gelu") or timm's ("relu", "silu", "tanh" ...).
+    """Return the activation of that name, "star_relu" or one of timm's ("gelu", "relu", "silu", "tanh" ...).
 
     Raises:
         FreproError: There is no activation of that name.
     """
     if not isinstance(layer, str):
         return layer
-    if layer in OWN_ACTIVATIONS:
-        return OWN_ACTIVATIONS[layer]
+    if layer in ACTIVATIONS:
+        return ACTIVATIONS[layer]
     if layer not in _ACT_LAYER_DEFAULT:
-        raise unknown("activation", layer, [*OWN_ACTIVATIONS, *_ACT_LAYER_DEFAULT])
+        raise unknown("activation", layer, [*ACTIVATIONS, *_ACT_LAYER_DEFAULT])
     return get_act_layer(layer)
 
 

@@ -30,10 +30,11 @@ import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d
 from timm.models import generate_default_cfgs, register_model
+from timm.models.metaformer import StarReLU
 from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg
-from frepro.models.layers import Linear, Mlp, StarReLU, inplace_gelu
+from frepro.models.layers import Mlp, call, is_private
 from frepro.models.metaformer import MetaFormer, SepConv
 from frepro.ops import dynamic_filter, global_filter, resize_filter
 from frepro.ops.precision import float32_or_more, without_autocast
@@ -65,13 +66,13 @@ class DynamicFilter(nn.Module):
         super().__init__()
         hidden = 2 * dim
         self.num_filters = num_filters
-        self.pwconv1 = Linear(dim, hidden, bias=False, **dd)
+        self.pwconv1 = nn.Linear(dim, hidden, bias=False, **dd)
         self.act1 = act_layer()
         self.reweight = Mlp(
             dim, int(routing_ratio * dim), num_filters * hidden, act_layer=partial(StarReLU, **dd), bias=False, **dd
         )
         self.complex_weights = nn.Parameter(0.02 * torch.randn(size[0], size[1] // 2 + 1, num_filters, 2, **dd))
-        self.pwconv2 = Linear(hidden, dim, bias=False, **dd)
+        self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
 
     def set_size(self, size: tuple[int, int]) -> None:
         self.complex_weights = nn.Parameter(resize_filter(self.complex_weights.detach(), *size))
@@ -79,9 +80,10 @@ class DynamicFilter(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pooled = x.mean(dim=(1, 2))  # (B, C)
         coefficients = self.reweight(pooled).unflatten(1, (self.num_filters, -1)).softmax(dim=1)  # (B, N, 2C)
-        x = self.act1(self.pwconv1(x))
+        x = call(self.act1, call(self.pwconv1, x), made_by=self.pwconv1)
         basis = resize_filter(self.complex_weights, x.shape[1], x.shape[2])
-        return self.pwconv2(dynamic_filter(x, coefficients, basis, inplace=True))
+        x = dynamic_filter(x, coefficients, basis, inplace=is_private(self.pwconv1, self.act1))
+        return call(self.pwconv2, x)
 
 
 class GlobalFilter(nn.Module):
@@ -90,18 +92,18 @@ class GlobalFilter(nn.Module):
     def __init__(self, dim: int, *, size: tuple[int, int], act_layer: Callable = StarReLU, **dd: Any) -> None:
         super().__init__()
         hidden = 2 * dim
-        self.pwconv1 = Linear(dim, hidden, bias=False, **dd)
+        self.pwconv1 = nn.Linear(dim, hidden, bias=False, **dd)
         self.act1 = act_layer()
         self.complex_weights = nn.Parameter(0.02 * torch.randn(size[0], size[1] // 2 + 1, hidden, 2, **dd))
-        self.pwconv2 = Linear(hidden, dim, bias=False, **dd)
+        self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
 
     def set_size(self, size: tuple[int, int]) -> None:
         self.complex_weights = nn.Parameter(resize_filter(self.complex_weights.detach(), *size))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act1(self.pwconv1(x))
+        x = call(self.act1, call(self.pwconv1, x), made_by=self.pwconv1)
         weight = resize_filter(self.complex_weights, x.shape[1], x.shape[2])
-        return self.pwconv2(global_filter(x, weight, inplace=True))
+        return call(self.pwconv2, global_filter(x, weight, inplace=is_private(self.pwconv1, self.act1)))
 
 
 class AFNO2D(nn.Module):
@@ -127,14 +129,14 @@ class AFNO2D(nn.Module):
             raise ValueError(f"AFNO2D splits 2 x dim = {hidden} channels into {num_blocks} blocks of equal size")
         block = hidden // num_blocks
         self.sparsity_threshold = sparsity_threshold
-        self.pwconv1 = Linear(dim, hidden, bias=False, **dd)
+        self.pwconv1 = nn.Linear(dim, hidden, bias=False, **dd)
         self.act1 = act_layer()
         # First axis: real and imaginary part.
         self.w1 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, block, **dd))
         self.b1 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, **dd))
         self.w2 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, block, **dd))
         self.b2 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, **dd))
-        self.pwconv2 = Linear(hidden, dim, bias=False, **dd)
+        self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
 
     @staticmethod
     def _complex_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -144,7 +146,7 @@ class AFNO2D(nn.Module):
         return torch.einsum("...ki,kio->...ko", x, matrix) + float32_or_more(torch.cat([bias[0], bias[1]], dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act1(self.pwconv1(x))
+        x = call(self.act1, call(self.pwconv1, x), made_by=self.pwconv1)
         with without_autocast(x):
             spectrum = torch.fft.rfft2(float32_or_more(x), dim=(1, 2), norm="ortho")
             blocks = spectrum.unflatten(3, self.b1.shape[1:])  # (B, H, W // 2 + 1, blocks, block)
@@ -152,7 +154,7 @@ class AFNO2D(nn.Module):
             output = F.softshrink(self._complex_linear(hidden, self.w2, self.b2), self.sparsity_threshold)
             spectrum = torch.complex(*output.chunk(2, dim=-1)).flatten(3)
             mixed = torch.fft.irfft2(spectrum, s=x.shape[1:3], dim=(1, 2), norm="ortho").to(x.dtype)
-        return self.pwconv2(x + mixed)
+        return call(self.pwconv2, x + mixed)
 
 
 class DFFormer(MetaFormer):
@@ -291,7 +293,7 @@ def dfformer_s18_d8(pretrained: bool = False, **kwargs: Any) -> DFFormer:
 @register_model
 def dfformer_s18_gelu(pretrained: bool = False, **kwargs: Any) -> DFFormer:
     """GELU for StarReLU in mixers and MLPs (Table 4)."""
-    return _create_dfformer("dfformer_s18_gelu", pretrained, "s18", kwargs, act_layer=inplace_gelu)
+    return _create_dfformer("dfformer_s18_gelu", pretrained, "s18", kwargs, act_layer=nn.GELU)
 
 
 @register_model

@@ -1,25 +1,23 @@
-"""Layers of timm and torch with frepro's operations inside; parameters and their names are the same."""
+"""Layers, most of them torch's and timm's own, and how models call them.
+
+Linear layers and activations are ``nn.Linear``, ``nn.GELU`` and timm's ``StarReLU``, so that hooks, adapters,
+quantisers and counters find what they know. A model calls them by ``call``, which computes the same by an operation of
+``frepro.ops`` where nothing is attached to the layer and the call is an ordinary one.
+"""
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-from timm.layers import to_2tuple
-from timm.models import metaformer
+import torch.nn.modules.module as torchs
+from timm.layers import GroupNorm1, to_2tuple
+from timm.models.metaformer import StarReLU
 from torch import Tensor, nn
 
-from frepro.ops import backends, depthwise_conv, gelu, linear, star_relu
+from frepro.ops import depthwise_conv, eager, gelu, linear, star_relu
 
-__all__ = ["GELU", "Conv1x1", "DepthwiseConv", "Linear", "Mlp", "StarReLU", "inplace_gelu"]
-
-
-class Linear(nn.Linear):
-    """``torch.nn.Linear``, by ``ops.linear``: (..., in) to (..., out)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+__all__ = ["Conv1x1", "DepthwiseConv", "Mlp", "Sequential", "call", "is_private", "is_untouched"]
 
 
 class Conv1x1(nn.Conv2d):
@@ -43,25 +41,68 @@ class DepthwiseConv(nn.Conv2d):
         return depthwise_conv(x, self.weight, self.bias)
 
 
-class GELU(nn.GELU):
-    """``torch.nn.GELU`` by ``ops.gelu``: any shape. ``inplace`` is for inference."""
+def call(layer: nn.Module, x: Tensor, *, made_by: nn.Module | None = None) -> Tensor:
+    """``layer(x)``, by the operation in ``OPERATIONS`` where the layer is untouched and no graph is made of the call.
 
-    def __init__(self, inplace: bool = False) -> None:
-        super().__init__()
-        self.inplace = inplace
+    The operation sees to all else that is not ordinary; a graph says which module each of its parts comes from.
+
+    Args:
+        made_by: The layer that gave ``x``, where nobody but ``layer`` needs it: at inference an activation then writes
+            over it. A second map as large is memory that the system hands out and takes back for each image.
+    """
+    operation = OPERATIONS.get(type(layer))
+    if operation is None or eager.is_graphed() or not is_untouched(layer):
+        return layer(x)
+    return operation(layer, x, made_by is not None and is_private(made_by))
+
+
+def is_untouched(layer: nn.Module, kind: type[nn.Module] | None = None) -> bool:
+    """Whether the layer is of the class ``kind`` exactly, if told, and leaving its call out would go unnoticed.
+
+    It would not where hooks wait for the call, or somebody has put another ``forward`` in place of the class's.
+    """
+    return (
+        (kind is None or type(layer) is kind)
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        and not (layer._backward_hooks or layer._backward_pre_hooks)
+        and not (torchs._global_forward_hooks or torchs._global_forward_pre_hooks)
+        and not (torchs._global_backward_hooks or torchs._global_backward_pre_hooks)
+        and "forward" not in layer.__dict__
+        and (not layer._modules or all(map(is_untouched, layer._modules.values())))
+    )
+
+
+def is_private(*layers: nn.Module) -> bool:
+    """Whether what each of the layers gives is new and nobody else's: what is next may write over it."""
+    return all(type(layer) in OF_NEW_MAPS and is_untouched(layer) for layer in layers)
+
+
+def _gelu(layer: nn.GELU, x: Tensor, inplace: bool) -> Tensor:
+    return gelu(x, inplace=inplace) if layer.approximate == "none" else layer(x)
+
+
+def _star_relu(layer: StarReLU, x: Tensor, inplace: bool) -> Tensor:
+    is_plain = type(layer.relu) is nn.ReLU
+    return star_relu(x, layer.scale, layer.bias, inplace=inplace) if is_plain else layer(x)
+
+
+# By the exact class: a subclass, or what somebody has put in a layer's place, is called as it is.
+OPERATIONS: dict[type[nn.Module], Callable[[Any, Tensor, bool], Tensor]] = {
+    nn.Linear: lambda layer, x, inplace: linear(x, layer.weight, layer.bias),
+    nn.GELU: _gelu,
+    StarReLU: _star_relu,
+}
+OF_NEW_MAPS = {nn.Linear, Conv1x1, GroupNorm1, nn.GELU, nn.ReLU, StarReLU}
+
+
+class Sequential(nn.Sequential):
+    """``torch.nn.Sequential`` of layers that each take what the one before gave, by ``call``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return gelu(x, inplace=self.inplace)
-
-
-inplace_gelu = partial(GELU, inplace=True)  # behind a layer whose output nobody else needs
-
-
-class StarReLU(metaformer.StarReLU):
-    """timm's StarReLU with its learnable scale and bias, by ``ops.star_relu``: any shape; ``inplace`` as ``GELU``."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return star_relu(x, self.scale, self.bias, inplace=self.inplace)
+        before = None
+        for layer in self:
+            x, before = call(layer, x, made_by=before), layer
+        return x
 
 
 class Mlp(nn.Module):
@@ -81,9 +122,9 @@ class Mlp(nn.Module):
         hidden_dim: int,
         out_dim: int | None = None,
         *,
-        act_layer: Callable = inplace_gelu,
+        act_layer: Callable = nn.GELU,
         bias: bool = True,
-        layer: Callable = Linear,
+        layer: Callable = nn.Linear,
         **dd: Any,
     ) -> None:
         super().__init__()
@@ -99,10 +140,13 @@ class Mlp(nn.Module):
         return torch.cat([self._whole(part) for part in tokens.chunk(parts)]).view(*x.shape[:-1], -1)
 
     def _whole(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
+        return call(self.fc2, call(self.act, call(self.fc1, x), made_by=self.fc1))
 
     def _parts(self, x: Tensor) -> int:
-        if x.device.type != "cpu" or not isinstance(self.fc1, nn.Linear) or not backends.may_overwrite():
+        if type(self.fc1) is not nn.Linear or torch.is_grad_enabled() or eager.is_graphed():
             return 1
         hidden = x.numel() // x.shape[-1] * self.fc1.out_features * x.element_size()
-        return max(1, math.ceil(hidden / self.MOST_HIDDEN))
+        if hidden <= self.MOST_HIDDEN or x.device.type != "cpu" or not eager.may_overwrite(x):
+            return 1
+        # Whoever waits for a layer's call waits for one.
+        return math.ceil(hidden / self.MOST_HIDDEN) if is_private(self.fc1, self.act, self.fc2) else 1

@@ -18,12 +18,12 @@ from functools import partial
 from typing import Any
 
 from timm.layers import DropPath, calculate_drop_path_rates, to_2tuple
-from timm.models.metaformer import MlpHead, Scale
+from timm.models.metaformer import MlpHead, Scale, StarReLU
 from torch import Tensor, nn
 
 from frepro.models.backbone import Backbone, init_weights
 from frepro.models.by_name import activation, norm
-from frepro.models.layers import DepthwiseConv, Linear, Mlp, StarReLU
+from frepro.models.layers import DepthwiseConv, Mlp, call
 
 __all__ = ["MetaFormer", "Pyramid", "SepConv"]
 
@@ -54,15 +54,15 @@ class SepConv(nn.Module):
     def __init__(self, dim: int, *, size: tuple[int, int], act_layer: Callable = StarReLU, **dd: Any) -> None:
         super().__init__()
         hidden = 2 * dim
-        self.pwconv1 = Linear(dim, hidden, bias=False, **dd)
+        self.pwconv1 = nn.Linear(dim, hidden, bias=False, **dd)
         self.act1 = act_layer()
         self.dwconv = DepthwiseConv(hidden, 7, bias=False, **dd)
-        self.pwconv2 = Linear(hidden, dim, bias=False, **dd)
+        self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.act1(self.pwconv1(x))
+        x = call(self.act1, call(self.pwconv1, x), made_by=self.pwconv1)
         x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.pwconv2(x)
+        return call(self.pwconv2, x)
 
 
 class MetaFormerBlock(nn.Module):
@@ -175,7 +175,7 @@ class MetaFormer(Pyramid):
         dd = {"device": device, "dtype": dtype}
         act_layer, norm_layer = activation(act_layer), norm(norm_layer)
         if act_layer is StarReLU:  # the only activation with parameters
-            act_layer = partial(StarReLU, inplace=True, **dd)
+            act_layer = partial(StarReLU, **dd)
 
         self.downsample_layers = nn.ModuleList(
             Downsampling(previous, dim, stem=i == 0, **dd)

@@ -55,9 +55,9 @@ from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg, init_weights
 from frepro.models.by_name import activation, norm
-from frepro.models.layers import Conv1x1, DepthwiseConv, Mlp, inplace_gelu
+from frepro.models.layers import Conv1x1, DepthwiseConv, Mlp, is_untouched
 from frepro.models.metaformer import Pyramid
-from frepro.ops import pooled_linear, spectral_pool, spectral_pooling_mask
+from frepro.ops import eager, pooled_linear, spectral_pool, spectral_pooling_mask
 
 __all__ = ["SPAM", "SPANet", "SpectralPooling"]
 
@@ -159,9 +159,17 @@ class SPAM(nn.Module):
             if isinstance(pool, SpectralPooling):
                 pool.set_size(size)
 
+    @property
+    def is_pooled_at_once(self) -> bool:
+        """Whether one operation stands for all gates, and their modules lend it their masks and weights alone."""
+        if not self.spectral_pooling or self.aggregation != "add":
+            return False
+        kinds = ((self.sps, SpectralPooling), (self.pws, Conv1x1))
+        return all(is_untouched(module, kind) for modules, kind in kinds for module in modules)
+
     def context(self, x: Tensor) -> Tensor:
         """Context map (Figure 4) of the convolved map x: (B, C, H, W) to (B, C, H, W)."""
-        if self.spectral_pooling and self.aggregation == "add":  # all gates at once
+        if self.is_pooled_at_once:
             masks = [pool.mask(*x.shape[2:]) for pool in self.sps]
             weights = [project.weight.flatten(1) for project in self.pws]
             bias = sum(project.bias for project in self.pws)
@@ -264,7 +272,7 @@ class SPANet(Pyramid):
         ring: float | None = 1 / 3,
         spectral_pooling: bool = True,
         aggregation: str = "add",
-        act_layer: Callable | str = inplace_gelu,
+        act_layer: Callable | str = nn.GELU,
         norm_layer: Callable | str = GroupNorm1,
         device: Any = None,
         dtype: Any = None,
@@ -333,7 +341,9 @@ class SPANet(Pyramid):
 
         On a CPU maps lie channels-last in memory, which is what its convolutions are fastest at.
         """
-        return x.contiguous(memory_format=torch.channels_last) if x.device.type == "cpu" else x
+        if x.device.type != "cpu" or eager.obstacle(x, registered=True):
+            return x
+        return x.contiguous(memory_format=torch.channels_last)
 
     def _sections(self) -> list[list[nn.Module]]:
         embeds = [self.patch_embed, *list(self.network)[1::2]]

@@ -39,7 +39,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg
-from frepro.models.layers import Conv1x1, DepthwiseConv, Linear, inplace_gelu
+from frepro.models.layers import Conv1x1, DepthwiseConv, Sequential, call
 from frepro.models.metaformer import MetaFormer, SepConv
 from frepro.ops import resize_filter, spectral_rescale
 
@@ -81,21 +81,21 @@ class SpectralAdaptiveModulation(nn.Module):
         if dim % self.num_heads:
             raise ValueError(f"SPAM splits dim = {dim} channels into {self.num_heads} heads of equal size")
         groups = dim // self.num_heads
-        self.query = nn.Sequential(Linear(dim, dim, bias=False, **dd), inplace_gelu())
-        self.ctx = Linear(dim, dim, bias=False, **dd)
+        self.query = Sequential(nn.Linear(dim, dim, bias=False, **dd), nn.GELU())
+        self.ctx = nn.Linear(dim, dim, bias=False, **dd)
         for i in range(1, self.num_heads + 1):
             conv = DepthwiseConv(groups, 2 * i + 1, **dd)
             self.register_module(f"local_conv_{i}", conv)
             spectrum = nn.Parameter(0.02 * torch.randn(groups, size[0], size[1] // 2 + 1, **dd))
             self.register_parameter(f"filter_{i}", spectrum)
         self.scale = ScaledSigmoid(**dd) if scaled_sigmoid else nn.Sigmoid()
-        self.proj = nn.Sequential(
+        self.proj = Sequential(
             nn.Conv2d(dim, 2 * dim, 1, groups=groups, bias=False, **dd),
             GroupNorm1(2 * dim, **dd),
-            inplace_gelu(),
+            nn.GELU(),
             Conv1x1(2 * dim, dim, bias=False, **dd),
         )
-        self.proj_out = Linear(dim, dim, bias=False, **dd)
+        self.proj_out = nn.Linear(dim, dim, bias=False, **dd)
 
     def _heads(self, name: str) -> list[Any]:
         return [getattr(self, f"{name}_{i}") for i in range(1, self.num_heads + 1)]
@@ -107,14 +107,14 @@ class SpectralAdaptiveModulation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query = self.query(x)
-        heads = self.ctx(x).permute(0, 3, 1, 2).chunk(self.num_heads, dim=1)
+        heads = call(self.ctx, x).permute(0, 3, 1, 2).chunk(self.num_heads, dim=1)
         heads = [conv(head) for conv, head in zip(self._heads("local_conv"), heads, strict=True)]
         # Channel g * 4 + h holds channel g of head h.
         context = torch.stack([head.permute(0, 2, 3, 1) for head in heads], dim=4).flatten(3)  # (B, H, W, C)
         spectrum = torch.stack(self._heads("filter"), dim=1).flatten(0, 1).permute(1, 2, 0)  # (H, W // 2 + 1, C)
         gain = self.scale(resize_filter(spectrum, x.shape[1], x.shape[2]))
         context = self.proj(spectral_rescale(context, gain, inplace=True).permute(0, 3, 1, 2))
-        return self.proj_out(query * context.permute(0, 2, 3, 1))
+        return call(self.proj_out, query * context.permute(0, 2, 3, 1))
 
 
 class Attention(nn.Module):
@@ -133,18 +133,18 @@ class Attention(nn.Module):
         super().__init__()
         if dim % self.head_dim:
             raise ValueError(f"attention splits dim = {dim} channels into heads of {self.head_dim}")
-        self.qkv = Linear(dim, 3 * dim, bias=False, **dd)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False, **dd)
         self.local_conv = DepthwiseConv(dim, 7, bias=False, **dd) if local_conv else None
-        self.proj = Linear(dim, dim, bias=False, **dd)
+        self.proj = nn.Linear(dim, dim, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.qkv(x).chunk(3, dim=-1)  # (B, H, W, C) each
+        query, key, value = call(self.qkv, x).chunk(3, dim=-1)  # (B, H, W, C) each
         heads = (part.flatten(1, 2).unflatten(2, (-1, self.head_dim)).transpose(1, 2) for part in (query, key, value))
         mixed = F.scaled_dot_product_attention(*heads)  # (B, heads, H * W, head_dim)
         mixed = mixed.transpose(1, 2).reshape(x.shape)
         if self.local_conv is not None:
             mixed = mixed + self.local_conv(value.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return self.proj(mixed)
+        return call(self.proj, mixed)
 
 
 class SPANetV2(MetaFormer):

@@ -35,6 +35,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from timm.layers import (
     DropPath,
     RmsNorm,
@@ -49,7 +50,7 @@ from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
 from frepro.models.backbone import Backbone, create, default_cfg, init_weights
-from frepro.models.layers import Linear
+from frepro.models.layers import call, is_untouched
 from frepro.ops import causal_conv, linear, selective_scan
 
 __all__ = ["BidirectionalMamba", "VimBlock", "VisionMamba"]
@@ -87,15 +88,15 @@ class BidirectionalMamba(nn.Module):
         self.average_directions = average_directions
         conv1d = partial(nn.Conv1d, inner, inner, d_conv, groups=inner, padding=d_conv - 1, **dd)
         rates = torch.arange(1, d_state + 1, **dd).log().repeat(inner, 1)
-        self.in_proj = Linear(dim, 2 * inner, bias=False, **dd)
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False, **dd)
         self.conv1d, self.conv1d_b = conv1d(), conv1d()
-        self.x_proj = Linear(inner, self.dt_rank + 2 * d_state, bias=False, **dd)
-        self.x_proj_b = Linear(inner, self.dt_rank + 2 * d_state, bias=False, **dd)
-        self.dt_proj = Linear(self.dt_rank, inner, **dd)
-        self.dt_proj_b = Linear(self.dt_rank, inner, **dd)
+        self.x_proj = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False, **dd)
+        self.x_proj_b = nn.Linear(inner, self.dt_rank + 2 * d_state, bias=False, **dd)
+        self.dt_proj = nn.Linear(self.dt_rank, inner, **dd)
+        self.dt_proj_b = nn.Linear(self.dt_rank, inner, **dd)
         self.A_log, self.A_b_log = nn.Parameter(rates), nn.Parameter(rates.clone())
         self.D, self.D_b = nn.Parameter(torch.ones(inner, **dd)), nn.Parameter(torch.ones(inner, **dd))
-        self.out_proj = Linear(inner, dim, bias=False, **dd)
+        self.out_proj = nn.Linear(inner, dim, bias=False, **dd)
         self._init_steps()
 
     @torch.no_grad()
@@ -110,18 +111,25 @@ class BidirectionalMamba(nn.Module):
         """One direction with the gate upon it: (B, E, L) twice to (B, E, L)."""
         conv1d, x_proj, dt_proj = (getattr(self, f"{name}{suffix}") for name in ("conv1d", "x_proj", "dt_proj"))
         A_log, D = getattr(self, f"A{suffix}_log"), getattr(self, f"D{suffix}")
-        x = causal_conv(x, conv1d.weight[:, 0], conv1d.bias, reverse=reverse)
-        delta, B, C = x_proj(x.transpose(1, 2)).split([self.dt_rank, self.d_state, self.d_state], dim=2)
-        delta = linear(delta, dt_proj.weight)  # the scan adds the bias, in float32
+        if is_untouched(conv1d, nn.Conv1d):
+            x = causal_conv(x, conv1d.weight[:, 0], conv1d.bias, reverse=reverse)
+        else:
+            x = F.silu(conv1d(x.flip(2) if reverse else x)[..., : x.shape[2]])
+            x = x.flip(2) if reverse else x
+        steps, B, C = call(x_proj, x.transpose(1, 2)).split([self.dt_rank, self.d_state, self.d_state], dim=2)
+        if is_untouched(dt_proj, nn.Linear):
+            delta, bias = linear(steps, dt_proj.weight), dt_proj.bias  # the scan adds the bias, in float32
+        else:
+            delta, bias = dt_proj(steps), None
         delta, B, C = (t.transpose(1, 2) for t in (delta, B, C))
         A = -A_log.to(torch.promote_types(A_log.dtype, torch.float32)).exp()
-        return selective_scan(x, delta, A, B, C, D, gate, delta_bias=dt_proj.bias, delta_softplus=True, reverse=reverse)
+        return selective_scan(x, delta, A, B, C, D, gate, delta_bias=bias, delta_softplus=True, reverse=reverse)
 
     def forward(self, x: Tensor) -> Tensor:
-        x, gate = self.in_proj(x).transpose(1, 2).chunk(2, dim=1)  # (B, E, L) each
+        x, gate = call(self.in_proj, x).transpose(1, 2).chunk(2, dim=1)  # (B, E, L) each
         forward, backward = self._scan(x, gate, "", False), self._scan(x, gate, "_b", True)
         y = torch.lerp(forward, backward, 0.5) if self.average_directions else forward + backward
-        return self.out_proj(y.transpose(1, 2))
+        return call(self.out_proj, y.transpose(1, 2))
 
 
 class VimBlock(nn.Module):
@@ -297,11 +305,14 @@ class VisionMamba(Backbone):
 
     def _stem(self, x: Tensor) -> Tensor:
         """Images to the residual stream, (B, h * w + 1, C) in float32 at least."""
-        x = self.patch_embed(x)
-        grid_size = (x.shape[1], x.shape[2])
-        x = insert_middle(x.flatten(1, 2), self.cls_token.expand(x.shape[0], -1, -1))
+        x, middle = self.patch_embed(x), self.cls_token
         if self.pos_embed is not None:
-            x = x + resize_pos_embed(self.pos_embed, self.grid_size, grid_size)
+            size = (x.shape[1], x.shape[2])
+            grid, of_middle = split_middle(resize_pos_embed(self.pos_embed, self.grid_size, size))
+            # Row by row: a traced model refuses another grid with as many patches.
+            x = x + grid.unflatten(1, self.grid_size if size == self.grid_size else size)
+            middle = middle + of_middle[:, None]
+        x = insert_middle(x.flatten(1, 2), middle.expand(x.shape[0], -1, -1))
         return x.to(torch.promote_types(x.dtype, torch.float32))
 
     def _sections(self) -> list[list[nn.Module]]:

@@ -49,7 +49,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from frepro.models.backbone import create
-from frepro.models.layers import Linear
+from frepro.models.layers import call
 from frepro.models.vim import SIZES, VimBlock, VisionMamba, vim_cfg
 from frepro.ops import amplitude_spectrum
 
@@ -117,11 +117,11 @@ class SpectralVimBlock(VimBlock):
         super().__init__(dim, **kwargs)
         dd = {name: kwargs.get(name) for name in ("device", "dtype")}
         self.stack = nn.Parameter(torch.ones(2, **dd))
-        self.mlp = Linear(dim, dim, **dd)
+        self.mlp = nn.Linear(dim, dim, **dd)
         nn.init.zeros_(self.mlp.bias)
 
     def mix(self, x: Tensor) -> Tensor:
-        return self.mixer(self.mlp(self.stack[0] * x + self.stack[1] * amplitude_spectrum(x)))
+        return self.mixer(call(self.mlp, self.stack[0] * x + self.stack[1] * amplitude_spectrum(x)))
 
 
 class VimF(VisionMamba):

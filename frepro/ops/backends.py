@@ -2,8 +2,8 @@
 
 Each operation has a plain form in torch, its reference, and may have faster equals: "cpu" (C kernels), "onednn" (the
 linear layer on a CPU), "matmul" (products for a transform), "triton" (CUDA) and "mamba_ssm" (CUDA, the scan alone).
-The fastest one that can take the inputs is picked. The argument ``backend`` of an operation or the environment variable
-``FREPRO_BACKEND`` forces one.
+In an ordinary eager call (``eager``) the fastest one that can take the inputs is picked. The argument ``backend`` of an
+operation or the environment variable ``FREPRO_BACKEND`` forces one.
 """
 
 import importlib.util
@@ -47,11 +47,6 @@ def misfit(*expected: tuple[Tensor | None, tuple[int, ...]]) -> str | None:
         if tensor is not None and tensor.shape != shape:
             return f"a tensor is {tuple(tensor.shape)} and not {tuple(shape)}"
     return None
-
-
-def may_overwrite() -> bool:
-    """Whether nobody else needs what an operation overwrites: no gradient and no transform of functions."""
-    return not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from frepro.ops import backends, cpu
+from frepro.ops import backends, cpu, eager
 
 REVISION = {"depthwise convolution": 1}
 
@@ -44,10 +44,10 @@ def _cpu_obstacle(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
         return f"kernels are odd and at most {WIDEST} wide, not {tuple(weight.shape[2:])}"
     if not (x.dtype == weight.dtype == torch.float32):
         return f"tensors are {x.dtype} and {weight.dtype}"
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return "compilers and autocast choose for themselves"
-    if torch._C._are_functorch_transforms_active():
-        return "it has no rule for vmap"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast chooses for itself"
+    if unusual := eager.obstacle(x, weight, bias):
+        return unusual
     channels = len(weight)
     if x.ndim != 4 or not x.numel():
         return "there is no batch"
@@ -72,7 +72,8 @@ class _DepthwiseConv(torch.autograd.Function):
                 dy, x, weight, [len(weight)], [1, 1], padding, [1, 1], False, [0, 0], len(weight), list(wanted)
             )
 
-        if torch.is_grad_enabled():  # somebody wants the derivative of the gradient
+        if torch.is_grad_enabled() or eager.obstacle_to_gradient(dy, x, weight):
+            # Where gradients are recorded, the derivative of this one is wanted.
             return torchs(ctx.needs_input_grad[0], True, ctx.has_bias)
         from frepro.ops.cpu.depthwise import depthwise_gradient
 

@@ -6,10 +6,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.utils.flop_counter import register_flop_formula
 
-from frepro.ops import backends, cpu
+from frepro.ops import backends, cpu, eager
 
 REVISION = {"pointwise operations": 1}
 
@@ -45,12 +44,12 @@ def _onednn_obstacle(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | No
         return f"tensors are on {x.device} and {weight.device}"
     if not (x.dtype == weight.dtype == torch.float32):
         return f"tensors are {x.dtype} and {weight.dtype}"
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return "compilers and autocast choose for themselves"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast chooses for itself"
+    if unusual := eager.obstacle(x, weight, bias):
+        return unusual
     if x.ndim < 2 or not x.numel():
         return "there is no batch"
-    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
-        return "it has no forward-mode derivative and no rule for vmap"
     misfit = backends.misfit((weight, (len(weight), x.shape[-1])), (bias, (len(weight),)))
     if misfit or (bias is not None and bias.dtype != torch.float32):
         return misfit or f"the bias is {bias.dtype}"
@@ -78,14 +77,15 @@ class _OneDNNLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
+        multiply = F.linear if eager.obstacle_to_gradient(gradient, x, weight) else _product
         dx = dweight = dbias = None
         # rows is the weight of the last product below: dense, where x is a slice of something wider.
         rows, of_rows = (t.reshape(-1, t.shape[-1]).contiguous() for t in (x, gradient))
         if ctx.needs_input_grad[0]:
-            dx = _product(gradient, weight.t(), None)
+            dx = multiply(gradient, weight.t(), None)
         if ctx.needs_input_grad[1]:
             is_long = len(rows) > MOST_ROWS
-            dweight = of_rows.t() @ rows if is_long else _product(of_rows.t(), rows.t(), None)
+            dweight = of_rows.t() @ rows if is_long else multiply(of_rows.t(), rows.t(), None)
         if ctx.needs_input_grad[2]:
             dbias = of_rows.sum(0)
         return dx, dweight, dbias
@@ -113,15 +113,13 @@ def gelu(x: Tensor, *, inplace: bool = False, backend: str | None = None) -> Ten
         The shape and dtype of ``x``.
     """
     # Half precision has less to read than it costs to convert.
-    obstacle = f"tensors are {x.dtype}" if x.dtype != torch.float32 else cpu.obstacle(x)
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        obstacle = "compilers choose for themselves, and it has no rule for vmap"
+    obstacle = f"tensors are {x.dtype}" if x.dtype != torch.float32 else eager.obstacle(x) or cpu.obstacle(x)
     is_wanted = x.requires_grad and torch.is_grad_enabled()
     if backends.choose("gelu", {"cpu": obstacle}, backend) == "cpu" and is_wanted:
         from frepro.ops.cpu.spectral import gelu as kernel
 
         return kernel(x)
-    return torch.ops.aten.gelu_(x) if inplace and backends.may_overwrite() else F.gelu(x)
+    return torch.ops.aten.gelu_(x) if inplace and eager.may_overwrite(x) else F.gelu(x)
 
 
 def star_relu(x: Tensor, scale: Tensor, bias: Tensor, *, inplace: bool = False, backend: str | None = None) -> Tensor:
@@ -141,7 +139,7 @@ def star_relu(x: Tensor, scale: Tensor, bias: Tensor, *, inplace: bool = False, 
     if backends.choose("star_relu", {"cpu": obstacle}, backend) == "cpu":
         from frepro.ops.cpu import spectral
 
-        if inplace and backends.may_overwrite() and x.is_contiguous():
+        if inplace and eager.may_overwrite(x) and x.is_contiguous():
             spectral.star_relu_(x, scale, bias)
             return x
         return spectral.star_relu(x, scale, bias)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from frepro.ops import backends, cpu, triton
+from frepro.ops import backends, cpu, eager, triton
 from frepro.ops.pointwise import linear
 from frepro.ops.precision import float32_or_more, without_autocast
 
@@ -101,7 +101,7 @@ def _cpu_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None, inplace:
     from frepro.ops.cpu import spectral
 
     coefficients = coefficients if coefficients is None else coefficients.float()
-    if inplace and backends.may_overwrite() and x.dtype == torch.float32 and x.is_contiguous():
+    if inplace and eager.may_overwrite(x) and x.dtype == torch.float32 and x.is_contiguous():
         spectral.spectral_filter_(x, weight.float(), coefficients)
         return x
     return spectral.spectral_filter(x.float(), weight.float(), coefficients).to(x.dtype)
@@ -187,7 +187,9 @@ def pooled_linear(
     """
     sizes = [weight.shape[1] for weight in weights]
     weight = torch.cat(list(weights), dim=1)
-    if backends.choose("pooled_linear", {"matmul": None}, backend) == "torch":
+    # Which waves there are is read off the size in Python: for a graph, the size of the tracing would be part of it.
+    obstacle = eager.obstacle(x, *masks, *weights, bias, registered=True)
+    if backends.choose("pooled_linear", {"matmul": obstacle}, backend) == "torch":
         pooled = [spectral_pool(part, mask) for part, mask in zip(x.split(sizes, dim=3), masks, strict=True)]
         return linear(torch.cat(pooled, dim=3), weight, bias)
 

@@ -4,6 +4,7 @@ What costs little is asked of each name. The rest is asked of each variant: of n
 built at a size for tests, with nothing in it zero or one by initialisation.
 """
 
+import contextlib
 import copy
 import re
 from functools import cache
@@ -13,10 +14,12 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import frepro  # noqa: F401  (registers the models)
 from frepro.models.metaformer import Pyramid
 from frepro.models.vim import VisionMamba, split_middle
+from frepro.ops import backends, pointwise
 from tests.dtypes import Transforms
 
 FAMILIES = ("dfformer", "gfnet", "spanet", "spanetv2", "vim", "vimf")
@@ -427,7 +430,105 @@ def test_saved_and_loaded_and_copied(name, tmp_path):
         assert torch.equal(copy.deepcopy(model)(x), logits)  # as a moving average is made
 
 
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("is_intel", [False, True])
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit:FutureWarning")
+def test_traced_is_the_same(name, is_intel, monkeypatch):
+    """By torch's own operators, which fvcore and exporters know; other inputs are right or refused, never wrong."""
+    monkeypatch.setattr(pointwise, "IS_INTEL", is_intel)
+    model, x = make(name, img_size=(64, 96)), images(64, 96)
+    with torch.no_grad():
+        traced = torch.jit.trace(model, x)
+        assert {node.kind().partition("::")[0] for node in traced.inlined_graph.nodes()} <= {"aten", "prim"}
+        for other in (x, 2 * x.flip(3) - 0.1):
+            torch.testing.assert_close(traced(other), model(other), rtol=1e-4, atol=1e-5)
+        for size in ((64, 64), (96, 64), (96, 96), (32, 192), (64, 96, 3)):
+            with contextlib.suppress(RuntimeError):
+                torch.testing.assert_close(traced(images(*size)), model(images(*size)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_each_hook_sees_its_layers_output(name):
+    """Once, and it stays as it was; the logits too, and hooks change no gradient."""
+    model, x, seen = make(name), images(), []
+    with torch.no_grad():
+        expected = model(x)
+    for key, module in model.named_modules():
+        if not isinstance(module, nn.Identity):  # which may be one for many places, and gives what it takes
+            module.register_forward_hook(lambda module, given, y, key=key: seen.append((key, y, y.detach().clone())))
+    for context in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+        seen.clear()
+        with context():
+            torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+        assert [key for key, y, copied in seen if not torch.equal(y, copied)] == []
+        assert len({key for key, *_ in seen}) == len(seen)
+        called = {key for key, *_ in seen}
+        layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.GELU, nn.ReLU)
+        assert [key for key, module in model.named_modules() if isinstance(module, layers) and key not in called] == []
+
+
+class Adapter(nn.Module):
+    """A layer, and something learnt beside it that takes the layer's input."""
+
+    def __init__(self, base: nn.Linear) -> None:
+        super().__init__()
+        self.base = base
+        self.beside = nn.Parameter(0.1 * torch.randn(base.out_features, base.in_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.base(x) + x @ self.beside.t()
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.ao", "ignore:torch.quantize_per_tensor:UserWarning")
+def test_what_replaces_a_linear_layer_takes_effect(name):
+    """As adapters and quantisers do."""
+    model = make(name)
+    for module in list(model.modules()):
+        for key, child in list(module.named_children()):
+            if isinstance(child, nn.Linear):
+                setattr(module, key, Adapter(child))
+    model(images()).square().sum().backward()
+    beside = {key: parameter.grad for key, parameter in model.named_parameters() if key.endswith(".beside")}
+    assert beside
+    assert [key for key, gradient in beside.items() if gradient is None or not gradient.count_nonzero()] == []
+
+    quantised = torch.ao.quantization.quantize_dynamic(make(name), {nn.Linear}, dtype=torch.qint8)
+    assert [key for key, module in quantised.named_modules() if type(module) is nn.Linear] == []
+    with torch.no_grad():
+        assert quantised(images()).isfinite().all()
+
+
 # Each kind
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_gradients_of_each_image_and_of_gradients(name):
+    """By transforms of functions, and twice: those of the plain form."""
+    model, x = brief(name), images(32, 32)
+    if "v1" in name:
+        pytest.skip("an image sees its companions")
+    weights = unfrozen(model)
+
+    def loss(weights: dict[str, Tensor], image: Tensor) -> Tensor:
+        return torch.func.functional_call(model, weights, (image[None],)).square().sum()
+
+    detached = {key: weight.detach() for key, weight in weights.items()}
+    together = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(detached, x)
+    for i, image in enumerate(x):
+        alone = torch.autograd.grad(loss(weights, image), list(weights.values()))
+        for found, expected in zip(together.values(), alone, strict=True):
+            torch.testing.assert_close(found[i], expected, rtol=1e-3, atol=1e-4)
+
+    second = {}
+    for backend in (None, "torch"):
+        # torch has no derivative of its fused attention's gradient.
+        with backends.forced(backend) if backend else contextlib.nullcontext(), sdpa_kernel(SDPBackend.MATH):
+            image = x[:1].clone().requires_grad_()
+            (first,) = torch.autograd.grad(model(image).square().sum(), image, create_graph=True)
+            second[backend] = torch.autograd.grad(first.square().sum(), list(weights.values()), allow_unused=True)
+    for found, expected in zip(second[None], second["torch"], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
 def brief(name: str) -> nn.Module:

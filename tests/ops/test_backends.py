@@ -105,28 +105,13 @@ def test_without_a_working_compiler_models_run_plain_and_the_reason_is_told(tmp_
 
 
 @needs_compiler
-def test_kernels_are_compiled_once_and_a_cache_that_cannot_be_written_is_no_obstacle(tmp_path):
-    code = "from frepro.ops import cpu; print(cpu.library()._name)"
-    first = run(code, XDG_CACHE_HOME=str(tmp_path))
-    assert first.returncode == 0, first.stderr
-    (kernels,) = (tmp_path / "frepro").iterdir()
-    written = kernels.stat().st_mtime_ns
-    assert run(code, XDG_CACHE_HOME=str(tmp_path)).stdout == first.stdout
-    assert kernels.stat().st_mtime_ns == written
-    (tmp_path / "file").write_text("")
-    elsewhere = run(code, XDG_CACHE_HOME=str(tmp_path / "file"))
-    assert elsewhere.returncode == 0, elsewhere.stderr
-    assert str(tmp_path) not in elsewhere.stdout
-
-
-@needs_compiler
 def test_kernels_of_two_instruction_sets_stand_side_by_side_in_the_cache(tmp_path):
     code = "from frepro.ops import cpu; print(cpu.reason(), cpu.instruction_set(), cpu.library()._name)"
     march = "x86-64" if platform.machine() == "x86_64" else "native"
     plain, asked = (run(code, XDG_CACHE_HOME=str(tmp_path), FREPRO_MARCH=value) for value in ("", march))
     assert plain.returncode == asked.returncode == 0, plain.stderr + asked.stderr
     assert plain.stdout.split()[-1] != asked.stdout.split()[-1]
-    assert len(list((tmp_path / "frepro").iterdir())) == 2
+    assert len(list((tmp_path / "frepro").glob("kernels-*.so"))) == 2
     if march == "x86-64":
         assert asked.stdout.startswith("None SSE2 ")
 

@@ -7,7 +7,6 @@ Without a compiler everything still works, by the plain torch forms; ``reason()`
 ``frepro doctor`` prints it. Threads are those of torch: where both use the same OpenMP library they share its pool.
 """
 
-import contextlib
 import ctypes
 import functools
 import hashlib
@@ -16,12 +15,13 @@ import platform
 import shlex
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from frepro.ops import eager
+from frepro.ops.cpu import cache
 
 SOURCE = Path(__file__).parent / "kernels.c"
 # Products and sums may fuse. Nothing else may be reordered: the exponential rounds by adding and taking away a number.
@@ -44,8 +44,8 @@ def library() -> ctypes.CDLL:
     """The compiled kernels.
 
     Raises:
-        OSError: There is no compiler, it fails, or the processor lacks the instruction set that was asked for; the
-            message says which.
+        OSError: There is no compiler, it fails, the processor lacks the instruction set that was asked for, or the
+            cache is not to be trusted; the message says which.
     """
     kernels = _built()
     kernels.instruction_set.restype = ctypes.c_char_p
@@ -62,23 +62,9 @@ def _built() -> ctypes.CDLL:
         raise OSError("no C compiler (cc, gcc or clang) on the path")
     flags, optional = _flags()
     parts = (SOURCE.read_text(), *flags, *optional, compiler, description())
-    kernels = _cache() / f"kernels-{hashlib.sha256(chr(10).join(parts).encode()).hexdigest()[:16]}.so"
-    with contextlib.suppress(OSError):  # not there, or made on a machine with another C library
-        return ctypes.CDLL(str(kernels))
-    with tempfile.TemporaryDirectory(dir=kernels.parent) as folder:
-        _compile(compiler, flags, optional, Path(folder) / kernels.name)
-        os.replace(Path(folder) / kernels.name, kernels)  # whole or not at all, whoever compiles at the same time
-    return ctypes.CDLL(str(kernels))
-
-
-def _cache() -> Path:
-    """A folder that can be written, the user's if possible."""
-    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "frepro"
-        folder.mkdir(parents=True, exist_ok=True)
-        if os.access(folder, os.W_OK):
-            return folder
-    return Path(tempfile.mkdtemp(prefix="frepro-"))
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    build = functools.partial(_compile, compiler, flags, optional)
+    return cache.load(f"kernels-{key}.so", build, f"the CPU kernels with {compiler}")
 
 
 def _compile(compiler: str, flags: tuple[str, ...], optional: tuple[str, ...], target: Path) -> None:
@@ -130,9 +116,7 @@ def obstacle(*tensors: Tensor | None) -> str | None:
             return f"tensors are on {tensor.device}"
         if tensor is not None and tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             return f"tensors are {tensor.dtype}"
-    if forward_ad._current_level >= 0:  # torch would take their derivative for zero and not say so
-        return "the kernels have no forward-mode derivative"
-    return reason()
+    return eager.obstacle(*tensors, registered=True) or reason()
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:

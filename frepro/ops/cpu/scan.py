@@ -8,6 +8,7 @@ import ctypes
 import torch
 from torch import Tensor
 
+from frepro.ops import eager
 from frepro.ops.cpu import call, pointer
 
 
@@ -161,7 +162,15 @@ def _setup_conv(ctx, inputs, output):
 
 
 def _backward_conv(ctx, dy):
-    return *torch.ops.frepro.causal_conv_backward(dy, *ctx.saved_tensors, ctx.reverse), None
+    from frepro.ops.causal_conv import causal_conv
+
+    def plain(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return causal_conv(x.transpose(1, 2), weight, bias, reverse=ctx.reverse, backend="torch").transpose(1, 2)
+
+    tensors = ctx.saved_tensors
+    if (found := eager.plain_gradients(plain, tensors, dy)) is not None:
+        return *found, None
+    return *torch.ops.frepro.causal_conv_backward(dy, *tensors, ctx.reverse), None
 
 
 causal_conv.register_autograd(_backward_conv, setup_context=_setup_conv)

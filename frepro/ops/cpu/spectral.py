@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from frepro.ops import eager
 from frepro.ops.cpu import call, pointer
 
 MAX_RADIX = 32
@@ -125,8 +126,18 @@ def _setup_filter(ctx, inputs, output):
 
 def _backward_filter(ctx, dy):
     tensors = ctx.saved_tensors  # to be read once, says checkpointing
+    if (plain := eager.plain_gradients(_plain_filter, tensors, dy)) is not None:
+        return plain
     dx, dweight, dcoefficients = torch.ops.frepro.spectral_filter_backward(dy, *tensors)
     return dx, dweight, None if tensors[2] is None else dcoefficients
+
+
+def _plain_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None) -> Tensor:
+    from frepro.ops.spectral import dynamic_filter, global_filter
+
+    if coefficients is None:
+        return global_filter(x, weight, backend="torch")
+    return dynamic_filter(x, coefficients, weight, backend="torch")
 
 
 spectral_filter.register_autograd(_backward_filter, setup_context=_setup_filter)
@@ -173,11 +184,13 @@ def _(dy, x, scale):
 
 
 def _setup_star(ctx, inputs, output):
-    ctx.save_for_backward(*inputs[:2])
+    ctx.save_for_backward(*inputs)
 
 
 def _backward_star(ctx, dy):
-    return torch.ops.frepro.star_relu_backward(dy, *ctx.saved_tensors)
+    tensors = ctx.saved_tensors
+    plain = eager.plain_gradients(lambda x, scale, bias: scale * x.relu().square() + bias, tensors, dy)
+    return torch.ops.frepro.star_relu_backward(dy, *tensors[:2]) if plain is None else plain
 
 
 star_relu.register_autograd(_backward_star, setup_context=_setup_star)
@@ -212,9 +225,9 @@ def _setup_gelu(ctx, inputs, output):
 
 
 def _backward_gelu(ctx, dy):
-    if torch.is_grad_enabled():  # somebody wants the derivative of the gradient
-        return torch.ops.aten.gelu_backward(dy, *ctx.saved_tensors)
-    return torch.ops.frepro.gelu_backward(dy, *ctx.saved_tensors)
+    tensors = ctx.saved_tensors
+    plain = eager.plain_gradients(torch.nn.functional.gelu, tensors, dy)
+    return torch.ops.frepro.gelu_backward(dy, *tensors) if plain is None else plain[0]
 
 
 gelu.register_autograd(_backward_gelu, setup_context=_setup_gelu)

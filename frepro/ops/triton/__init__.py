@@ -11,7 +11,8 @@ import os
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from frepro.ops import eager
 
 
 def is_interpreted() -> bool:
@@ -45,6 +46,4 @@ def obstacle(*tensors: Tensor | None) -> str | None:
             return f"tensors are on {tensor.device}"
         if tensor is not None and tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16):
             return f"tensors are {tensor.dtype}"
-    if forward_ad._current_level >= 0:  # torch would take their derivative for zero and not say so
-        return "the kernels have no forward-mode derivative"
-    return reason()
+    return eager.obstacle(*tensors, registered=True) or reason()
