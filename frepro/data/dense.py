@@ -59,7 +59,7 @@ class Detection:
     Args:
         crop: In training, resize every second image to a short side of 400, 500 or 600, and crop it to sides of 384 to
             600 pixels, as DETR does before it resizes (mmdetection's multi-scale recipe of SPANetV2).
-        mirror: In training, mirror every second image. Digits should not be mirrored: the result is not the same digit.
+        mirror: In training, mirror every second image. Not for digits: a mirrored digit is a different symbol.
     """
 
     def __init__(self, train: bool, crop: bool = False, mirror: bool = True) -> None:
@@ -103,7 +103,7 @@ class Segmentation:
         side: Length that the short side of images is resized to, and side of the square.
         long: Maximum length of the long side, before the random ratio.
         ratios: Minimum and maximum of the random ratio.
-        mirror: In training, mirror every second image. Digits should not be mirrored: the result is not the same digit.
+        mirror: In training, mirror every second image. Not for digits: a mirrored digit is a different symbol.
         distort: In training, change colours.
         multiple: In evaluation, round sides up to multiples of this number of pixels.
     """

@@ -137,8 +137,8 @@ class Throughput:
     """Throughput of one model, in images per second.
 
     Attributes:
-        group: The table whose models are timed in interleaved rounds, such as "dfformer/table_4"; timings of different
-            tables are not comparable.
+        group: The table whose models are timed in interleaved rounds, such as "dfformer/table_4"; rounds of different
+            tables are not paired.
         device: "cpu" or "cuda".
         name: The device's name; a timing is valid for one machine only.
     """
