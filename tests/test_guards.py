@@ -69,7 +69,7 @@ def other_categories(folder: Path) -> str:
     content = json.loads(file.read_text())
     content["categories"][3]["name"] = "three"
     file.write_text(json.dumps(content))
-    return "coco: 10 categories in training and 10 in test images, or under other names: both must be the same"
+    return "coco: 10 training categories and 10 test categories, or different names: both splits must have the same"
 
 
 def fewer_categories(folder: Path) -> str:
@@ -78,7 +78,7 @@ def fewer_categories(folder: Path) -> str:
     content["categories"] = content["categories"][:7]
     content["annotations"] = [each for each in content["annotations"] if each["category_id"] <= 7]
     file.write_text(json.dumps(content))
-    return "10 categories in training and 7 in test images"
+    return "10 training categories and 7 test categories"
 
 
 def unknown_category(folder: Path) -> str:
@@ -86,7 +86,7 @@ def unknown_category(folder: Path) -> str:
     content = json.loads(file.read_text())
     content["annotations"][5]["category_id"] = 11
     file.write_text(json.dumps(content))
-    return "has category 11, which is none of its 10 categories: run `frepro data check"
+    return "has category 11, which is not one of its 10 categories: run `frepro data check"
 
 
 def empty_val(folder: Path) -> str:
@@ -113,7 +113,7 @@ def test_masks_and_areas_of_coco_that_are_none(folders, frepro_command):
     for change, expected in (
         ({"segmentation": [[3, 4]]}, "a polygon is not three or more pairs of numbers: [3, 4]"),
         ({"segmentation": [[1, 2, 9, 9]]}, "a polygon is not three or more pairs of numbers: [1, 2, 9, 9]"),
-        ({"area": None}, "is no number: `frepro data check` names it"),
+        ({"area": None}, "is not a number: `frepro data check` names it"),
     ):
         file.write_text(json.dumps(whole | {"annotations": [each | change for each in whole["annotations"]]}))
         assert expected in said(frepro_command("train", *DETECTOR, "--data", str(folders / "coco")))
@@ -128,9 +128,9 @@ def test_backbones_that_do_not_take_the_arguments(frepro_command):
 def test_data_of_another_task(folders, tmp_path, frepro_command):
     export("imagenet", tmp_path / "digits", (40, 40))
     line = said(frepro_command("train", *DETECTOR, "--data", str(tmp_path / "digits")))
-    assert "is no data for detection: name a folder in the layout of COCO 2017, or the embedded scenes" in line
+    assert "is not data for detection: use a folder in the layout of COCO 2017, or the embedded scenes" in line
     line = said(frepro_command("train", *SEGMENTER, "--data", str(folders / "coco")))
-    assert "is no data for segmentation: name a folder in the layout of ADE20K, or the embedded scenes" in line
+    assert "is not data for segmentation: use a folder in the layout of ADE20K, or the embedded scenes" in line
     for file in files(folders, "ade20k", 1):
         file.unlink()
     line = said(frepro_command("train", *SEGMENTER, "--data", str(folders / "ade20k")))
@@ -212,9 +212,7 @@ def test_nothing_but_damaged_images(layout, split, folders):
     for file in files(folders, layout, split):
         cut(file)
     run = whole(NETWORKS[layout], source=locate(str(folders / layout), TASKS[layout]))
-    expected = ("every train image is damaged", "there is no test image that could be evaluated: all are damaged")[
-        split
-    ]
+    expected = ("every train image is damaged", "no test image could be evaluated: all are damaged")[split]
     with pytest.raises(FreproError, match=expected):
         loop.run(run, loop.Execution(device="cpu", damaged="skip"))
 
@@ -225,7 +223,7 @@ def test_nothing_but_damaged_images_to_test_a_classifier(tmp_path):
         cut(file)
     recipe = dataclasses.replace(recipes.load("dfformer", "smoke"), samples=None)
     run = Run("dfformer_s18", recipe, "smoke", locate(str(tmp_path / "digits")), 0)
-    with pytest.raises(FreproError, match="there is no test image that could be evaluated: all are damaged"):
+    with pytest.raises(FreproError, match="no test image could be evaluated: all are damaged"):
         loop.run(run, loop.Execution(device="cpu", damaged="skip"))
 
 
@@ -244,7 +242,7 @@ def test_files_that_a_command_names(tmp_path, frepro_command):
         missing == f"no weights at {tmp_path / 'none.pth'}: No such file or directory: give a .pth or .safetensors file"
     )
     folder = said(frepro_command("replay", str(tmp_path), "--device", "cpu"))
-    assert folder.startswith(f"{tmp_path} holds no update to go through again: ")
+    assert folder.startswith(f"{tmp_path} holds no optimizer step to replay: ")
     checkpoint = said(frepro_command("eval", *DETECTOR, "--checkpoint", str(tmp_path / "none.safetensors")))
     assert checkpoint.startswith(f"no checkpoint at {tmp_path / 'none.safetensors'}")
 
@@ -254,7 +252,7 @@ def test_a_folder_that_was_not_left_by_a_run(text, tmp_path):
     (tmp_path / "run.json").write_text(text)
     save_file({"a": torch.zeros(1)}, tmp_path / "weights.safetensors")
     torch.save(([], []), tmp_path / "batch.pt")
-    with pytest.raises(FreproError, match="holds no update to go through again"):
+    with pytest.raises(FreproError, match="holds no optimizer step to replay"):
         nonfinite.replay(tmp_path, partial(loop.make_accelerator, "cpu"))
 
 

@@ -1,16 +1,16 @@
-"""What is asked of a model apart from its accuracy.
+"""Analyses of a model other than its accuracy.
 
 cost          parameters, multiply-accumulates, throughput
-timing        seconds of several functions side by side
-memory        what a forward pass needs
+timing        interleaved timing of several functions
+memory        memory of a forward pass
 tradeoff      published accuracy against counted cost
-networks      models with the weights that the rest looks at
-features      the maps inside a model, which the next two look at
-fourier       which frequencies they hold
-similarity    how alike those of two models are
-filters       what filters have learnt
-graph         which frequencies random convolutions and random attention pass
-bias          shape or texture
-translation   what moving an image leaves as it is
+networks      models with the weights that the other modules analyse
+features      feature maps inside a model, used by the next two
+fourier       frequency content of feature maps
+similarity    similarity of the feature maps of two models
+filters       filters that models have learned
+graph         frequencies that random convolutions and random attention pass
+bias          shape or texture bias
+translation   what stays the same when an image is shifted
 attribution   where SPANets look
 """

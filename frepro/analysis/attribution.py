@@ -1,4 +1,4 @@
-"""Where in an image a SPANet looks: its context maps (SPANet Figure 4)."""
+"""Context maps of a SPANet: where in an image it looks (SPANet Figure 4)."""
 
 import torch
 import torch.nn.functional as F
@@ -10,16 +10,16 @@ Mixer = spanet.SPAM | spanetv2.SpectralAdaptiveModulation
 
 
 def context_maps(model: nn.Module, images: Tensor) -> dict[int, Tensor]:
-    """The context that modulates the query, over the image, for each stage that has SPAM mixers.
+    """Return the context that modulates the query, over the image, for each stage that has SPAM mixers.
 
-    As in the notebook that SPANetV2's authors released, a stage's map is the mean of the context's absolute values over
-    all channels of all its blocks, enlarged to the image by bilinear interpolation. (SPANet's own code has none.)
+    As in the notebook released by SPANetV2's authors, the map of a stage is the mean absolute value of the context over
+    all channels of all its blocks, bilinearly enlarged to the size of the image. (SPANet's own code has no such maps.)
 
     Args:
         images: (B, 3, H, W), normalised.
 
     Returns:
-        Stage, from 1 -> (B, H, W), not negative.
+        Stage, from 1 -> (B, H, W), non-negative.
 
     Raises:
         ValueError: The model has no SPAM mixer.
@@ -38,7 +38,7 @@ def context_maps(model: nn.Module, images: Tensor) -> dict[int, Tensor]:
 
 
 def contexts(model: nn.Module, images: Tensor) -> dict[Mixer, Tensor]:
-    """The context of every SPAM mixer, before it modulates the query: mixer -> (B, C, h, w).
+    """Return the context of every SPAM mixer, before it modulates the query: mixer -> (B, C, h, w).
 
     Raises:
         ValueError: The model has no SPAM mixer.
@@ -49,7 +49,7 @@ def contexts(model: nn.Module, images: Tensor) -> dict[Mixer, Tensor]:
     found: dict[Mixer, Tensor] = {}
 
     def watch(mixer: Mixer):
-        if isinstance(mixer, spanet.SPAM):  # the query is the convolved map, of which the context is made
+        if isinstance(mixer, spanet.SPAM):  # the context is computed from the query, which is the convolved map
             return mixer.conv.register_forward_hook(lambda _m, _i, query: found.update({mixer: mixer.context(query)}))
         return mixer.proj.register_forward_hook(lambda _m, _i, context: found.update({mixer: context}))
 

@@ -1,8 +1,8 @@
-"""Whether a model decides by shape or by texture (SPANetV2 Figure 4).
+"""Shape and texture bias of a model (SPANetV2 Figure 4).
 
-Geirhos et al., "ImageNet-trained CNNs are biased towards texture", ICLR 2019 (https://arxiv.org/abs/1811.12231), show
-images in which the cues conflict: the shape of one category with the texture of another. *Shape bias* is the share of
-shape decisions among those decisions that follow either cue. The images (1,280 of 16 categories, github.com/rgeirhos/
+Geirhos et al., "ImageNet-trained CNNs are biased towards texture", ICLR 2019 (https://arxiv.org/abs/1811.12231), use
+images with conflicting cues: the shape of one category with the texture of another. *Shape bias* is the share of shape
+decisions among all decisions that follow either cue. The images (1,280 of 16 categories, github.com/rgeirhos/
 texture-vs-shape) are not part of this package; they are named ``<shape><n>-<texture><m>.png``.
 """
 
@@ -50,10 +50,10 @@ DIGIT_CATEGORIES = {f"digit {digit}": [digit] for digit in range(10)}
 
 
 def cues(path: Path | str) -> tuple[str, str]:
-    """Shape and texture category of a cue-conflict image, by its file name: "cat7-elephant1.png" to (cat, elephant).
+    """Return the shape and texture category in a cue-conflict image's name: "cat7-elephant1.png" to (cat, elephant).
 
     Raises:
-        ValueError: The name is not of that form.
+        ValueError: The name does not have this form.
     """
     match = re.fullmatch(r"([a-z]+)\d+-([a-z]+)\d+", Path(path).stem)
     if match is None:
@@ -62,13 +62,13 @@ def cues(path: Path | str) -> tuple[str, str]:
 
 
 def read_conflicts(folder: Path | str, size: int = 224) -> tuple[Tensor, list[str], list[str]]:
-    """Cue-conflict images below a folder, such as Geirhos et al.'s.
+    """Read all cue-conflict images below a folder, such as those of Geirhos et al.
 
     Returns:
         Images (N, 3, size, size) with values in [0, 1], and the categories of their shapes and of their textures.
 
     Raises:
-        FreproError: There is no such image.
+        FreproError: There are no such images.
     """
     files = sorted(Path(folder).rglob("*.png"))
     if not files:
@@ -80,7 +80,7 @@ def read_conflicts(folder: Path | str, size: int = 224) -> tuple[Tensor, list[st
 
 
 def digit_conflicts(count: int) -> tuple[Tensor, list[str], list[str]]:
-    """The embedded pictures whose cues conflict (``data.compositions.conflicts``), as ``read_conflicts`` has them."""
+    """Return embedded images with conflicting cues (``data.compositions.conflicts``) as ``read_conflicts`` does."""
     pictures, shapes, textures = compositions.conflicts(count)
     names = list(DIGIT_CATEGORIES)
     images = torch.from_numpy(pictures).float()[:, None].repeat(1, 3, 1, 1)
@@ -88,7 +88,7 @@ def digit_conflicts(count: int) -> tuple[Tensor, list[str], list[str]]:
 
 
 def decide(logits: Tensor, categories: Mapping[str, Sequence[int]] = IMAGENET_CATEGORIES) -> list[str]:
-    """Which category a model sees: that of the highest mean probability over its classes, as Geirhos et al. do.
+    """Return the category that a model sees: the one with the highest mean probability, as in Geirhos et al.
 
     Args:
         logits: (N, classes).
@@ -103,8 +103,8 @@ def decide(logits: Tensor, categories: Mapping[str, Sequence[int]] = IMAGENET_CA
     needed = 1 + max(max(classes) for classes in categories.values())
     if logits.shape[1] < needed:
         raise FreproError(
-            f"categories of {needed} classes cannot be told by a model of {logits.shape[1]}: give a checkpoint for "
-            "every model, or use profile paper"
+            f"the categories need {needed} classes, but the model has {logits.shape[1]}: give a checkpoint for every "
+            "model, or use profile paper"
         )
     probabilities = logits.softmax(dim=1)
     scores = torch.stack([probabilities[:, list(classes)].mean(dim=1) for classes in categories.values()], dim=1)
@@ -113,9 +113,9 @@ def decide(logits: Tensor, categories: Mapping[str, Sequence[int]] = IMAGENET_CA
 
 
 def shape_bias(decisions: Sequence[str], shapes: Sequence[str], textures: Sequence[str]) -> float:
-    """Share of shape decisions among decisions for shape or texture, in [0, 1]; 1 is all shape.
+    """Return the share of shape decisions among decisions for shape or texture, in [0, 1]; 1 means shape alone.
 
-    Images whose cues agree do not count, nor do decisions for a third category. Not a number when no decision is left.
+    Images whose cues agree do not count, nor do decisions for a third category. NaN if no decision remains.
 
     Args:
         decisions, shapes, textures: A category for each image.
@@ -131,7 +131,7 @@ def shape_bias(decisions: Sequence[str], shapes: Sequence[str], textures: Sequen
 def shape_bias_by_category(
     decisions: Sequence[str], shapes: Sequence[str], textures: Sequence[str]
 ) -> dict[str, float]:
-    """Shape bias over the images of each shape category, in the order of their names."""
+    """Return the shape bias over the images of each shape category, sorted by name."""
     rows = list(zip(decisions, shapes, textures, strict=True))
     return {
         category: shape_bias(*zip(*(row for row in rows if row[1] == category), strict=True))
@@ -140,9 +140,9 @@ def shape_bias_by_category(
 
 
 def cue_accuracy(decisions: Sequence[str], shapes: Sequence[str], textures: Sequence[str]) -> dict[str, float]:
-    """Shares of decisions for "shape", "texture" and "neither" over the images whose cues conflict; they sum to 1.
+    """Return the shares of decisions for "shape", "texture" and "neither" among images with conflicting cues.
 
-    A shape bias says nothing about how often a model is right at all; this does.
+    The shares sum to 1. Unlike shape bias, they show how often a model is right at all.
     """
     rows = [row for row in zip(decisions, shapes, textures, strict=True) if row[1] != row[2]]
     if not rows:

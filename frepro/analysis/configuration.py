@@ -1,4 +1,4 @@
-"""What a built model says of its own configuration, in the notation of the papers' tables of configurations."""
+"""The configuration of a model, read off the model in the notation of the papers' configuration tables."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -19,7 +19,7 @@ SIZES = ("s18", "s36", "m36", "b36")
 
 
 def cells(paper: str) -> list[list[str]]:
-    """Table 1 of a paper in its own rows and columns, each cell but the first of a row read off the models."""
+    """Return Table 1 of a paper in its own rows and columns; all cells but the row labels are read off the models."""
     return READERS[paper]()
 
 
@@ -29,22 +29,22 @@ def create(model: str, **model_args: Any) -> nn.Module:
 
 
 def dims(network: nn.Module) -> str:
-    """Channels of the blocks in each stage."""
+    """Return the number of channels of the blocks in each stage."""
     return dashed(one({block.norm1.weight.numel() for block in stage}) for stage in network.stages)
 
 
 def depths(network: nn.Module) -> str:
-    """Blocks in each stage."""
+    """Return the number of blocks in each stage."""
     return dashed(len(stage) for stage in network.stages)
 
 
 def radii(network: nn.Module) -> str:
-    """Radius of the spectral pooling in each stage of a SPANet."""
+    """Return the radius of spectral pooling in each stage of a SPANet."""
     return dashed(one({pool.radius for block in stage for pool in block.token_mixer.sps}) for stage in network.stages)
 
 
 def mixers(network: nn.Module) -> str:
-    """Token mixers of the blocks in each stage."""
+    """Return the token mixers of the blocks in each stage."""
     return ", ".join(one({_mixer(block.token_mixer) for block in stage}) for stage in network.stages)
 
 
@@ -55,7 +55,7 @@ def _mixer(mixer: nn.Module) -> str:
 
 
 def downsampling(network: nn.Module) -> str:
-    """Kernel size, stride and padding of the convolution before each stage."""
+    """Return kernel size, stride and padding of the convolution before each stage."""
     convs = [embed.conv for embed in network.downsample_layers]
     sizes, strides, paddings = (
         dashed(one(set(getattr(conv, name))) for conv in convs) for name in ("kernel_size", "stride", "padding")
@@ -64,14 +64,14 @@ def downsampling(network: nn.Module) -> str:
 
 
 def classifier(network: nn.Module) -> str:
-    """Pooling, norm and head."""
+    """Return pooling, norm and head."""
     pooling = {"avg": "GAP"}.get(network.global_pool, "no pooling")
     norm = "Layer Norm." if isinstance(network.norm, nn.LayerNorm) else type(network.norm).__name__
     return f"{pooling}, {norm}, {'MLP' if isinstance(network.head, MlpHead) else type(network.head).__name__}"
 
 
 def stem(network: nn.Module, img_size: int = 224) -> list[tuple[str, str]]:
-    """Size of the map that each block of a convolutional stem gives, and its convolutions."""
+    """Return the output size of each block of a convolutional stem, and its convolutions."""
     x = torch.empty(1, 3, img_size, img_size, device="meta")
     found = []
     for block in network.patch_embed.cnn_downsample_layers:
@@ -92,7 +92,7 @@ def dashed(values: Iterable[Any]) -> str:
 
 
 def one(values: set[Any]) -> Any:
-    """The value that all share; where they do not, all of them, so that it shows."""
+    """Return the only value of a set; if there are several, return all of them, so that the difference shows."""
     return next(iter(values)) if len(values) == 1 else "/".join(sorted(map(str, values)))
 
 

@@ -1,7 +1,8 @@
 """Parameters, multiply-accumulates and throughput.
 
-The papers print what fvcore counts and call it FLOPs. ``count`` gives that number, and apart from it what no counter
-sees, by these formulas, in operations on real numbers; two are taken as one multiply-accumulate:
+The papers print what fvcore counts and call it FLOPs. ``count`` returns that number and, separately, the cost of the
+operations that no counter sees. The latter is computed in operations on real numbers by the formulas below; two of them
+count as one multiply-accumulate:
 
     FFT of n complex points           5 n log2(n), half of it where the points are real
     product of two complex numbers    6; with a real one 2; a modulus 4
@@ -35,19 +36,19 @@ from frepro.training.runs import Throughput
 
 
 def count(model: str, img_size: int | tuple[int, int] = 224, /, **model_args: Any) -> dict[str, int]:
-    """Parameters, and multiply-accumulates of one image.
+    """Return parameters, and multiply-accumulates for one image.
 
-    By the papers' convention these are the products of convolutions, linear maps and attention (written out), a complex
-    product as one, and 5 for each element that a norm of torch gives, as fvcore has it. The model is made on the meta
-    device and its ``frepro.ops`` are not run, so that nothing is computed.
+    By the papers' convention, which is fvcore's, these are the products in convolutions, linear maps and attention
+    (written out), with a complex product as one, and 5 for each output element of torch's norms. The model is created
+    on the meta device and its ``frepro.ops`` are not run, so nothing is computed.
 
     Args:
         img_size: Height and width of the image, or one number for both.
 
     Returns:
-        ``params``; ``macs`` by the papers' convention, and ``batched``, the part of it in products of batches of
-        matrices, as attention's are; what that leaves out, ``spectral`` (FFTs, products with filters, moduli) and
-        ``scan``.
+        ``params``; ``macs`` by the papers' convention; ``batched``, the part of them in batched matrix products, such
+        as those of attention; and what the convention leaves out, ``spectral`` (FFTs, products with filters, moduli)
+        and ``scan``.
     """
     if not timm.is_model(model):
         raise unknown("model", model, timm.list_models())
@@ -55,19 +56,19 @@ def count(model: str, img_size: int | tuple[int, int] = 224, /, **model_args: An
         with torch.device("meta"):
             network = timm.create_model(model, **model_args).eval()
             image = torch.empty(1, 3, *to_2tuple(img_size))
-        named = network.model if isinstance(network, FeatureGetterNet) else network  # as its family names its parts
+        named = network.model if isinstance(network, FeatureGetterNet) else network  # with its family's module names
         return count_network(named, partial(network, image))
 
 
 def obstacle(
     model: str, model_args: dict[str, Any], small: tuple[str, int, dict[str, Any]] | None = None
 ) -> str | None:
-    """Return why a model cannot be built or run with these arguments, in one line; ``None`` where it can.
+    """Return in one line why a model cannot be built or run with these arguments; ``None`` if it can.
 
-    It is built on the meta device, where nothing is allocated, and run on the shape of an image of its size.
+    The model is built on the meta device, which allocates nothing, and run on the shape of an image of its size.
 
     Args:
-        small: Model, pixels a side and arguments of the small form that is trained.
+        small: Model, pixels per side and arguments of the small form that is trained.
     """
     forms = [(model, None, model_args), *([small] if small else [])]
     for name, img_size, args in forms:
@@ -82,7 +83,7 @@ def obstacle(
 
 @contextmanager
 def attention_written_out() -> Iterator[None]:
-    """timm's models made inside have no fused attention, which would hide its products from the counter."""
+    """Disable fused attention, which hides its products from the counter, in timm models created in this context."""
     fused = use_fused_attn()
     set_fused_attn(False)
     try:
@@ -92,19 +93,19 @@ def attention_written_out() -> Iterator[None]:
 
 
 class ShapesAlone(TorchDispatchMode):
-    """Gives empty tensors where the meta device works a shape out in hundreds of small steps, which takes seconds."""
+    """Returns empty tensors for operations whose shapes take the meta device hundreds of small steps, and seconds."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         if func is torch.ops.aten.clamp_.default:  # the end of a truncated normal distribution
             return args[0]
-        if func is torch.ops.aten.upsample_bicubic2d.default:  # of filters and position embeddings
+        if func is torch.ops.aten.upsample_bicubic2d.default:  # resizes filters and position embeddings
             x, size = args[:2]
             return x.new_empty(*x.shape[:2], *size)
         return func(*args, **(kwargs or {}))
 
 
 def count_network(network: nn.Module, run: Callable[[], Any]) -> dict[str, int]:
-    """``count`` for any network on the meta device, in evaluation mode; ``run`` calls it, or parts of it."""
+    """Return ``count`` of any network on the meta device in evaluation mode; ``run`` calls it, or parts of it."""
     tally = _Tally()
     hooks = tally.watch_norms(network)
     with (
@@ -129,13 +130,13 @@ def count_network(network: nn.Module, run: Callable[[], Any]) -> dict[str, int]:
 def count_backbone(
     model: str, img_size: tuple[int, int], native_size: int | None = None, /, **model_args: Any
 ) -> dict[str, int]:
-    """``count`` of a model without its head, as it stands in a detector or a segmentation model.
+    """Return ``count`` of a model without its head, as in a detector or a segmenter.
 
     Args:
         img_size: Height and width of the image.
-        native_size: Pixels a side that filters, masks and position embeddings of a model of ours are made for; none for
-            those of the image. They count as parameters, and are resized for the image. A model of timm's is made for
-            the image.
+        native_size: Pixels per side for which filters, masks and position embeddings of our models are created;
+            ``None`` means those of the image. They count as parameters, and are resized for the image. A timm model is
+            always created for the image.
     """
     is_ours = model in provenance.own_models()
     own_size = native_size if native_size and is_ours else img_size
@@ -145,14 +146,14 @@ def count_backbone(
 def count_whole(
     network: str, model: str, img_size: tuple[int, int], native_size: int | None = None, /, **model_args: Any
 ) -> dict[str, int]:
-    """``count`` of a detector or segmenter on a backbone, as mmdetection and mmsegmentation count.
+    """Return ``count`` of a complete detector or segmenter, as mmdetection and mmsegmentation count.
 
-    Parameters are the trainable ones. Of an R-CNN, multiply-accumulates are those of what does not depend on the image:
-    backbone, pyramid, region proposals, and the heads of 1000 boxes, 100 of which have masks. A ResNet in a segmenter
-    has a stem of three convolutions, as mmsegmentation's.
+    Parameters are the trainable ones. For an R-CNN, multiply-accumulates cover what does not depend on the image:
+    backbone, pyramid, region proposals, and the heads on 1000 boxes, 100 of which have masks. A ResNet in a segmenter
+    has a stem of three convolutions, as in mmsegmentation.
 
     Args:
-        network: A name of ``tasks.detectors`` or ``tasks.segmenters``.
+        network: A name in ``tasks.detectors`` or ``tasks.segmenters``.
         img_size, native_size: As for ``count_backbone``.
     """
     from frepro.tasks import detectors, segmenters  # detectors take seconds to import
@@ -186,12 +187,12 @@ def count_whole(
 
 
 def real_fft(elements: int, points: int) -> float:
-    """Operations of real FFTs of so many points each, with so many points altogether."""
+    """Return the operations of real FFTs of ``points`` points each, with ``elements`` points in total."""
     return 2.5 * elements * math.log2(points)
 
 
 class _Tally:
-    """What ``FlopCounterMode`` does not see of one forward pass: norms in ``macs``, the rest in real operations."""
+    """Cost that ``FlopCounterMode`` does not see in a forward pass: norms in ``macs``, the rest in real operations."""
 
     def __init__(self) -> None:
         self.macs = 0
@@ -199,7 +200,7 @@ class _Tally:
         self.scan = 0.0
 
     def stand_in(self, name: str, operation: Callable) -> Callable:
-        """Instead of an operation: counts it, and gives an empty tensor of the shape that it would give."""
+        """Return a replacement for an operation that counts it and returns an empty tensor of the same shape."""
 
         def counted(x: Tensor, *args: Any, inplace: bool = False, backend: str | None = None, **kwargs: Any) -> Tensor:
             FORMULAS[name](self, x, *args, **kwargs)
@@ -208,7 +209,7 @@ class _Tally:
         return counted
 
     def filter(self, x: Tensor, height: int, width: int, product: int) -> None:
-        """Transform there and back, and a product of so many operations at each point of the half spectrum."""
+        """Add a transform, its inverse, and a product of ``product`` operations at each point of the half spectrum."""
         self.spectral += 2 * real_fft(x.numel(), height * width) + product * x.numel() // width * (width // 2 + 1)
 
     def global_filter(self, x: Tensor, weight: Tensor) -> None:
@@ -235,7 +236,7 @@ class _Tally:
         self.scan += u.numel() * (9 * A.shape[1] + 2)
 
     def watch_norms(self, network: nn.Module) -> list[RemovableHandle]:
-        """Count what norms give, in ``network`` and whatever backbone stands in it, as its own code writes them."""
+        """Count the output of norms, except in backbones whose official code writes them out."""
 
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             self.macs += 5 * output.numel()
@@ -277,11 +278,11 @@ FFT_FORMULAS = {torch.ops.aten._fft_r2c: _fft_r2c, torch.ops.aten._fft_c2r: _fft
 
 
 def vim_flops(model: str, img_size: int = 224) -> dict[str, float]:
-    """Multiply-accumulates of a Vision Mamba by the ways of counting that its print (1.5 and 5.1 G) may come from.
+    """Return multiply-accumulates of a Vision Mamba by each way of counting that may explain the printed 1.5 and 5.1 G.
 
-    The paper of Vim prints none; Vim-F takes over those of LocalMamba's tables, whose released code counts a layer of
-    one direction (convolution, projections) with two scans of 5 N + 2 operations for each token and channel, each taken
-    as one multiply-accumulate, and no class token.
+    The paper of Vim prints none. Vim-F cites those of LocalMamba's tables, whose released code counts a layer of one
+    direction (convolution, projections) with two scans of 5 N + 2 operations for each token and channel. It takes each
+    operation as one multiply-accumulate, and has no class token.
     """
     counted = count(model, img_size)
     with torch.device("meta"):
@@ -304,17 +305,17 @@ def vim_flops(model: str, img_size: int = 224) -> dict[str, float]:
 
 
 def count_stem(network: nn.Module, img_size: int) -> int:
-    """Multiply-accumulates of the convolutions that make patches."""
+    """Return the multiply-accumulates of the convolutions that create the patches."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         network.patch_embed(torch.empty(1, 3, img_size, img_size, device="meta"))
     return counter.get_total_flops() // 2
 
 
 def throughput(jobs: Sequence[Throughput]) -> list[dict[str, Any]]:
-    """Time models of one benchmark on one device in turn, and return a record of each.
+    """Time models of one benchmark on one device in interleaved rounds, and return a record of each.
 
-    All models take turns in each round (``timing.interleaved``); float32, eager, inference. A record holds images per
-    second of every round, and the session: the rounds of models that took turns, and of no others, are pairs.
+    Every round times all models (``timing.interleaved``); float32, eager, inference. A record holds images per second
+    of every round, and the session: only rounds of the same session can be paired.
     """
     started = time.perf_counter()
     rates = measure_throughput(jobs)
@@ -329,7 +330,7 @@ def throughput(jobs: Sequence[Throughput]) -> list[dict[str, Any]]:
 
 
 def measure_throughput(jobs: Sequence[Throughput]) -> list[list[float]]:
-    """Images per second, (models, rounds)."""
+    """Return images per second, (models, rounds)."""
     benchmark, name, device = jobs[0].benchmark, jobs[0].name, torch.device(jobs[0].device)
     try:
         images = torch.randn(benchmark.batch_size, 3, benchmark.img_size, benchmark.img_size, device=device)

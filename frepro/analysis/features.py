@@ -1,8 +1,8 @@
-"""The feature maps inside a model, found by its structure: four-stage and plain backbones, ours and timm's.
+"""Feature maps inside a model, found by its structure: four-stage and plain backbones, ours and timm's.
 
-A *block* is a module that holds a token mixer under one of the names that families give it. What enters a block in
-another shape than the last block left comes from a *downsampler* (or the patch embedding), and begins a *stage*. Where
-a block has a second norm, what enters it is the residual stream between token mixer and MLP.
+A *block* is a module that holds a token mixer under one of the names used by the families. If the input of a block
+differs in shape from the output of the previous one, it comes from a *downsampler* (or the patch embedding) and begins
+a *stage*. If a block has a second norm, that norm's input is the residual stream between token mixer and MLP.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ from frepro.models.vim import VisionMamba, split_middle
 
 KINDS = ("downsample", "mixer", "mixer_residual", "block")
 
-# What timm's families call the token mixer of a block: MetaFormers, transformers, FocalNet, ConvNeXt. Ours say it.
+# Names of a block's token mixer in timm's MetaFormers, transformers, FocalNet and ConvNeXt; our families declare theirs.
 TIMM_MIXERS = ("token_mixer", "attn", "modulation", "conv_dw")
 MIXERS = tuple(dict.fromkeys([*TIMM_MIXERS, *(family.mixer_name for family in families())]))
 
@@ -28,11 +28,12 @@ class Layer:
     """A place in a model.
 
     Attributes:
-        name: Path of its block in the model; a downsampler has that of the block that it feeds.
-        kind: "downsample", what a stage's first block takes; "mixer", what the token mixer gives; "mixer_residual", the
-            residual stream after the token mixer; "block", the stream after the block, which is after its MLP.
-        stage: Which stage, from 1.
-        depth: Which block, from 1; 0 for the first downsampler, and a later one has the depth of the block before it.
+        name: Path of its block in the model; a downsampler has that of the block that follows it.
+        kind: "downsample", the input of a stage's first block; "mixer", the output of the token mixer;
+            "mixer_residual", the residual stream after the token mixer; "block", the stream after the block, hence
+            after its MLP.
+        stage: Number of the stage, from 1.
+        depth: Number of the block, from 1; 0 for the first downsampler, and that of the preceding block for later ones.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class FeatureMap(Layer):
-    """What a layer gives.
+    """The output of a layer.
 
     Attributes:
         value: (B, C, H, W), in float32 or more, without gradient.
@@ -57,23 +58,23 @@ class FeatureMap(Layer):
 
 
 def feature_maps(model: nn.Module, images: Tensor, kinds: Iterable[str] = ("downsample", "block")) -> list[FeatureMap]:
-    """Run images through a model and keep the maps of the layers asked for, in the order in which they come about.
+    """Run images through a model and return the maps of the requested layers, in order of computation.
 
-    Knows MetaFormers (ours; timm's, such as ``caformer_s18``), SPANet, GFNet, Vim and Vim-F, and timm's ViT, DeiT,
-    Swin, FocalNet and ConvNeXt. Tokens are laid out on their grid and class tokens left out. The model runs in
+    Supports MetaFormers (ours; timm's, such as ``caformer_s18``), SPANet, GFNet, Vim and Vim-F, and timm's ViT, DeiT,
+    Swin, FocalNet and ConvNeXt. Tokens are arranged on their grid and class tokens left out. The model runs in
     evaluation mode, without gradients.
 
     Args:
         images: (B, 3, H, W), normalised.
-        kinds: Which layers (see ``Layer``).
+        kinds: Kinds of layers (see ``Layer``).
 
     Raises:
-        ValueError: The model has no block with a token mixer, or no layer of a kind asked for. GFNet, Vim and ConvNeXt
+        ValueError: The model has no block with a token mixer, or no layer of a requested kind. GFNet, Vim and ConvNeXt
             have no "mixer_residual": one residual spans their whole block.
     """
     kinds = tuple(kinds)
     if wrong := set(kinds) - set(KINDS):
-        raise ValueError(f"unknown kind of layer {sorted(wrong)}; there are {KINDS}")
+        raise ValueError(f"unknown kind of layer {sorted(wrong)}: choose from {KINDS}")
     recorder = _Recorder(model, images.shape, kinds)
     if not recorder.blocks:
         raise ValueError(f"{type(model).__name__} has no block with a token mixer named one of {MIXERS}")
@@ -92,12 +93,12 @@ def feature_maps(model: nn.Module, images: Tensor, kinds: Iterable[str] = ("down
 
 
 def stage(maps: Iterable[Any], number: int) -> list[Any]:
-    """Those of a stage, from 1: of feature maps, or of anything made of them that has a ``stage``."""
+    """Return the items of a stage, counted from 1: feature maps, or anything derived from them that has a ``stage``."""
     return [item for item in maps if item.stage == number]
 
 
 def batches(images: Tensor | Iterable[Any]) -> Iterator[Tensor]:
-    """Images as batches: one tensor is one batch; a loader's (images, targets) pairs lose their targets."""
+    """Yield images as batches: a tensor is one batch; of a loader's (images, targets) pairs, only the images."""
     for batch in (images,) if isinstance(images, Tensor) else images:
         yield batch if isinstance(batch, Tensor) else batch[0]
 
@@ -142,7 +143,7 @@ class _Recorder:
             keep("mixer", inputs[0])
 
         def between(_: Any, inputs: tuple) -> None:
-            if inputs[0] is not self.mixed:  # GFNet's MLP takes what the filter gives: no residual in between
+            if inputs[0] is not self.mixed:  # GFNet's MLP takes the filter's output, without a residual in between
                 keep("mixer_residual", inputs[0])
 
         def leave(_: Any, inputs: tuple, output: Tensor) -> None:
@@ -150,7 +151,7 @@ class _Recorder:
             keep("block", output)
 
         self.handles.append(block.register_forward_pre_hook(enter))
-        if hasattr(mixer, "window_size"):  # Swin's gives windows; whole maps are there only on the way to the sum
+        if hasattr(mixer, "window_size"):  # Swin's returns windows; the complete map exists only before the sum
             self.handles.append(block.drop_path1.register_forward_pre_hook(join_windows))
         else:
             self.handles.append(mixer.register_forward_hook(mix))
@@ -174,7 +175,7 @@ class _Recorder:
         self.found.append(FeatureMap(self.place.name, kind, self.place.stage, self.place.depth, x))
 
     def _grid(self, tokens: Tensor) -> Tensor:
-        """Tokens, (B, N, C), on the grid that has the image's proportions: (B, C, h, w)."""
+        """Arrange tokens, (B, N, C), on a grid with the aspect ratio of the image: (B, C, h, w)."""
         if isinstance(self.model, VisionMamba):
             tokens, _ = split_middle(tokens)
         else:
@@ -182,7 +183,7 @@ class _Recorder:
         count, (height, width) = tokens.shape[1], self.image_shape[-2:]
         rows = round((count * height / width) ** 0.5)
         if rows == 0 or count % rows:
-            raise ValueError(f"{count} tokens are no grid with the proportions of {height} x {width} pixels")
+            raise ValueError(f"{count} tokens do not form a grid with the aspect ratio of {height} x {width} pixels")
         return tokens.transpose(1, 2).unflatten(2, (rows, count // rows))
 
 
@@ -191,7 +192,7 @@ def _norms(block: nn.Module) -> list[nn.Module]:
 
 
 def _is_channels_last(block: nn.Module, mixer: nn.Module) -> bool:
-    """Whether a block's four-dimensional maps are (B, H, W, C): told by its first norm, but for a bare convolution."""
+    """Return whether a block's 4D maps are (B, H, W, C), as its first norm shows unless the mixer is a convolution."""
     if isinstance(mixer, nn.Conv2d):  # ConvNeXt, which permutes between the convolution and its norm
         return False
     norm = _norms(block)[0]

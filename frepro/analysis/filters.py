@@ -1,6 +1,6 @@
-"""Amplitudes of filters that models have learnt in the frequency domain, whole and centred, as pictures show them.
+"""Amplitudes of filters that models have learned in the frequency domain, complete and centred for display.
 
-Weights are half spectra: real maps need no more. Pictures show all frequencies, zero in the middle.
+Weights are half spectra, which suffice for real maps. Figures show all frequencies, with zero in the middle.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,10 @@ from frepro.ops.precision import float32_or_more
 
 
 def amplitudes(model: nn.Module) -> dict[str, Tensor]:
-    """The amplitude of every filter of a model, by the name of its parameter, in the order of the blocks.
+    """Return the amplitude of every filter of a model, by the name of its parameter, in the order of the blocks.
 
-    GFNet and GFFormer: one static filter for each channel (DFFormer Figure 2). DFFormer and CDFFormer: the N filters of
-    the basis that each image's filters are mixed from (DFFormer Figure 9). SPANetV2: the gains in (0, 1) of each head's
+    GFNet and GFFormer: one static filter per channel (DFFormer Figure 2). DFFormer and CDFFormer: the N filters of the
+    basis from which each image's filters are mixed (DFFormer Figure 9). SPANetV2: the gains in (0, 1) of each head's
     channels. SPANet: the fixed mask of each spectral pooling gate.
 
     Returns:
@@ -37,13 +37,13 @@ def amplitudes(model: nn.Module) -> dict[str, Tensor]:
 
 
 def alikeness(amplitudes: Tensor) -> float:
-    """How alike the filters of a layer are: the mean correlation (Pearson's) of their amplitudes over all pairs.
+    """Return the similarity of a layer's filters: the mean Pearson correlation of their amplitudes over all pairs.
 
-    1 where all are the same but for scale and offset, near 0 for filters that have nothing in common. (It is a little
-    more at random initialisation: columns that are their own mirror are weaker in all filters.)
+    It is 1 if all are equal up to scale and offset, and near 0 for unrelated filters. (It is slightly higher at random
+    initialisation, because columns that are their own mirror image are weaker in all filters.)
 
     Args:
-        amplitudes: (K, H, W) of K filters, two or more, as ``amplitudes`` gives them.
+        amplitudes: (K, H, W) of K filters, two or more, as returned by ``amplitudes``.
     """
     count = len(amplitudes)
     if count < 2 or amplitudes[0].numel() < 2:
@@ -53,11 +53,11 @@ def alikeness(amplitudes: Tensor) -> float:
 
 
 def alikeness_by_layer(networks: Mapping[str, Sequence[nn.Module]], smallest: int = 4) -> list[dict[str, Any]]:
-    """The alikeness of the filters in each layer of several networks, a line each.
+    """Return the similarity of the filters in each layer of several networks, one row per layer.
 
     Args:
         networks: Label -> networks, such as those of several seeds.
-        smallest: Leave out maps of a smaller side: on a handful of frequencies any two filters may seem alike.
+        smallest: Leave out maps with a smaller side: on a handful of frequencies any two filters may look similar.
     """
     return [
         {"model": label, "network": number, "layer": layer, "side": item.shape[1], "alikeness": alikeness(item)}
@@ -69,7 +69,7 @@ def alikeness_by_layer(networks: Mapping[str, Sequence[nn.Module]], smallest: in
 
 
 def _amplitudes(module: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameter names and amplitudes, (K, H, W), of the filters that a module itself holds."""
+    """Return parameter names and amplitudes, (K, H, W), of the filters that a module itself holds."""
     with torch.no_grad():
         if isinstance(module, gfnet.GlobalFilter):
             return [("complex_weight", _of_planes(module.complex_weight))]
@@ -85,26 +85,26 @@ def _amplitudes(module: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def _of_planes(weight: Tensor) -> Tensor:
-    """Real and imaginary planes, (H, W // 2 + 1, K, 2), to (K, H, W)."""
+    """Convert real and imaginary planes, (H, W // 2 + 1, K, 2), to amplitudes (K, H, W)."""
     return centred_amplitude(torch.view_as_complex(float32_or_more(weight).contiguous()))
 
 
 def centred_amplitude(half: Tensor, width: int | None = None) -> Tensor:
-    """Amplitude over all frequencies of filters that are given on half of them.
+    """Return the amplitude at all frequencies of filters that are given for half of them.
 
-    It is the filter that acts: what multiplies the spectrum of a real map and is transformed back to a real map. In the
-    columns that are their own mirror (zero frequency, and W / 2 for even W) such a filter acts with the Hermitian part
-    of its weights alone.
+    This is the effective filter: it multiplies the spectrum of a real map, and the product is transformed back to a
+    real map. In the columns that are their own mirror image (zero frequency, and W / 2 for even W), only the Hermitian
+    part of the weights has an effect.
 
     Args:
         half: Complex weights, or real gains, (H, W // 2 + 1, K).
-        width: W; a square filter needs none.
+        width: W; not needed for a square filter.
 
     Returns:
         (K, H, W), zero frequency at (H // 2, W // 2).
 
     Raises:
-        ValueError: The filter is not square and no width given, or the width does not fit.
+        ValueError: The filter is not square and no width is given, or the width does not match.
     """
     height, columns = half.shape[:2]
     width = height if width is None else width

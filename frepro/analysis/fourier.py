@@ -1,14 +1,14 @@
-"""Spectra of feature maps: which frequencies a model keeps and which it damps.
+"""Spectra of feature maps: which frequencies a model keeps and which it attenuates.
 
 The quantity is that of Park and Kim, "How Do Vision Transformers Work?", ICLR 2022 (https://arxiv.org/abs/2202.06709),
 which DFFormer (Figures 1 and 8), SPANet (Figures 1 and 2) and SPANetV2 (Figure 3) follow: the logarithm of the
-amplitude of the 2D Fourier transform, averaged over images and channels, and of it the diagonal, from zero frequency
-to the highest, relative to zero frequency. A map's frequencies are in units of pi radians a sample of that map, so that
-1 is the highest that a map of its size can hold at all.
+amplitude of the 2D Fourier transform, averaged over images and channels. Plots show its diagonal, from zero frequency
+to the highest, relative to zero frequency. Frequencies are in units of pi radians per sample of the map, so 1 is the
+highest that a map of its size can represent.
 
-Where we differ from the notebook that SPANetV2's authors released: it leaves out the highest frequency of even maps,
-and then draws all curves from 0 to 1, also those of 7 x 7 maps, which end at 6/7. Here each value stands at its own
-frequency.
+This differs from the notebook released by SPANetV2's authors. The notebook leaves out the highest frequency of even
+maps and then draws all curves from 0 to 1, including those of 7 x 7 maps, which end at 6/7. Here each value is drawn at
+its own frequency.
 """
 
 from collections.abc import Iterable
@@ -38,14 +38,14 @@ class Spectrum(Layer):
 def spectra(
     model: nn.Module, images: Tensor | Iterable, kinds: Iterable[str] = ("downsample", "block")
 ) -> list[Spectrum]:
-    """The mean spectrum of every layer asked for, over all images.
+    """Return the mean spectrum over all images for every requested layer.
 
     Args:
         images: Normalised images, (N, 3, H, W), or batches of them, such as ``images.split(32)`` or a loader.
-        kinds: Which layers (see ``features.Layer``).
+        kinds: Kinds of layers (see ``features.Layer``).
 
     Returns:
-        One spectrum a layer, in the order of the forward pass.
+        One spectrum per layer, in the order of the forward pass.
     """
     layers: list[Layer] = []
     sums: list[Tensor] = []
@@ -63,9 +63,9 @@ def spectra(
 
 
 def log_amplitude(maps: Tensor) -> Tensor:
-    """Spectrum map: log |F(x)|, averaged over images and channels (SPANet Figure 1).
+    """Return the spectrum map: log |F(x)|, averaged over images and channels (SPANet Figure 1).
 
-    The transform is orthonormal, so that white noise of unit variance has amplitudes around 1 at any size.
+    The transform is orthonormal, so white noise of unit variance has amplitudes around 1 at any size.
 
     Args:
         maps: (B, C, H, W).
@@ -78,11 +78,11 @@ def log_amplitude(maps: Tensor) -> Tensor:
 
 
 def relative_log_amplitude(log_amplitude: Tensor) -> tuple[Tensor, Tensor]:
-    """Log amplitude along the diagonal, relative to zero frequency (DFFormer Figure 1, SPANetV2 Figure 3).
+    """Return log amplitude along the diagonal, relative to zero frequency (DFFormer Figure 1, SPANetV2 Figure 3).
 
     White noise is not at 0 but at log(2) / 2 = 0.35: a real map's coefficient at zero frequency is real, and the mean
-    logarithm of a real Gaussian lies that much below that of a complex one of the same variance. So it is at the
-    highest frequency of an even map, which drops by as much.
+    logarithm of a real Gaussian is lower by that amount than that of a complex one of the same variance. The same holds
+    for the highest frequency of an even map, where the curve drops by that amount.
 
     Args:
         log_amplitude: Spectrum map of real maps, (H, H), zero frequency in the middle.
@@ -92,17 +92,20 @@ def relative_log_amplitude(log_amplitude: Tensor) -> tuple[Tensor, Tensor]:
         for even H and 1 - 1 / H for odd H.
 
     Raises:
-        ValueError: The map is not square, so that its diagonal passes between the frequencies.
+        ValueError: The map is not square, so its diagonal passes between the frequencies.
     """
     height, width = log_amplitude.shape
     if height != width:
         raise ValueError(f"the diagonal needs a square spectrum, not {height} x {width}")
-    # From the middle to the corner at index 0, which is there for any size; a real map's spectrum is symmetric.
+    # From the middle to the corner at index 0, which exists for any size; a real map's spectrum is symmetric.
     centre = height // 2
     values = log_amplitude.diagonal()[: centre + 1].flip(0)
     return torch.arange(centre + 1) * (2 / height), values - values[0]
 
 
 def frequencies(size: int) -> Tensor:
-    """Frequencies of a centred spectrum's bins in units of pi, (size,): from -1 (even) or -1 + 1 / size (odd) up."""
+    """Return the frequencies of a centred spectrum's bins in units of pi, (size,), ascending.
+
+    They start at -1 for even sizes and at -1 + 1 / size for odd ones.
+    """
     return 2 * torch.fft.fftshift(torch.fft.fftfreq(size, dtype=torch.float64))

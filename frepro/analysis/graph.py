@@ -1,32 +1,32 @@
 """Frequency responses of token mixers with random weights, on the graph of a 16 x 16 grid (SPANetV2 Figure 1).
 
 Any linear mixing of N tokens is a matrix, y = M x: M holds the kernel of a convolution around each token, or the
-softmax of self-attention. Graph signal processing gives tokens frequencies: the eigenvalues of a graph's Laplacian,
-with its eigenvectors as Fourier basis (Shuman et al., "The Emerging Field of Signal Processing on Graphs", IEEE Signal
-Processing Magazine 30(3), 2013, https://arxiv.org/abs/1211.0053). The response of M to a frequency is what it makes of
-the eigenvectors (Balcilar et al., "Analyzing the Expressive Power of Graph Neural Networks in a Spectral Perspective",
-ICLR 2021). The Laplacian is the normalised one, L = I - D^(-1/2) A D^(-1/2) with degrees D, whose eigenvalues lie
-between 0 and 2; the bigger, the more a signal changes between neighbours.
+softmax of self-attention. Graph signal processing assigns frequencies to token signals: the eigenvalues of a graph's
+Laplacian, with its eigenvectors as Fourier basis (Shuman et al., "The Emerging Field of Signal Processing on Graphs",
+IEEE Signal Processing Magazine 30(3), 2013, https://arxiv.org/abs/1211.0053). The response of M to a frequency is how M
+transforms the eigenvectors (Balcilar et al., "Analyzing the Expressive Power of Graph Neural Networks in a Spectral
+Perspective", ICLR 2021). The Laplacian is the normalised one, L = I - D^(-1/2) A D^(-1/2) with degrees D. Its
+eigenvalues lie between 0 and 2; the larger one is, the more a signal changes between neighbours.
 
-Which graph? The paper's summary does not say, and there is no released code. Both choices answer a question of their
-own, and both show the paper's claim:
+Which graph? The paper's summary does not say, and there is no released code. Two choices are implemented. They answer
+different questions, and both show the paper's claim:
 
-- One graph for all, the grid with its four neighbours a token (``grid_response``). It tells what a mixer does to one
-  and the same pattern: gain(lambda) = |M U| / sqrt(m) in the Frobenius norm, the root mean square of the gains over the
-  m eigenvectors U of lambda. The *cut-off* is the lowest frequency from which on the gain stays below 1 / sqrt(2) of
-  that at 0. It moves towards 0 as the kernel grows.
-- The graph that the mixer itself spans, A = (M + M^T) / 2 (``connectivity_frequencies``). On it the mixing
-  D^(-1/2) A D^(-1/2) has the response 1 - lambda by definition, the same line for all, and mixers differ in how far
-  their eigenvalues reach. Only above 1 does the line grow again: there lies what a mixer can pass of fast changes. The
-  eigenvalues draw together around 1 as the kernel grows, and with all tokens joined, as by attention, all but the first
-  lie near 1, where the response is 0. (The caption's "cut-off frequency" that "shifts closer to one" is perhaps the
-  highest of them.)
+- One graph for all mixers, the grid with four neighbours per token (``grid_response``). It shows what a mixer does to
+  the same pattern: gain(lambda) = |M U| / sqrt(m) in the Frobenius norm, the root mean square of the gains over the m
+  eigenvectors U of lambda. The *cut-off* is the lowest frequency above which the gain stays below 1 / sqrt(2) of that
+  at 0. It moves towards 0 as the kernel grows.
+- The graph defined by the mixer itself, A = (M + M^T) / 2 (``connectivity_frequencies``). On it, the mixing
+  D^(-1/2) A D^(-1/2) has the response 1 - lambda by definition, the same line for all mixers, which differ only in the
+  range of their eigenvalues. The magnitude of the line grows again only above 1, so this is where a mixer can pass fast
+  changes. As the kernel grows, the eigenvalues concentrate around 1. If all tokens are connected, as in attention, all
+  but the first are near 1, where the response is 0. (The caption's "cut-off frequency" that "shifts closer to one" may
+  be the highest of them.)
 
-Weights are not negative, as edges of a graph, attention weights and smoothing kernels are, and sum to 1 for each token.
-This matters: a kernel of independent weights of mean 0 has the same mean square gain at all frequencies, whatever its
-size. The claim is thus one about how many tokens are joined by weights of one sign, not about any kernel.
+Weights are non-negative, as are graph edges, attention weights and smoothing kernels, and sum to 1 for each token. This
+matters: a kernel of independent weights of mean 0 has the same mean square gain at all frequencies, whatever its size.
+The claim is therefore about how many tokens are connected by weights of one sign, not about kernels in general.
 
-The grid is periodic, so that a convolution is one exactly, without a border.
+The grid is periodic, so a convolution is exact, without a border.
 """
 
 from collections.abc import Sequence
@@ -39,11 +39,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Response:
-    """What a token mixer does to the frequencies of a graph.
+    """Response of a token mixer to the frequencies of a graph.
 
     Attributes:
         frequency: Eigenvalues of the normalised Laplacian, (F,), in [0, 2], ascending.
-        gain: Gain at each, (F,).
+        gain: Gain at each frequency, (F,).
     """
 
     frequency: Tensor
@@ -51,10 +51,10 @@ class Response:
 
     @property
     def cutoff(self) -> float:
-        """The lowest frequency from which on the gain stays below 1 / sqrt(2) of that at 0; not a number without one.
+        """The lowest frequency above which the gain stays below 1 / sqrt(2) of that at 0; NaN if there is none.
 
-        It is interpolated between the two beside it on the scale of sqrt(lambda), which is that of spatial frequency
-        where waves are slow.
+        It is interpolated between the two neighbouring frequencies on the scale of sqrt(lambda), which is proportional
+        to spatial frequency for slow waves.
         """
         level = self.gain[0] / 2**0.5
         passed = (self.gain >= level).nonzero().flatten()
@@ -67,12 +67,12 @@ class Response:
 
 @dataclass(frozen=True)
 class Simulation:
-    """A kind of token mixer, drawn several times.
+    """A kind of token mixer, sampled several times.
 
     Attributes:
-        name: What figures call it.
-        grid: Responses on the one grid, one a draw.
-        connectivity: Frequencies of the mixer's own graph, one a draw.
+        name: Name in figures.
+        grid: Responses on the common grid, one per sample.
+        connectivity: Frequencies of the mixer's own graph, one per sample.
     """
 
     name: str
@@ -83,12 +83,12 @@ class Simulation:
 def simulate(
     kernel_sizes: Sequence[int] = (3, 5, 7, 9), size: int = 16, draws: int = 20, seed: int = 0
 ) -> list[Simulation]:
-    """Random convolutions of growing kernels, then random self-attention (SPANetV2 Figure 1).
+    """Simulate random convolutions with growing kernels, then random self-attention (SPANetV2 Figure 1).
 
     Args:
         kernel_sizes: Odd numbers up to ``size``; by default those of SPANetV2's SPAM.
-        size: Side of the grid of tokens.
-        draws: How many times weights are drawn for each.
+        size: Side of the token grid.
+        draws: Number of random samples of each kind.
     """
     generator = torch.Generator().manual_seed(seed)
     kinds = {f"convolution {k} × {k}": lambda k=k: convolution(random_kernel(k, generator), size) for k in kernel_sizes}
@@ -103,7 +103,10 @@ def simulate(
 
 
 def summary(simulations: Sequence[Simulation]) -> list[dict[str, str | float]]:
-    """Cut-off on the grid, mean and standard deviation over the draws, and mean highest frequency of the own graph."""
+    """Return the cut-off on the grid, mean and standard deviation, and the mean highest frequency of the own graph.
+
+    Means and standard deviations are over the random samples.
+    """
     rows = []
     for found in simulations:
         cutoffs = torch.tensor([response.cutoff for response in found.grid], dtype=torch.float64)
@@ -119,13 +122,13 @@ def summary(simulations: Sequence[Simulation]) -> list[dict[str, str | float]]:
 
 
 def random_kernel(size: int, generator: torch.Generator | None = None) -> Tensor:
-    """Weights of a convolution, uniform in [0, 1) and then divided by their sum: (size, size)."""
+    """Return the weights of a convolution, uniform in [0, 1) and divided by their sum: (size, size)."""
     kernel = torch.rand(size, size, generator=generator, dtype=torch.float64)
     return kernel / kernel.sum()
 
 
 def convolution(kernel: Tensor, size: int) -> Tensor:
-    """The matrix of a convolution on a periodic grid, (size², size²), tokens in raster order.
+    """Return the matrix of a convolution on a periodic grid, (size², size²), with tokens in raster order.
 
     Args:
         kernel: (k, k) with odd k <= size.
@@ -143,13 +146,13 @@ def convolution(kernel: Tensor, size: int) -> Tensor:
 
 
 def random_attention(tokens: int, head_dim: int = 64, generator: torch.Generator | None = None) -> Tensor:
-    """Self-attention softmax(Q K^T / sqrt(d)) of standard normal queries and keys: (tokens, tokens)."""
+    """Return self-attention softmax(Q K^T / sqrt(d)) of standard normal queries and keys: (tokens, tokens)."""
     query, key = torch.randn(2, tokens, head_dim, generator=generator, dtype=torch.float64)
     return (query @ key.T / head_dim**0.5).softmax(dim=1)
 
 
 def grid_response(mixer: Tensor) -> Response:
-    """Root mean square gain of a mixer at each frequency of the periodic grid with four neighbours a token.
+    """Return a mixer's root mean square gain at each frequency of the periodic grid with four neighbours per token.
 
     Args:
         mixer: M, (N, N), on a square grid of N tokens in raster order.
@@ -166,7 +169,7 @@ def grid_response(mixer: Tensor) -> Response:
 
 
 def connectivity_frequencies(mixer: Tensor) -> Tensor:
-    """Frequencies of the graph that a mixer spans itself, on which its response to lambda is 1 - lambda.
+    """Return the frequencies of a mixer's own graph, on which its response to lambda is 1 - lambda.
 
     Args:
         mixer: M, (N, N), without negative weights.
@@ -183,7 +186,7 @@ def connectivity_frequencies(mixer: Tensor) -> Tensor:
 
 @lru_cache
 def _grid_basis(side: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The grid's distinct frequencies, (F,), its Fourier basis, (N, N), and the frequency of each vector, (N,)."""
+    """Return the grid's distinct frequencies (F,), its Fourier basis (N, N), and each vector's frequency index (N,)."""
     ring = torch.zeros(side, side, dtype=torch.float64)
     index = torch.arange(side)
     ring[index, (index + 1) % side] += 1
@@ -193,6 +196,6 @@ def _grid_basis(side: int) -> tuple[Tensor, Tensor, Tensor]:
         torch.eye(side * side, dtype=torch.float64) - (torch.kron(ring, identity) + torch.kron(identity, ring)) / 4
     )
     eigenvalues, basis = torch.linalg.eigh(laplacian)
-    rounded = (eigenvalues * 1e9).round() / 1e9  # equal but for rounding
+    rounded = (eigenvalues * 1e9).round() / 1e9  # merges values that differ only by rounding
     frequency, group = rounded.unique(return_inverse=True)
     return frequency.abs(), basis, group

@@ -1,7 +1,7 @@
-"""An illustration: a figure, drawn or measured by its notebook, be it on networks that were trained for it or not.
+"""A figure that its notebook draws or measures, on networks trained for it or not.
 
-The notebook makes one from what it measured, and writes it; ``frepro reproduce`` adds commit, machine and the
-fingerprint of the code that the notebook uses. Making one imports no torch.
+The notebook creates an illustration from its measurements and writes it; ``frepro reproduce`` adds commit, machine and
+the fingerprint of the code that the notebook uses. Creating one does not import torch.
 """
 
 import csv
@@ -19,14 +19,14 @@ from frepro.store import records
 
 @dataclass(frozen=True)
 class Illustration:
-    """What stands behind one figure.
+    """The data behind one figure.
 
     Args:
-        paper, figure: Which figure; ``papers.load(paper).figures[figure]``.
-        values: The numbers that were measured for it, a mapping of the same columns for each line; none for a drawing.
-        sources: What they were measured on, in words: for each model, data set or simulation its settings, as
+        paper, figure: The figure ``papers.load(paper).figures[figure]``.
+        values: The measured numbers, one mapping per row, all with the same columns; empty for a drawing.
+        sources: What was measured, in words: the settings of each model, data set or simulation, such as
             {"model": ..., "weights": ..., "seed": ...}.
-        stands_in: What stands in for what the paper used, and what therefore is not shown; empty where nothing does.
+        stands_in: What replaces something that the paper used, and is therefore not shown; empty if nothing does.
     """
 
     paper: str
@@ -40,16 +40,16 @@ class Illustration:
         if self.figure not in figures:
             raise unknown(f"figure of {self.paper}", self.figure, figures)
         if any(row.keys() != self.values[0].keys() for row in self.values):
-            raise ValueError(f"every line of values has the same columns, {list(self.values[0])}")
+            raise ValueError(f"every row of values must have the same columns, {list(self.values[0])}")
 
     def frame(self) -> Any:
-        """The values as a pandas DataFrame, unrounded."""
+        """Return the values as a pandas DataFrame, unrounded."""
         import pandas as pd
 
         return pd.DataFrame(self.values)
 
     def write(self, output: str | None, **pictures: Any) -> None:
-        """Write values.csv, origin.json and the pictures given as name=picture to a folder; with none, nothing."""
+        """Write values.csv, origin.json and the figures passed as name=figure to a folder; do nothing for ``None``."""
         if output is None:
             return
         folder = Path(output)

@@ -21,37 +21,39 @@ MIB = 2**20
 
 
 def make(model: str, img_size: int) -> torch.nn.Module:
-    """A model for images of this size."""
+    """Return a model for images of this size."""
     return timm.create_model(model, **sized(model, img_size))
 
 
 def forward_memory(
     model: str, img_size: int, batch_size: int, device: str, fused_attn: bool = True
 ) -> dict[str, float]:
-    """Memory in MiB that a model holds, and that its forward pass adds at its peak (inference, float32).
+    """Return the memory in MiB of a model's weights, and the peak that its forward pass adds (inference, float32).
 
-    On a GPU it is what torch's allocator gave out. On a CPU it is the resident memory of a process made for this
-    measurement alone, its high-water mark in the pass over that before it, after a first pass on a small image. (Where
-    the mark cannot be reset, as outside of Linux, memory that making the model took for a moment hides as much.)
+    On a GPU, this is what torch's allocator handed out. On a CPU, it is the resident memory of a process started for
+    this measurement alone: the high-water mark during the pass minus that before it, after a first pass on a small
+    image. (If the mark cannot be reset, as outside Linux, temporary memory from creating the model hides the same
+    amount.)
 
     Args:
-        fused_attn: Attention as torch computes it, a tile at a time; else with its whole matrix in memory. On a CPU.
+        fused_attn: Use torch's attention, which computes one tile at a time; otherwise the complete attention matrix is
+            in memory. Applies to CPUs only.
 
     Returns:
         ``weights`` (parameters and buffers) and ``forward``.
 
     Raises:
-        FreproError: It does not fit.
+        FreproError: There is not enough memory.
     """
     if device != "cpu":
         return _allocated(model, img_size, batch_size, device)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["frepro.models"])  # imported once, and not in each process
+    context.set_forkserver_preload(["frepro.models"])  # imported once instead of in each process
     with ProcessPoolExecutor(1, context, processes.end_with) as pool:
         try:
             return pool.submit(_resident, model, img_size, batch_size, fused_attn, torch.get_num_threads()).result()
         except BrokenProcessPool:
-            reason = "its process was killed, as happens when memory runs out"
+            reason = "its process was killed, possibly because memory ran out"
         except (MemoryError, RuntimeError) as error:
             reason = str(error).strip().splitlines()[0]
     raise FreproError(f"{model} at {img_size} pixels: {reason}")
@@ -66,7 +68,7 @@ def _resident(model: str, img_size: int, batch_size: int, fused_attn: bool, thre
     set_fused_attn(fused_attn)
     with torch.inference_mode():
         network = make(model, img_size).eval()
-        network(torch.randn(1, 3, 64, 64))  # code, tables and threads
+        network(torch.randn(1, 3, 64, 64))  # warm-up: allocates code, tables and threads
         images = torch.randn(batch_size, 3, img_size, img_size)
         _reset_high_water()
         before = _high_water()
@@ -75,14 +77,14 @@ def _resident(model: str, img_size: int, batch_size: int, fused_attn: bool, thre
 
 
 def _high_water() -> float:
-    """Most resident memory of this process since the mark was reset, in MiB."""
-    import resource  # Windows has none
+    """Return the peak resident memory of this process since the mark was reset, in MiB."""
+    import resource  # not available on Windows
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / MIB
 
 
 def _reset_high_water() -> None:
-    """Set the mark to what is resident now, free memory handed back; where the system cannot, leave it."""
+    """Free unused memory and set the high-water mark to what is resident now, if the system supports it."""
     gc.collect()
     with suppress(AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Models with the weights that they are looked at with: from a file each, or at random initialisation."""
+"""Models with the weights to be analysed: from one file each, or randomly initialised."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,16 +22,16 @@ NOT_SHOWN = "this is no test of the paper's claim"
 def load(
     models: Mapping[str, str], checkpoints: Mapping[str, str] | None = None, seed: int = 0
 ) -> dict[str, nn.Module]:
-    """The models by label, in evaluation mode.
+    """Return the models by label, in evaluation mode.
 
     Args:
-        models: Label -> name of frepro or timm.
-        checkpoints: Name -> a file with its weights: for ours the authors' (``models.official``), for timm's one that
-            timm wrote. A model without one is initialised at random.
-        seed: Of the initialisation, the same for each.
+        models: Label -> name of a frepro or timm model.
+        checkpoints: Name -> a file with its weights: the authors' for ours (``models.official``), one written by timm
+            for timm's. A model without one is initialised randomly.
+        seed: Seed of the initialisation, the same for each.
 
     Raises:
-        FreproError: No such model, a checkpoint for a model that is not there, or a file that does not fit.
+        FreproError: There is no such model, a checkpoint is for a model that is not listed, or a file does not match.
     """
     checkpoints = checkpoints or {}
     for name in checkpoints:
@@ -51,14 +51,14 @@ def _load(name: str, checkpoint: str | None, seed: int) -> nn.Module:
     try:
         return timm.create_model(name, checkpoint_path=checkpoint or "").eval()
     except (OSError, RuntimeError) as error:
-        raise FreproError(f"{checkpoint} does not give {name} its weights: {str(error).splitlines()[0]}") from error
+        raise FreproError(f"{checkpoint} holds no weights of {name}: {str(error).splitlines()[0]}") from error
 
 
 def prepared(model: nn.Module, images: Tensor, *, own_size: bool = False) -> Tensor:
-    """Images with values in [0, 1] as a model of timm or frepro takes them: (N, 3, H, W) to (N, 3, H, W).
+    """Normalise images with values in [0, 1] for a timm or frepro model: (N, 3, H, W) to (N, 3, H, W).
 
     Args:
-        own_size: Also resize them to the size that the model was made or trained for.
+        own_size: Also resize them to the size for which the model was created or trained.
     """
     size = list(model.pretrained_cfg["input_size"][1:])
     if own_size and list(images.shape[2:]) != size:
@@ -68,7 +68,7 @@ def prepared(model: nn.Module, images: Tensor, *, own_size: bool = False) -> Ten
 
 @torch.no_grad()
 def logits(model: nn.Module, images: Tensor, batch: int = 100) -> Tensor:
-    """What a model answers to images with values in [0, 1], at its own size: (N, 3, H, W) to (N, classes)."""
+    """Return a model's logits for images with values in [0, 1], at its own size: (N, 3, H, W) to (N, classes)."""
     return torch.cat([model(prepared(model, part, own_size=True)) for part in images.split(batch)])
 
 
@@ -80,10 +80,10 @@ def illustration(
     seed: int = 0,
     images: str = "",
 ) -> Illustration:
-    """What stands behind a figure of models: where the weights of each come from, and what is not the paper's.
+    """Return the illustration of a figure of models: the origin of their weights, and what differs from the paper.
 
     Args:
-        images: What the models were shown in place of ImageNet's images, in words.
+        images: The images shown to the models in place of ImageNet's, in words.
     """
     checkpoints = checkpoints or {}
     sources = [source(name, checkpoints.get(name), seed) for name in models.values()]
@@ -92,7 +92,7 @@ def illustration(
 
 
 def source(model: str, checkpoint: str | None, seed: int = 0) -> dict[str, Any]:
-    """Where the weights of a model come from, in words: a file, or none, which is random initialisation."""
+    """Return the origin of a model's weights: a file, or random initialisation for ``None``."""
     if checkpoint is not None:
         return {"model": model, "weights": Path(checkpoint).name}
     return {"model": model, "weights": "random initialisation", "seed": seed}
@@ -105,12 +105,12 @@ def stands_in(
     images: str = "",
     in_place_of: str = "ImageNet's images",
 ) -> str:
-    """What stands in for what the paper used, in a sentence; empty where nothing does.
+    """Return a sentence that says what replaces something that the paper used; empty if nothing does.
 
     Args:
         random, trained: Labels of the models with random weights, and of small ones trained here.
-        data: What these were trained on.
-        images: What the models were shown in place of ImageNet's images.
+        data: The data set that the latter were trained on.
+        images: The images shown to the models in place of ImageNet's.
     """
     parts = [f"Random weights stand in for trained ones of {', '.join(random)}"] if random else []
     if trained:

@@ -1,4 +1,4 @@
-"""Look at the operations of ``frepro.ops`` as models call them, whichever kernels stand behind them."""
+"""Interception of the operations of ``frepro.ops`` as models call them, whichever kernels implement them."""
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -14,9 +14,9 @@ from frepro import ops
 def replaced(
     names: Iterable[str], stand_in: Callable[[str, Callable], Callable], network: nn.Module | None = None
 ) -> Iterator[None]:
-    """Models call ``stand_in(name, operation)`` where they would call the operation of that name.
+    """Make models call ``stand_in(name, operation)`` instead of the operations with these names.
 
-    This holds for models made inside and, given as ``network``, for one that was made before.
+    This applies to models created in the context and, if given, to an existing ``network``.
     """
     holders: list[Any] = [module for path, module in sys.modules.items() if path.startswith("frepro.models.")]
     holders += network.modules() if network is not None else []

@@ -1,4 +1,4 @@
-"""How alike the representations of two models are, layer by layer: minibatch linear CKA.
+"""Similarity of the representations of two models, layer by layer: minibatch linear CKA.
 
 Nguyen, Raghu and Kornblith, "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021
 (https://arxiv.org/abs/2010.15327), eq. 1 to 4; used in DFFormer, Figure 7. Centred kernel alignment compares two sets
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from frepro.analysis.features import Layer, batches, feature_maps
 
-# The layers of DFFormer, Figure 7: for the S18 frame 4 downsamplings, 18 token mixers and 18 MLPs, the latter two after
+# The layers of DFFormer, Figure 7. For S18 these are 4 downsamplings, 18 token mixers and 18 MLPs, the latter two after
 # their residual sums.
 KINDS = ("downsample", "mixer_residual", "block")
 
@@ -24,7 +24,7 @@ class Similarity:
     """CKA between all layers of two models.
 
     Attributes:
-        values: (P, Q); at most about 1, negative where an estimate that is 0 on average falls below it.
+        values: (P, Q); at most about 1. Slightly negative values are estimation noise around 0.
         first, second: The P and Q layers, from the shallowest.
     """
 
@@ -33,14 +33,14 @@ class Similarity:
     second: list[Layer]
 
     def by_stage(self) -> dict[int, float]:
-        """Stage -> mean CKA of the layers that stand at the same place in both models.
+        """Return stage -> mean CKA of layers at the same position in both models.
 
         Raises:
             ValueError: The models do not have the same number of layers in each stage.
         """
         stages = [layer.stage for layer in self.first]
         if stages != [layer.stage for layer in self.second]:
-            raise ValueError("the layers of these models do not stand at the same places")
+            raise ValueError("the layers of these models are not at the same positions")
         places = self.values.diagonal()
         return {
             stage: float(places[[i for i, other in enumerate(stages) if other == stage]].mean())
@@ -55,13 +55,13 @@ def compare(
     second_images: Tensor | Iterable | None = None,
     kinds: Iterable[str] = KINDS,
 ) -> Similarity:
-    """CKA between all layers of two models (DFFormer Figure 7), over minibatches of images.
+    """Return the CKA between all layers of two models (DFFormer Figure 7), over minibatches of images.
 
     Args:
-        images: Normalised images, (N, 3, H, W), or batches of them with four images or more each.
-        second_images: The same images in the same batches as the second model takes them, where that is another size
-            or normalisation.
-        kinds: Which layers (see ``features.Layer``).
+        images: Normalised images, (N, 3, H, W), or batches of at least four of them each.
+        second_images: The same images in the same batches, prepared for the second model if it needs another size or
+            normalisation.
+        kinds: Kinds of layers (see ``features.Layer``).
     """
     kinds = tuple(kinds)
     layers: list[list[Layer]] = [[], []]
@@ -82,15 +82,15 @@ def compare(
 
 
 def minibatch_cka(features: Iterable[tuple[Sequence[Tensor], Sequence[Tensor]]]) -> Tensor:
-    """Minibatch linear CKA: HSIC is estimated on each batch without bias, and the estimates averaged (eq. 2).
+    """Return minibatch linear CKA: unbiased HSIC estimates of the batches, averaged (eq. 2).
 
         CKA = mean HSIC(K, L) / sqrt(mean HSIC(K, K) mean HSIC(L, L)),   K = X X^T, L = Y Y^T
 
     Args:
-        features: For each batch the features of P layers and those of Q layers, each (B, ...) with B >= 4.
+        features: For each batch, the features of P layers and those of Q layers, each (B, ...) with B >= 4.
 
     Returns:
-        (P, Q), float64; not a number for a layer that gives all images the same.
+        (P, Q), float64; NaN for a layer that returns the same for all images.
 
     Raises:
         ValueError: There is no batch, or one of fewer than four images.
@@ -110,11 +110,11 @@ def minibatch_cka(features: Iterable[tuple[Sequence[Tensor], Sequence[Tensor]]])
 
 
 def centred_gram(x: Tensor) -> Tensor:
-    """Inner products between images, centred so that no bias is left: a U-centred Gram matrix, diagonal 0.
+    """Return inner products between images, centred to remove bias: a U-centred Gram matrix with diagonal 0.
 
     With it, HSIC_1(K, L) of Song et al. 2012 (eq. 3 of Nguyen et al.) is sum(K * L) / (n (n - 3)): Székely and Rizzo,
-    "Partial distance correlation with methods for dissimilarities", 2014, eq. 2.4. A square sum is never negative, so
-    that the root in CKA always exists.
+    "Partial distance correlation with methods for dissimilarities", 2014, eq. 2.4. A sum of squares is never negative,
+    so the root in CKA always exists.
 
     Args:
         x: Features, (n, ...) with n >= 4.
@@ -126,7 +126,7 @@ def centred_gram(x: Tensor) -> Tensor:
     if n < 4:
         raise ValueError(f"the unbiased estimate needs batches of four images or more, not {n}")
     flat = x.flatten(1).double()
-    flat = flat - flat.mean(0)  # changes nothing but the rounding
+    flat = flat - flat.mean(0)  # only reduces rounding errors
     gram = (flat @ flat.T).fill_diagonal_(0)
     means = gram.sum(1) / (n - 2)
     return (gram - means[:, None] - means + means.sum() / (n - 1)).fill_diagonal_(0)

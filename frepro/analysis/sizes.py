@@ -1,7 +1,7 @@
-"""How large every registered model is, and what its blocks look like: the files of ``results/models``.
+"""Sizes of all registered models and drawings of their blocks: the files of ``results/models``.
 
 sizes.csv         parameters and multiply-accumulates of each model at 224 pixels
-vim_flops.csv     Vision Mamba's by several ways of counting
+vim_flops.csv     multiply-accumulates of Vision Mamba by several ways of counting
 <picture>.svg     see ``drawings``
 provenance.json
 """
@@ -17,12 +17,12 @@ from frepro import paths
 from frepro.store import provenance, records
 
 IMG_SIZE = 224
-VIM_FLOPS = ("vim_tiny", "vim_small", "vimf_tiny_h", "vimf_small_h")  # those that the paper's Table 2 prints
+VIM_FLOPS = ("vim_tiny", "vim_small", "vimf_tiny_h", "vimf_small_h")  # the models in the paper's Table 2
 
 
 @dataclass(frozen=True)
 class Size:
-    """A model: blocks and channels of each stage, as 3-3-9-3, and what ``analysis.cost.count`` counts."""
+    """A model: blocks and channels of each stage, such as 3-3-9-3, and the counts of ``analysis.cost.count``."""
 
     model: str
     family: str
@@ -52,7 +52,7 @@ def folder() -> Path:
 
 
 def read() -> list[Size]:
-    """The committed sizes."""
+    """Return the committed sizes."""
     return [Size(**_numbers(row)) for row in _rows(folder() / "sizes.csv")]
 
 
@@ -71,7 +71,7 @@ def _numbers(row: dict[str, str]) -> dict[str, str | int]:
 
 
 def size(model: str) -> Size:
-    """The size of one model, counted now."""
+    """Count the size of one model."""
     import timm
     import torch
 
@@ -81,7 +81,7 @@ def size(model: str) -> Size:
     with torch.device("meta"):
         network = timm.create_model(model)
     blocks = [name for name, module in network.named_modules() if structure.mixer(module) is not None]
-    parents = [name.rpartition(".")[0] for name in blocks]  # a stage each
+    parents = [name.rpartition(".")[0] for name in blocks]  # one per stage
     channels = dict.fromkeys(info["num_chs"] for info in network.feature_info)
     return Size(
         model,
@@ -93,10 +93,10 @@ def size(model: str) -> Size:
 
 
 def write(draw: Callable[[Path], None], log: Callable[[str], None]) -> list[Size]:
-    """Count every model and put the counts, with drawings, in place of ``results/models``.
+    """Count every model, and replace ``results/models`` by the counts and the drawings.
 
     Args:
-        draw: Writes the drawings into a folder.
+        draw: Writes the drawings to a folder.
     """
     from frepro.analysis import cost
 

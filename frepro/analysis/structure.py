@@ -1,7 +1,7 @@
-"""What a module does with its input, as a graph read off the module while it runs.
+"""The computation of a module as a graph, recorded while the module runs.
 
-Boxes, numbers and names come from the module itself: submodules say their sizes, operations of ``frepro.ops`` and torch
-functions are seen as they are called, and shapes are those of the tensors that went through.
+Boxes, numbers and names come from the module itself: submodules report their sizes, calls of ``frepro.ops`` and of
+torch functions are recorded, and shapes are those of the actual tensors.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,7 +25,7 @@ from frepro.models.spanet import SPAM, SpectralPooling
 from frepro.models.spanetv2 import Attention
 from frepro.models.vim import BidirectionalMamba
 
-# Functions that move numbers without changing any: an edge passes through them.
+# Functions that move values without changing them: an edge passes through them.
 MOVES = {
     *(
         "__getitem__",
@@ -56,11 +56,11 @@ class Node:
     Attributes:
         kind: "input", "output", "filter" (on a spectrum, or a scan), "module", "function" or "sign" (+ or ×).
         title: What it does.
-        name: Its name in the module, or of the parameters that it takes, with their shapes.
-        sources: The boxes that feed it.
-        shape: Of what it gives, without the batch.
-        same_shape: Whether all that it takes has that shape already.
-        count: How many equal ones in a row it stands for.
+        name: Its name in the module, or the names and shapes of the parameters that it uses.
+        sources: The boxes whose outputs it takes.
+        shape: Shape of its output, without the batch.
+        same_shape: Whether all of its inputs have that shape too.
+        count: Number of equal consecutive modules that it represents.
     """
 
     kind: str
@@ -73,11 +73,11 @@ class Node:
 
 
 def dataflow(module: nn.Module, *inputs: Tensor, closed: tuple[type, ...] = ()) -> list[Node]:
-    """The graph of one forward pass, in the order in which it ran; input first, output last.
+    """Return the graph of one forward pass in the order of execution; input first, output last.
 
     Args:
-        inputs: On the device of the module; "meta" will do.
-        closed: Classes that are one box each. Modules of torch and timm always are, but for containers.
+        inputs: Inputs on the device of the module; "meta" is sufficient.
+        closed: Classes that are drawn as one box each. Modules of torch and timm always are, except containers.
     """
     recorder = _Recorder(module, closed)
     with recorder.hooks(), torch.no_grad(), replaced(ops.__all__, recorder.stand_in, module), recorder:
@@ -89,20 +89,20 @@ def dataflow(module: nn.Module, *inputs: Tensor, closed: tuple[type, ...] = ()) 
 
 
 class _Recorder(TorchFunctionMode):
-    """Sees torch functions by being a function mode, modules by hooks, and operations by standing in for them."""
+    """Records torch functions as a function mode, modules by hooks, and operations by replacing them."""
 
     def __init__(self, root: nn.Module, closed: tuple[type, ...]) -> None:
         self.nodes: list[Node] = []
-        self.origins: dict[int, Node] = {}  # of tensors that come from the input, by id
-        self.labels: dict[int, str] = {}  # of parameters and what is made of them alone, by id
-        self.alive: list[Any] = []  # so that no id is used twice
-        self.inside = 0  # of closed boxes
+        self.origins: dict[int, Node] = {}  # of tensors that depend on the input, by id
+        self.labels: dict[int, str] = {}  # of parameters and tensors computed from them alone, by id
+        self.alive: list[Any] = []  # keeps ids unique
+        self.inside = 0  # nesting depth in closed boxes
         self.root = root
         self.closed = closed
         for name, parameter in root.named_parameters():
             self.labels[id(parameter)] = f"{name}  {shape_text(parameter.shape)}"
         for name, module in root.named_modules():
-            if isinstance(module, SpectralPooling):  # its mask is made of two numbers
+            if isinstance(module, SpectralPooling):  # two numbers determine its mask
                 self.labels[id(module.filter)] = f"{name}  radius {module.radius}, λ {module.balance}"
 
     def start(self, tensor: Tensor) -> None:
@@ -111,9 +111,9 @@ class _Recorder(TorchFunctionMode):
         self._keep(tensor, node)
 
     def add(self, node: Node, inputs: Iterable[Any], outputs: Any) -> None:
-        """Record a box that makes ``outputs`` of those of ``inputs`` that come from the module's input.
+        """Record a box that computes ``outputs`` from those ``inputs`` that depend on the module's input.
 
-        What is made of parameters alone is no box, but keeps their label.
+        What depends on parameters alone gets no box, but keeps their label.
         """
         tensors = list(_tensors(inputs))
         fed = [t for t in tensors if id(t) in self.origins]
@@ -168,18 +168,18 @@ class _Recorder(TorchFunctionMode):
         return outputs
 
     def _linear(self, weight: Tensor) -> Node:
-        """A linear map without a module; its sizes are in the title, so that the name alone is left."""
+        """Return a linear map without a module. Its title has the sizes, so the name of the weight suffices."""
         return Node("module", _linear(weight), self.labels.get(id(weight), "").partition("  ")[0])
 
     def _split(self, source: Tensor, parts: Any) -> None:
-        """A box that says how many channels each part gets; where only parameters are split, none."""
+        """Record a box with the number of channels of each part; none if only parameters are split."""
         sizes = zip(*(part.shape for part in parts), strict=True)
         changed = [
             parts_size for size, parts_size in zip(source.shape, sizes, strict=False) if {size} != set(parts_size)
         ]
         node = Node("function", "split into\n" + ", ".join(map(str, changed[0])))
         self.add(node, [source], parts)
-        node.same_shape = True  # said above
+        node.same_shape = True  # the title shows the sizes
 
     def stand_in(self, name: str, operation: Callable) -> Callable:
         def recorded(*args: Any, **kwargs: Any) -> Any:
@@ -198,7 +198,7 @@ class _Recorder(TorchFunctionMode):
         return recorded
 
     def _gates(self, x: Tensor, masks: Any, radius: float, weights: Any, bias: Tensor) -> Tensor:
-        """``pooled_linear`` as the gates that it stands for; as in all boxes, nothing is said of biases."""
+        """Record ``pooled_linear`` as the gates that it implements; as in all boxes, biases are not shown."""
         pool = self.stand_in("spectral_pool", ops.spectral_pool)
         parts = x.split([weight.shape[1] for weight in weights], dim=3)
         gates = [F.linear(pool(part, mask), weight) for part, mask, weight in zip(parts, masks, weights, strict=True)]
@@ -217,7 +217,7 @@ class _Recorder(TorchFunctionMode):
 
 
 class _Hooks:
-    """Hooks on every closed module while the context lasts."""
+    """Context with hooks on every closed module."""
 
     def __init__(self, recorder: _Recorder) -> None:
         self.recorder = recorder
@@ -267,7 +267,7 @@ def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
 
 
 def _brief(labels: list[str]) -> str:
-    """Several labels as one; of more than two of a kind, the first and the last."""
+    """Join several labels; of more than two of a kind, only the first and the last."""
     labels = list(dict.fromkeys(labels))
     if len(labels) > 2 and len({label.partition("  ")[0].rstrip("0123456789") for label in labels}) == 1:
         return f"{labels[0].partition('  ')[0]} … {labels[-1]}"
@@ -275,7 +275,7 @@ def _brief(labels: list[str]) -> str:
 
 
 def _reached(nodes: list[Node]) -> list[Node]:
-    """The nodes that the last one depends on."""
+    """Return the nodes that the last one depends on."""
     wanted = {id(nodes[-1])}
     for node in reversed(nodes):
         if id(node) in wanted:
@@ -284,7 +284,7 @@ def _reached(nodes: list[Node]) -> list[Node]:
 
 
 def _rows_as_one(nodes: list[Node]) -> list[Node]:
-    """A row of equal modules, each fed by the one before it alone, as one box."""
+    """Merge a chain of equal modules, each fed by the previous one alone, into one box."""
     users: dict[int, int] = {}
     for node in nodes:
         for source in node.sources:
@@ -311,7 +311,7 @@ def _rows_as_one(nodes: list[Node]) -> list[Node]:
 
 
 def mixer(module: nn.Module) -> nn.Module | None:
-    """What mixes the tokens in a block; none for a module that is no block."""
+    """Return the token mixer of a block; ``None`` for a module that is not a block."""
     found = [vars(module)["_modules"].get(name) for name in ("token_mixer", "mixer", "filter")]
     return next((inner for inner in found if inner is not None), None)
 
@@ -326,7 +326,7 @@ def _linear(weight: Tensor) -> str:
 
 @singledispatch
 def describe(module: nn.Module) -> str:
-    """A module in a few words, a box's title: its class, and of a block what mixes its tokens."""
+    """Return a short description of a module as a box's title: its class and, for a block, its token mixer."""
     inner = mixer(module)
     return type(module).__name__ if inner is None else f"{type(module).__name__}\nwith {describe(inner)}"
 

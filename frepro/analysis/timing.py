@@ -1,4 +1,4 @@
-"""Timing side by side: in each round every side takes its turn, so that a machine that slows down slows all alike."""
+"""Interleaved timing: each round times every function once, so that a machine that slows down affects all alike."""
 
 import math
 import time
@@ -13,16 +13,16 @@ Key = TypeVar("Key", bound=Hashable)
 def interleaved(
     sides: Mapping[Key, Callable[[], object]], rounds: int, device: torch.device, least: float = 0.0
 ) -> tuple[dict[Key, list[float]], dict[Key, str]]:
-    """Time functions in turn, round after round, every other round backwards, after a call of each to warm up.
+    """Time functions in interleaved rounds, every other round in reverse order, after a warm-up call of each.
 
     Args:
-        sides: What to call, without arguments.
-        device: Where they compute; it is waited for before the clock is read.
-        least: Seconds that a turn lasts at least: what is shorter is called several times in it.
+        sides: Functions to call, without arguments.
+        device: The device that they use; it is synchronised before the clock is read.
+        least: Minimum duration of a turn in seconds; shorter functions are called several times in each turn.
 
     Returns:
-        Seconds of one call in each round, in order of the rounds; and for each side that failed, why. A side that
-        failed is left out from there on, and the others go on.
+        Seconds per call in each round, in order of the rounds, and the cause for each function that failed. A function
+        that failed is left out from then on, and the others continue.
     """
     calls: dict[Key, int] = {}
     failures: dict[Key, str] = {}
@@ -37,7 +37,7 @@ def interleaved(
 
     for key in sides:
         seconds = turn(key, 1)
-        if seconds is not None and seconds < least:  # once more: the first call is no measure of the others
+        if seconds is not None and seconds < least:  # the first call is not representative
             seconds = turn(key, 1)
         calls[key] = max(1, math.ceil(least / seconds)) if seconds else 1
     for number in range(rounds):
@@ -48,7 +48,7 @@ def interleaved(
 
 
 def _seconds(function: Callable[[], object], calls: int, device: torch.device) -> float:
-    """Mean seconds of a call."""
+    """Return the mean seconds per call."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     started = time.perf_counter()

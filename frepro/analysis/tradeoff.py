@@ -8,12 +8,13 @@ from frepro.analysis import cost
 
 @dataclass(frozen=True)
 class Point:
-    """A model of a table.
+    """A model in a table.
 
     Attributes:
         family: Its name without the size.
         top1, params, flops: As printed: %, M and G.
-        our_params, our_flops: As counted here, in the same units; none for a model that neither timm nor frepro has.
+        our_params, our_flops: As counted here, in the same units; ``None`` for a model that neither timm nor frepro
+            has.
     """
 
     family: str
@@ -27,7 +28,7 @@ class Point:
 
 
 def points(table: papers.Table) -> list[Point]:
-    """Every row of a table with the columns label, params, flops and top1, its cost counted where there is a model."""
+    """Return the rows of a table with columns label, params, flops and top1, with counted costs if there is a model."""
     found = []
     for row in table.rows:
         label, top1, params, flops = (table.value(row, key) for key in ("label", "top1", "params", "flops"))

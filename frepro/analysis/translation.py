@@ -1,8 +1,8 @@
-"""What moving an image changes in what Vim-F scans (Vim-F Figure 2).
+"""What shifting an image changes in the input of Vim-F's scan (Vim-F Figure 2).
 
-The amplitude of a Fourier transform over height and width stays as it is when a map is moved in a circle: only the
-phase tells where things are. Patches of 16 x 16 pixels without padding move along when the image moves by whole
-patches, and then only.
+The amplitude of a Fourier transform over height and width does not change when a map is shifted circularly: only the
+phase encodes positions. Patches of 16 x 16 pixels without padding shift along only if the image shifts by whole
+patches.
 """
 
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ from frepro.ops import amplitude_spectrum
 
 @dataclass(frozen=True)
 class Translation:
-    """An image, the same moved in a circle, and the patches of both.
+    """An image, the same image shifted circularly, and the patches of both.
 
     Attributes:
         shift: Pixels down and to the right.
         images: (2, 3, H, W).
-        patches: (2, h, w, D), before the spectrum joins.
+        patches: (2, h, w, D), before they are combined with the spectrum.
     """
 
     shift: tuple[int, int]
@@ -34,7 +34,10 @@ class Translation:
         return amplitude_spectrum(self.patches)
 
     def changes(self) -> dict[str, float]:
-        """What the move changes, |y' - y| / |y|, in the patches, the paper's spectrum and the released code's."""
+        """Return the change |y' - y| / |y| that the shift causes in the patches and in two spectra.
+
+        The spectra are those of the paper and of the released code.
+        """
         return {
             "patches": relative_change(self.patches),
             "amplitude over height and width (eq. 7)": relative_change(self.spectra),
@@ -45,21 +48,21 @@ class Translation:
 
 
 def move(model: VimF, image: Tensor, shift: tuple[int, int]) -> Translation:
-    """Patches of an image and of the same moved in a circle.
+    """Return the patches of an image and of its circularly shifted copy.
 
     Args:
-        model: One whose patches are a convolution, such as ``vimf_tiny``.
+        model: A model whose patches are a convolution, such as ``vimf_tiny``.
         image: (3, H, W), normalised.
         shift: Pixels down and to the right.
     """
     if model.patch_embed.stem != "patch":
-        raise ValueError("a convolutional stem pads the image, so that nothing moves in a circle: use vimf_tiny")
+        raise ValueError("a convolutional stem pads the image, so its patches do not shift circularly: use vimf_tiny")
     images = torch.stack([image, image.roll(tuple(shift), dims=(1, 2))])
     with torch.no_grad():
         return Translation(tuple(shift), images, model.patch_embed.proj(images).permute(0, 2, 3, 1))
 
 
 def relative_change(pair: Tensor) -> float:
-    """|second - first| / |first| of (2, ...), Euclidean."""
+    """Return |second - first| / |first| of (2, ...), Euclidean."""
     first, second = pair.double()
     return float((second - first).norm() / first.norm())

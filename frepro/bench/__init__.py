@@ -1,8 +1,11 @@
-"""``frepro bench``: how fast operations and models are, against their plain references and against their peers.
+"""``frepro bench``: the speed of operations and models, compared with their plain references and with their peers.
 
-results   what is measured, as lines of CSV, and the ratios between lines; needs no torch
-operations, models, parts, resolution   the four sections: what they time
-beside    code of others, timed in the same rounds
-run       all of it, a process for each section
-report    tables; pictures are in ``figures.speed``
+results   measurements as rows of CSV, and the ratios between rows; does not need torch
+operations, models, parts, resolution   the four sections: what each of them times
+beside    third-party code, timed in the same rounds
+run       the complete benchmark, one process per section
+scaling   verdicts on DFFormer's Figures 5 and 6
+settings  the extent of the benchmark
+
+Tables are in ``report.benchmark``, figures in ``figures.speed``.
 """

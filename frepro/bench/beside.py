@@ -1,13 +1,13 @@
-"""Code of others, such as an official implementation, to be timed in the same rounds as ours.
+"""Third-party code, such as an official implementation, timed in the same rounds as ours.
 
-It stays outside of the repository, in a Python file that defines
+It is kept outside the repository, in a Python file that defines
 
     SOURCE       what it is and where it comes from, for the record
-    models()     name -> function without arguments that makes a module, called with images (B, 3, 224, 224)
-    operations() name of an operation of ours -> function that takes the tensors ours gets, in the order in which ours
-                 takes them, and gives a function without arguments: the call to be timed, which returns one tensor
+    models()     name -> function without arguments that returns a module, called with images (B, 3, 224, 224)
+    operations() name of an operation of ours -> function that takes the tensors of our operation, in the same order,
+                 and returns a function without arguments: the call to be timed, which returns one tensor
 
-one of the two functions at least. A model that has the name of one of ours is compared with it.
+At least one of the two functions is required. A model with the name of one of ours is compared with it.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from frepro.errors import FreproError
 
 @dataclass(frozen=True)
 class Beside:
-    """What such a file defines; empty without one."""
+    """What such a file defines; empty if there is no file."""
 
     source: str = ""
     sha256: str = ""
@@ -30,10 +30,10 @@ class Beside:
 
 
 def load(path: Path | None) -> Beside:
-    """Run the file, and keep what it defines.
+    """Run the file, and return what it defines.
 
     Raises:
-        FreproError: There is no such file, it cannot run, or it does not define what it must.
+        FreproError: There is no such file, it fails to run, or it lacks a required definition.
     """
     if path is None:
         return Beside()
@@ -48,5 +48,5 @@ def load(path: Path | None) -> Beside:
         raise FreproError(f"{path} cannot be used by --beside: {type(error).__name__}: {error}") from error
     source = getattr(module, "SOURCE", None)
     if not isinstance(source, str) or not any(found.values()):
-        raise FreproError(f"{path} must define SOURCE, a text, and models() or operations()")
+        raise FreproError(f"{path} must define SOURCE, a string, and models() or operations()")
     return Beside(source, hashlib.sha256(path.read_bytes()).hexdigest(), **found)

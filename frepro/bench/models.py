@@ -1,4 +1,4 @@
-"""Whole models: inference, and the training step (forward, loss, backward)."""
+"""Complete models: inference, and the training step (forward, loss, backward)."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -25,7 +25,7 @@ VARIANTS = {
 
 
 def names(settings: Settings, beside: Beside) -> tuple[str, ...]:
-    """Every model that is timed."""
+    """Return the names of all models that are timed."""
     peers = (PEERS[name] for name in settings.ours if name in PEERS)
     return tuple(dict.fromkeys((*settings.ours, *peers, *settings.others, *beside.models)))
 
@@ -33,7 +33,7 @@ def names(settings: Settings, beside: Beside) -> tuple[str, ...]:
 def networks(
     settings: Settings, device: torch.device, chosen: tuple[str, ...], beside: Beside
 ) -> dict[tuple[str, str], nn.Module]:
-    """The models chosen by name and side: ours, timm's, others'."""
+    """Return the chosen models by name and side: ours, timm's, third-party."""
     made: dict[tuple[str, str], nn.Module] = {}
     for name in chosen:
         if timm.is_model(name):
@@ -52,7 +52,7 @@ def measure(
     log: Callable[[str], None],
     variants: tuple[str, ...] | None = None,
 ) -> tuple[list[Line], dict[Key, list[float]]]:
-    """Time the models chosen, each variant and each work in rounds of its own."""
+    """Time the chosen models, each combination of variant and work in rounds of its own."""
     torch.manual_seed(0)
     size = settings.img_size
     sides: dict[tuple[str, str], nn.Module] = {}

@@ -1,4 +1,4 @@
-"""Operations at the sizes at which models run them, and what the machine can do at best."""
+"""Operations at the sizes that models use, and the limits of the machine."""
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -32,9 +32,9 @@ NAMES = (
     "linear",
 )
 FORWARD, BOTH = "forward", "forward and backward"
-GELU_FLOPS = 6  # of an element, with the error function as one
-KERNEL = 7  # of a depthwise convolution, pixels of a side
-CUDA_SCANS = ("triton", "mamba_ssm")  # to be timed beside the one that is picked
+GELU_FLOPS = 6  # per element, with the error function counted as one
+KERNEL = 7  # of a depthwise convolution, pixels per side
+CUDA_SCANS = ("triton", "mamba_ssm")  # timed in addition to the default
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Case:
     """An operation with its inputs.
 
     Attributes:
-        inputs: What it is called with; those that require a gradient get one in a backward pass.
-        flops: Operations on real numbers of a call.
+        inputs: Arguments of the call; those that require a gradient get one in a backward pass.
+        flops: Operations on real numbers per call.
     """
 
     name: str
@@ -56,7 +56,7 @@ class Case:
 def measure(
     settings: Settings, device: torch.device, names: tuple[str, ...], beside: Beside
 ) -> tuple[list[Line], dict[Key, list[float]]]:
-    """Time the operations of these names, forward and with the backward pass."""
+    """Time the operations with these names, forward alone and with the backward pass."""
     for name in beside.operations:
         if name not in NAMES:
             raise unknown("operation of --beside", name, NAMES)
@@ -80,7 +80,7 @@ def measure(
 
 
 def _calls(case: Case, device: torch.device, beside: Beside) -> Iterator[tuple[str, str | None, Callable[[], Tensor]]]:
-    """Side, the backend that it is forced to, and the call."""
+    """Yield each side, the backend that it is forced to use, and the call."""
     ours = partial(case.function, *case.inputs)
     if case.name == "copy":
         yield MACHINE, None, ours
@@ -108,7 +108,7 @@ def _turn(
 
 
 def cases(settings: Settings, device: torch.device) -> Iterator[Case]:
-    """All operations in the sizes of DFFormer-S18, SPANet-S and Vim-Ti."""
+    """Yield all operations at the sizes of DFFormer-S18, SPANet-S and Vim-Ti."""
 
     def learnt(*shape: int, scale: float = 1.0) -> Tensor:
         return torch.randn(*shape, device=device).mul_(scale).requires_grad_()
@@ -120,7 +120,7 @@ def cases(settings: Settings, device: torch.device) -> Iterator[Case]:
     yield Case("matrix_product", f"{_shape(x)} × {side}", ops.linear, (x, weight), 2 * side**3)
 
     def sequence(channels: int) -> Tensor:
-        """(batch, channels, length) as Vim has it: channels-last in memory."""
+        """Return (batch, channels, length) as in Vim: channels-last in memory."""
         return torch.randn(batch, length, channels, device=device).transpose(1, 2).requires_grad_()
 
     channels, length, state = settings.scan
@@ -133,7 +133,7 @@ def cases(settings: Settings, device: torch.device) -> Iterator[Case]:
     inputs = (u, learnt(channels, width), learnt(channels))
     yield Case("causal_conv", f"{_shape(u)}, width {width}", ops.causal_conv, inputs, u.numel() * (2 * width + 4))
 
-    for height, width, dim in settings.maps:  # filters work on twice the channels of the stage
+    for height, width, dim in settings.maps:  # filters have twice the channels of the stage
         x, basis = learnt(batch, height, width, 2 * dim), learnt(height, width // 2 + 1, 4, 2)
         mixture = torch.randn(batch, 4, 2 * dim, device=device).softmax(1).requires_grad_()
         flops = filter_flops(x, basis, mixture)
@@ -143,7 +143,7 @@ def cases(settings: Settings, device: torch.device) -> Iterator[Case]:
         yield Case("global_filter", _shape(x), ops.global_filter, (x, weight), filter_flops(x, weight))
     for (height, width, dim), radius in zip(settings.maps, (2, 2, 1, 1), strict=False):
         yield _pooled_linear(learnt(batch, height, width, dim), radius, learnt)
-    for height, width, dim in settings.maps:  # and MLPs on four times of them
+    for height, width, dim in settings.maps:  # and MLPs four times as many
         x = learnt(batch, height, width, 4 * dim)
         yield Case("star_relu", _shape(x), ops.star_relu, (x, learnt(1), learnt(1)), 4 * x.numel())
         yield Case("gelu", _shape(x), ops.gelu, (x,), GELU_FLOPS * x.numel())
@@ -158,7 +158,7 @@ def cases(settings: Settings, device: torch.device) -> Iterator[Case]:
 
 
 def _pooled_linear(x: Tensor, radius: float, learnt: Callable[..., Tensor]) -> Case:
-    """As SPANet calls it, with three groups of channels."""
+    """Return the case as SPANet calls it, with three groups of channels."""
     height, width, dim = x.shape[1:]
     masks = [ops.spectral_pooling_mask(height, width, radius, balance, device=x.device) for balance in (0.7, 0.8, 0.9)]
     share = -(-dim // 3)

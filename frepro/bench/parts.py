@@ -1,4 +1,4 @@
-"""Where the time of a forward pass goes: matrix products, which bound it from below, and what stands beside them."""
+"""Time of a forward pass by part: matrix products, which give its lower bound, and everything else."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from frepro.models import layers
 
 
 def part_of(module: nn.Module) -> str | None:
-    """The part that a layer's time counts for; none for what holds other layers or has no name among them."""
+    """Return the part that a layer's time is counted in; ``None`` for containers and unlisted layers."""
     if isinstance(module, nn.Linear):
         return PRODUCTS
     if isinstance(module, nn.Conv1d | nn.Conv2d):
@@ -30,7 +30,7 @@ def part_of(module: nn.Module) -> str | None:
 
 
 def seconds(network: nn.Module, images: Tensor) -> dict[str, float]:
-    """Seconds that one forward pass spends in each of ``PARTS``, on a CPU, where a layer is done when it returns."""
+    """Return the seconds that a forward pass spends in each of ``PARTS`` on a CPU, which executes synchronously."""
     found, open_calls = dict.fromkeys(PARTS, 0.0), []
 
     def enter(module: nn.Module, inputs: Any) -> None:
@@ -39,7 +39,7 @@ def seconds(network: nn.Module, images: Tensor) -> dict[str, float]:
     def leave(part: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             started = open_calls.pop()
-            if not open_calls:  # not a layer inside of one that counts
+            if not open_calls:  # not inside a layer that is already timed
                 found[part] += time.perf_counter() - started
 
         return hook
@@ -79,7 +79,10 @@ def measure(
     beside: Beside,
     log: Callable[[str], None],
 ) -> tuple[list[Line], dict[Key, list[float]]]:
-    """Inference of the models chosen, in turn, every other round backwards; on a GPU, which runs on by itself, none."""
+    """Time inference of the chosen models in interleaved rounds, every other round in reverse order.
+
+    Returns nothing on a GPU, which executes layers asynchronously.
+    """
     if device.type != "cpu":
         return [], {}
     torch.manual_seed(0)
@@ -93,8 +96,8 @@ def measure(
         for each, network in list(sides.items()):
             try:
                 network(images)
-            except Exception as error:  # its line among the models says so too, and the others go on
-                log(f"parts: {' of '.join(each)} is left out, {type(error).__name__}: {error}")
+            except Exception as error:  # also reported with the models; the others continue
+                log(f"parts: {' of '.join(each)} skipped, {type(error).__name__}: {error}")
                 del sides[each]
         for number in range(settings.rounds):
             for name, side in reversed(sides) if number % 2 else list(sides):

@@ -17,7 +17,7 @@ from frepro.store import provenance
 def measure(
     settings: Settings, device: torch.device, names: tuple[str, ...], log: Callable[[str], None]
 ) -> tuple[list[Line], dict[Key, list[float]]]:
-    """First the memory of each model at each size, by itself; then throughput, of those that fit, in turn."""
+    """Measure the memory of each model at each size, then the throughput of those that fit, in interleaved rounds."""
     batch = settings.resolution_batch
     facts: dict[Key, dict[str, float | str]] = {}
     log(f"resolution: memory of {len(names)} models at {', '.join(map(str, settings.resolutions))} pixels")

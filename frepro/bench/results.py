@@ -1,11 +1,11 @@
-"""What the benchmark found: lines of tidy CSV, every round, and the ratios between lines that belong together.
+"""Results of the benchmark: rows of tidy CSV, every round, and the ratios between rows that belong together.
 
-    operations.csv, models.csv, parts.csv, resolution.csv   a line for each thing timed
-    rounds.csv        seconds of each line in each round
-    ratios.csv        a line against another, from the rounds in which both took their turn
+    operations.csv, models.csv, parts.csv, resolution.csv   one row per timed item
+    rounds.csv        seconds of each row in each round
+    ratios.csv        one row against another, from the rounds that include both
     provenance.json   machine, versions, commit, settings
 
-All in seconds, bytes and MiB, unrounded.
+All values are in seconds, bytes and MiB, unrounded.
 """
 
 import csv
@@ -23,11 +23,11 @@ from frepro.store import records
 
 SECTIONS = ("operations", "models", "parts", "resolution")
 
-# Who is timed: the plain form of torch, ours (the fastest that can run), a peer from timm, code of others, or the
-# machine itself. Another backend of an operation goes by its name.
+# The sides that are timed: plain torch, ours (the fastest backend that can run), a peer from timm, third-party code, or
+# the machine itself. Other backends of an operation go by their names.
 REFERENCE, OURS, PEER, BESIDE, MACHINE = "reference", "frepro", "timm", "beside", "machine"
 
-# What the time of a forward pass is divided into.
+# The parts into which the time of a forward pass is divided.
 PRODUCTS, CONVOLUTIONS, NORMS, ACTIVATIONS, REST = PARTS = (
     "matrix products",
     "convolutions",
@@ -36,7 +36,7 @@ PRODUCTS, CONVOLUTIONS, NORMS, ACTIVATIONS, REST = PARTS = (
     "the rest",
 )
 
-# timm's model that a model of ours is compared with: about as large, with attention.
+# The timm model that each of ours is compared with: of similar size, with attention.
 PEERS = {
     **dict.fromkeys(("dfformer_s18", "cdfformer_s18", "gfformer_s18"), "caformer_s18"),
     **dict.fromkeys(("spanet_small", "spanetv2_s18_pure", "spanetv2_s18_hybrid"), "caformer_s18"),
@@ -46,16 +46,16 @@ PEERS = {
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """What a line is about.
+    """What a row is about.
 
     Attributes:
         section: One of ``SECTIONS``.
         name: The operation or model.
-        size: Of its input, as batch × ... for people.
+        size: Size of the input in readable form, as batch × ....
         variant: Precision and execution.
-        work: "forward", "forward and backward", "inference" or "training step" (forward, loss, backward); a part of
-            inference in section "parts".
-        side: Who (see ``REFERENCE`` and its neighbours).
+        work: "forward", "forward and backward", "inference" or "training step" (forward, loss, backward); in section
+            "parts", a part of inference.
+        side: The side (see ``REFERENCE`` and the following constants).
     """
 
     section: str
@@ -68,14 +68,14 @@ class Key:
 
 @dataclass(frozen=True)
 class Line:
-    """What was measured of a key.
+    """The measurements of a key.
 
     Attributes:
-        seconds, low, high: Median, least and greatest of the rounds, of one call; none where it could not be timed.
-        rounds: Their number.
-        images: Images in a call.
+        seconds, low, high: Median, minimum and maximum over the rounds, per call; ``None`` if it could not be timed.
+        rounds: Number of rounds.
+        images: Images per call.
         flops: Operations on real numbers of a forward call, by formula.
-        bytes: Least that it must read and write, every input and output once.
+        bytes: Minimum memory traffic, reading and writing every input and output once.
         weights_mib, forward_mib: Memory of the weights, and the peak that a forward pass adds.
         note: Why something is missing.
     """
@@ -107,13 +107,13 @@ class Line:
 
     @property
     def peak_mib(self) -> float | None:
-        """Weights and what a forward pass adds."""
+        """Memory of the weights and of a forward pass together."""
         return None if self.weights_mib is None or self.forward_mib is None else self.weights_mib + self.forward_mib
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast as another a side is: median, least and greatest over the rounds.
+    """Speed of a side relative to another: median, minimum and maximum over the rounds.
 
     Attributes:
         against: The other side, or the peer's name.
@@ -134,7 +134,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Found:
-    """All that a benchmark found."""
+    """All results of a benchmark."""
 
     lines: Sequence[Line]
     rounds: Mapping[Key, Sequence[float]]
@@ -154,7 +154,7 @@ class Found:
         return Ratio(*names, median(values), min(values), max(values), len(values))
 
     def section(self, section: str, /, **where: str) -> list[Line]:
-        """The lines of a section, those alone whose fields are as given."""
+        """Return the rows of a section whose fields match the given values."""
         return [
             line
             for line in self.lines
@@ -163,7 +163,7 @@ class Found:
 
 
 def _others(key: Key) -> list[tuple[Key, str]]:
-    """What a key is compared with, and the name that this goes by."""
+    """Return the keys that a key is compared with, and their names in the ratios."""
 
     def by(side: str, name: str = key.name) -> Key:
         return Key(key.section, name, key.size, key.variant, key.work, side)
@@ -178,18 +178,18 @@ def _others(key: Key) -> list[tuple[Key, str]]:
 
 
 def line(key: Key, times: Sequence[float] | None, **more: Any) -> Line:
-    """The line of a key whose rounds took so many seconds each; with none, one without a time."""
+    """Return the row of a key, given the seconds of its rounds; without any, a row without times."""
     spread = (median(times), min(times), max(times), len(times)) if times else (None,) * 4
     return Line(*(getattr(key, field.name) for field in fields(Key)), *spread, **more)
 
 
 def folder(device: str, kind: str = "") -> Path:
-    """Where results are kept: ``bench/cpu`` or ``bench/gpu``; parts and trials apart, in ``bench-<kind>``."""
+    """Return the folder of results: ``bench/cpu`` or ``bench/gpu``, or ``bench-<kind>`` for partial and smoke runs."""
     return paths.results() / "-".join(filter(None, ("bench", kind))) / device
 
 
 def write(found: Found, target: Path) -> None:
-    """Write all files into a folder that exists."""
+    """Write all files to an existing folder."""
     for section in SECTIONS:
         lines = found.section(section)
         if lines:
@@ -206,7 +206,7 @@ def write(found: Found, target: Path) -> None:
 
 
 def read(source: Path) -> Found:
-    """What ``write`` wrote."""
+    """Read the files that ``write`` has written."""
     lines, rounds = [], {}
     for section in SECTIONS:
         path = source / f"{section}.csv"
@@ -229,7 +229,7 @@ def _line(row: Mapping[str, str]) -> Line:
 
 
 def _to_csv(rows: Sequence[Line] | Sequence[Ratio]) -> str:
-    """A column for each field that any row has, besides those that say what a row is about."""
+    """Return CSV with the identifying columns and every other column that has a value in any row."""
     if not rows:
         return ""
     keys = {field.name for field in fields(Key)}

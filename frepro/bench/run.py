@@ -1,6 +1,6 @@
-"""The whole benchmark: its sections one after the other, each in a process of its own, whose sides take turns.
+"""The complete benchmark: its sections one after another, each in its own process with interleaved timing.
 
-What a process did before changes how fast it is: a section within the whole is to give what it gives alone.
+Earlier work in a process affects its speed; separate processes make each section's results independent of the others.
 """
 
 import multiprocessing
@@ -24,7 +24,7 @@ from frepro.ops import backends, cpu
 from frepro.store import provenance, records
 from frepro.training.parallel import Failure, attempt
 
-Measured = tuple[list[Line], dict[Key, list[float]]]  # lines, and the seconds of the rounds
+Measured = tuple[list[Line], dict[Key, list[float]]]  # rows, and the seconds of the rounds
 
 
 def run(
@@ -35,15 +35,15 @@ def run(
     smoke: bool = False,
     log: Callable[[str], None] = print,
 ) -> tuple[Found, Path]:
-    """Measure, write the results with their pictures, and say where.
+    """Measure, write the results, and return them with their folder.
 
     Args:
         device: "cpu" or "cuda".
-        rounds: In place of the settings' own.
-        only: Pattern of what to measure (``*`` stands for anything); of a model of ours, its peer too. The result then
-            stands apart from that of a whole benchmark, which holds all.
-        beside: A Python file of others' code to be timed in the same rounds (``bench.beside``).
-        smoke: Everything tiny: shows that it runs, and measures nothing of interest.
+        rounds: Number of rounds, overriding the settings.
+        only: Pattern of what to measure (``*`` matches anything); a model of ours includes its peer. The result is
+            stored separately from that of a complete benchmark.
+        beside: A Python file with third-party code to time in the same rounds (``bench.beside``).
+        smoke: Use tiny sizes: this shows that everything runs, and gives no meaningful numbers.
     """
     if os.environ.get("FREPRO_BACKEND"):
         raise FreproError("FREPRO_BACKEND is set: unset it, since the benchmark compares backends")
@@ -52,7 +52,7 @@ def run(
     other = besides.load(beside)
     chosen = _chosen(settings, other, only)
     started, load = time.perf_counter(), _load()
-    made = {**provenance.record(), "device": provenance.device_record(device)}  # of the code that is loaded now
+    made = {**provenance.record(), "device": provenance.device_record(device)}  # describes the code that is loaded now
     lines, times = [], {}
     for section, names in chosen.items():
         if names:
@@ -79,7 +79,7 @@ def run(
 
 
 def _chosen(settings: Settings, other: besides.Beside, only: str | None) -> dict[str, tuple[str, ...]]:
-    """Names to measure in each section."""
+    """Return the names to measure in each section."""
     every = {
         "operations": operations.NAMES,
         "models": models.names(settings, other),
@@ -94,18 +94,18 @@ def _chosen(settings: Settings, other: besides.Beside, only: str | None) -> dict
     }
     if not any(kept.values()):
         raise FreproError(
-            f"no benchmark matches {only!r}: there is " + "; ".join(f"{s}/ {', '.join(every[s])}" for s in SECTIONS)
+            f"no benchmark matches {only!r}: choose from " + "; ".join(f"{s}/ {', '.join(every[s])}" for s in SECTIONS)
         )
     for section in ("models", "parts"):
         kept[section] += [PEERS[name] for name in kept[section] if name in PEERS]
     if kept["operations"]:
-        kept["operations"] += ["copy", "matrix_product"]  # what the others are measured by
+        kept["operations"] += ["copy", "matrix_product"]  # the baseline for the others
     return {section: tuple(name for name in every[section] if name in kept[section]) for section in SECTIONS}
 
 
 @dataclass(frozen=True)
 class Section:
-    """What a process of the benchmark measures."""
+    """What one process of the benchmark measures."""
 
     name: str
     settings: Settings
@@ -130,9 +130,9 @@ class Section:
 
 
 def _apart(section: Section, log: Callable[[str], None]) -> Measured:
-    """What a section gives in a process of its own, which says through this one what it does."""
+    """Run a section in a process of its own, forward its log lines, and return its result."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["frepro.models"])  # imported once, and not in each process
+    context.set_forkserver_preload(["frepro.models"])  # imported once instead of in each process
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(section, sender))
     process.start()
@@ -141,7 +141,7 @@ def _apart(section: Section, log: Callable[[str], None]) -> Measured:
         while isinstance(message := receiver.recv(), str):
             log(message)
     except EOFError:
-        cause = "its process was killed, as happens when memory runs out"
+        cause = "its process was killed, possibly because memory ran out"
         raise FreproError(f"{section.name}: {cause}") from None
     finally:
         process.terminate()
@@ -157,5 +157,5 @@ def _send(section: Section, sender: Connection) -> None:
 
 
 def _load() -> float | None:
-    """Processes that wanted to run in the last minute, on the whole machine."""
+    """Return the load average of the machine over the last minute."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

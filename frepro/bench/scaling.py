@@ -1,8 +1,8 @@
-"""What a benchmark says about the claim of DFFormer's Figures 5 and 6.
+"""Evidence from the benchmark on the claim of DFFormer's Figures 5 and 6.
 
-With growing resolution CAFormer is to lose throughput, and to need memory, far beyond ConvFormer, and DFFormer and
-CDFFormer are not. So each model is put in relation to ConvFormer at each resolution, and it is asked how this relation
-changes from the least resolution to the greatest.
+The claim is that, with growing resolution, CAFormer loses throughput and needs memory far more than ConvFormer does,
+whereas DFFormer and CDFFormer do not. Each model is therefore expressed relative to ConvFormer at each resolution, and
+the change of this ratio from the lowest resolution to the highest is tested.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +18,10 @@ BASE, ATTENTION = "convformer_s18", "caformer_s18"
 
 
 def machines(profile: str, log: Callable[[str], None] = print) -> dict[str, Found]:
-    """Results of the benchmark by the name of their machine, a CPU and a GPU where there are both.
+    """Return the results of the benchmark by machine name, for a CPU and a GPU where both exist.
 
-    Where there are none, and in profile smoke, a tiny benchmark runs on this machine's CPU. It shows that everything
-    works, and tells nothing of larger images.
+    If there are none, and in profile smoke, a tiny benchmark runs on this machine's CPU. It shows that everything
+    works, but says nothing about larger images.
     """
     folders = [folder(device) for device in ("cpu", "gpu")] if profile != "smoke" else []
     found = [read(source) for source in folders if (source / "resolution.csv").exists()]
@@ -33,12 +33,12 @@ def machines(profile: str, log: Callable[[str], None] = print) -> dict[str, Foun
 
 
 def lines(machines: Mapping[str, Found]) -> dict[str, list[Line]]:
-    """The lines by resolution of each machine."""
+    """Return the rows by resolution of each machine."""
     return {machine: found.section("resolution") for machine, found in machines.items()}
 
 
 def throughput(machines: Mapping[str, Found]) -> list[dict[str, Any]]:
-    """Images a second of every model at every resolution, median, least and greatest of the rounds, as plain rows."""
+    """Return images per second of every model at every resolution, median and range over the rounds, as plain rows."""
     return [
         {
             "machine": machine,
@@ -56,7 +56,7 @@ def throughput(machines: Mapping[str, Found]) -> list[dict[str, Any]]:
 
 
 def memory(machines: Mapping[str, Found]) -> list[dict[str, Any]]:
-    """Memory of every model at every resolution in MiB, as plain rows."""
+    """Return the memory of every model at every resolution in MiB, as plain rows."""
     return [
         {
             "machine": machine,
@@ -73,7 +73,7 @@ def memory(machines: Mapping[str, Found]) -> list[dict[str, Any]]:
 
 
 def sources(machines: Mapping[str, Found]) -> list[dict[str, Any]]:
-    """What each machine's results were measured with, for an illustration's origin."""
+    """Return how each machine's results were measured, for an illustration's origin."""
     return [
         {
             "machine": machine,
@@ -88,7 +88,7 @@ def sources(machines: Mapping[str, Found]) -> list[dict[str, Any]]:
 
 
 def stands_in(machines: Mapping[str, Found]) -> str:
-    """Which machines stand in for the paper's."""
+    """Return which machines replace the paper's."""
     said = [f"{source['machine']} (batches of {source['batch']})" for source in sources(machines)]
     return f"{' and '.join(said)} for the paper's V100 (batches of 4)"
 
@@ -96,7 +96,7 @@ def stands_in(machines: Mapping[str, Found]) -> str:
 def faster(found: Found, better: str, worse: str) -> list[Outcome]:
     """Return for each resolution how much more throughput a model has than another, tested round by round.
 
-    The verdict is that on the claim that ``better`` is the faster one; ``published`` says what of this is the paper's.
+    The verdicts are on the claim that ``better`` is faster; ``published`` selects those that the paper makes.
     """
     table = papers.load("dfformer").tables[2]  # for the names of the models
     rows = tuple(str(table.value(row, "label")) if (row := table.row(model)) else model for model in (better, worse))
@@ -114,17 +114,17 @@ def faster(found: Found, better: str, worse: str) -> list[Outcome]:
 
 
 def published(found: Found, model: str) -> list[Outcome]:
-    """Return what the paper claims of a model of its own and CAFormer, in its direction.
+    """Return the outcomes for what the paper claims about one of its own models and CAFormer, in the paper's direction.
 
-    At 224 pixels, the least resolution, CAFormer is the faster one (Table 2, "Advantages at Higher Resolutions"); at
-    high resolution, of which the greatest measured is tested, the paper's own model is.
+    At 224 pixels, the lowest resolution, CAFormer is faster (Table 2, "Advantages at Higher Resolutions"). At high
+    resolution, for which the highest measured one is tested, the paper's own model is.
     """
     slower, quicker = faster(found, ATTENTION, model), faster(found, model, ATTENTION)
     return [*slower[:1], *quicker[-1:]] if len(quicker) > 1 else slower[:1]
 
 
 def overtakes(outcomes: Sequence[Outcome]) -> str:
-    """Return from which resolution on a model is faster, in words; ``outcomes`` in order of resolution."""
+    """Return the resolution from which a model is faster, in words; ``outcomes`` are in order of resolution."""
     count = 0
     while count < len(outcomes) and outcomes[-1 - count].verdict == "agrees":
         count += 1
@@ -136,7 +136,7 @@ def overtakes(outcomes: Sequence[Outcome]) -> str:
 
 @dataclass(frozen=True)
 class Share:
-    """A multiple of ConvFormer's: median, least and greatest of the rounds, none where it was measured once."""
+    """A multiple of ConvFormer's value: median, minimum and maximum over the rounds (``None`` if measured once)."""
 
     value: float
     low: float | None = None
@@ -144,7 +144,7 @@ class Share:
 
 
 def shares(found: Found, quantity: str) -> dict[str, dict[int, Share]]:
-    """Model -> resolution -> its "throughput" or "memory" as a multiple of ConvFormer's, where both were measured."""
+    """Return model -> resolution -> "throughput" or "memory" as a multiple of ConvFormer's, if both were measured."""
     of_section = found.section("resolution")
     base = {line.size: line for line in of_section if line.name == BASE}
     result: dict[str, dict[int, Share]] = {}
@@ -164,14 +164,17 @@ def _share(found: Found, line: Line, base: Line, quantity: str) -> Share | None:
 
 
 def change(first: Share, last: Share) -> Share:
-    """How many times as large a share has become; least and greatest by the rounds that are farthest apart."""
+    """Return the factor by which a share has changed; the range uses the rounds that are farthest apart."""
     value = last.value / first.value
     is_single = first.low is None or last.low is None
     return Share(value) if is_single else Share(value, last.low / first.high, last.high / first.low)
 
 
 def stays_closer(mine: Share, attention: Share, quantity: str) -> str:
-    """Verdict on the claim that throughput falls less, or memory grows less, than with attention, by ``change``."""
+    """Return the verdict on the claim that throughput falls less, or memory grows less, than with attention.
+
+    The arguments are results of ``change``.
+    """
     if mine.low is None or attention.low is None:
         return "undecided"
     if quantity == "memory":
@@ -182,8 +185,10 @@ def stays_closer(mine: Share, attention: Share, quantity: str) -> str:
 
 
 def written_out(resolutions: Sequence[int]) -> list[dict[str, Any]]:
-    """Memory in MiB that a forward pass of CAFormer adds on this machine's CPU, one image at a time: with attention as
-    torch computes it, and with the whole matrix of attention in memory."""
+    """Return the memory in MiB that a forward pass of CAFormer adds on this machine's CPU, for one image.
+
+    It is measured with attention as computed by torch, and with the complete attention matrix in memory.
+    """
     from frepro.analysis.memory import forward_memory  # torch takes seconds
 
     return [

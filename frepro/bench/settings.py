@@ -1,4 +1,4 @@
-"""How much the benchmark measures."""
+"""The extent of the benchmark."""
 
 from dataclasses import dataclass
 
@@ -17,16 +17,16 @@ class Settings:
     """What is timed, and how often.
 
     Attributes:
-        rounds: Turns of each side after its warm-up.
-        batch_size, img_size: Of operations and models.
-        least: Seconds that a turn of an operation lasts at least.
+        rounds: Number of timed turns of each side after its warm-up.
+        batch_size, img_size: Batch size and image size of operations and models.
+        least: Minimum duration in seconds of an operation's turn.
         maps: Height, width and channels of the stages whose operations are timed.
-        scan: Channels, length and state of the selective scan; of its convolution too.
-        product: Rows and columns of the matrices that show how fast the machine multiplies.
-        copied: Bytes that it copies, which show how fast its memory is; more than its caches hold.
-        ours, others: Models of ours, and models of timm beside their peers.
-        compiled: Models that are timed compiled too, on a GPU: compiling takes a minute each.
-        by_resolution: Models that are timed at all ``resolutions``, ``resolution_batch`` images at a time.
+        scan: Channels, length and state of the selective scan; also used for its convolution.
+        product: Rows and columns of the matrices that measure the machine's matrix multiplication speed.
+        copied: Bytes that are copied to measure memory bandwidth; more than fit in the caches.
+        ours, others: Our models, and timm models in addition to their peers.
+        compiled: Models that are also timed compiled, on a GPU; compiling takes a minute each.
+        by_resolution: Models that are timed at all ``resolutions``, with ``resolution_batch`` images at a time.
     """
 
     rounds: int = 5
@@ -52,7 +52,10 @@ class Settings:
 
 
 def full(device: str) -> Settings:
-    """The whole benchmark: minutes. On a GPU as in DFFormer's Figures 5 and 6, and with more to do at a time."""
+    """Return the settings of the complete benchmark, which takes minutes.
+
+    On a GPU, they follow DFFormer's Figures 5 and 6, with larger batches and matrices.
+    """
     if device == "cpu":
         return Settings()
     resolutions = (224, 384, 512, 768, 1024, 1280, 1536, 2048)

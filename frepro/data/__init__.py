@@ -1,4 +1,4 @@
-"""Data sets: embedded pictures, ImageNet-style folders, and what ``timm.data.create_dataset`` reads, on one path."""
+"""Data sets behind one interface: embedded images, ImageNet-style folders, and timm's ``create_dataset``."""
 
 from .sources import Source, locate
 

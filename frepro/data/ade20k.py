@@ -2,9 +2,9 @@
 
     images/training/ADE_train_00000001.jpg        annotations/training/ADE_train_00000001.png
     images/validation/ADE_val_00000001.jpg        annotations/validation/ADE_val_00000001.png
-    objectInfo150.txt                             the names of the classes, one a line
+    objectInfo150.txt                             the names of the classes, one per line
 
-An annotation is a grey picture: 0 is ignored, 1 to 150 are the classes.
+An annotation is a greyscale image: 0 is ignored, 1 to 150 are the classes.
 """
 
 from pathlib import Path
@@ -28,10 +28,10 @@ CLASSES = 150
 class Ade20k(Dataset):
     """Images of a split with semantic maps, in the order of their names; there are no objects.
 
-    In the maps, 1 to 150 of the files have become 0 to 149, and 0 has become 255.
+    The labels 1 to 150 of the files become 0 to 149, and 0 becomes 255.
 
     Raises:
-        FreproError: A file is missing or damaged, has another size than its image, or labels out of range.
+        FreproError: A file is missing or damaged, differs in size from its image, or has labels out of range.
     """
 
     def __init__(self, root: str | Path, split: str) -> None:
@@ -63,13 +63,13 @@ class Ade20k(Dataset):
             masks=torch.zeros(0, height, width, dtype=torch.bool),
             areas=torch.zeros(0),
             crowd=torch.zeros(0, dtype=torch.bool),
-            semantic=torch.from_numpy(raw - np.uint8(1)),  # 0 turns over to 255
+            semantic=torch.from_numpy(raw - np.uint8(1)),  # 0 wraps around to 255
             image_id=index,
         )
 
 
 def images(root: str | Path, split: str) -> list[Path]:
-    """The image files of a split, by name."""
+    """Return the image files of a split, sorted by name."""
     folder = Path(root) / "images" / FOLDERS[split]
     if not folder.is_dir():
         raise FreproError(f"{folder} is missing: give the folder ADEChallengeData2016 itself")
@@ -77,34 +77,34 @@ def images(root: str | Path, split: str) -> list[Path]:
 
 
 def class_names(root: str | Path) -> list[str]:
-    """Names from the data set's table objectInfo150.txt, or the numbers 1 to 150 where it is missing."""
+    """Return the names in the data set's table objectInfo150.txt, or the numbers 1 to 150 if it is missing."""
     table = next(iter(sorted(Path(root).glob("objectInfo*.txt"))), None)
     if table is None:
         return [str(number) for number in range(1, CLASSES + 1)]
-    lines = table.read_text(encoding="utf-8").splitlines()[1:]  # after the names of the columns, of which Name is last
+    lines = table.read_text(encoding="utf-8").splitlines()[1:]  # skips the header; the last column is Name
     return [line.split("\t")[-1].strip() for line in lines if line.strip()]
 
 
 def grey_levels(annotation: Image.Image) -> np.ndarray | None:
-    """A semantic map as stored, (H, W) uint8, or none where it has colours or more than 256 levels."""
+    """Return a semantic map as stored, (H, W) uint8; ``None`` if it has colours or more than 256 levels."""
     return np.array(annotation) if annotation.mode in ("L", "P") else None
 
 
 def map_fault(raw: np.ndarray | None, size: tuple[int, int], classes: int) -> tuple[str, str] | None:
-    """What is wrong with a semantic map, as a kind of fault and in words, or none.
+    """Return what is wrong with a semantic map, as a kind of fault and a description; ``None`` if nothing is.
 
     Args:
-        raw: As ``grey_levels`` gives it.
+        raw: The map as returned by ``grey_levels``.
         size: Height and width of the image.
-        classes: How many there are.
+        classes: Number of classes.
     """
     if raw is None:
-        return "annotations that are no grey pictures", "is no grey picture of 8 bits"
+        return "annotations that are not greyscale images", "is not an 8-bit greyscale image"
     if raw.shape != size:
         return (
-            "masks that do not fit",
-            f"has {raw.shape[1]} x {raw.shape[0]} pixels and its image {size[1]} x {size[0]}",
+            "masks that do not match",
+            f"has {raw.shape[1]} x {raw.shape[0]} pixels, but its image has {size[1]} x {size[0]}",
         )
     if (most := int(raw.max())) > classes:
-        return "labels out of range", f"has label {most} where {classes} is the last"
+        return "labels out of range", f"has label {most}, but the highest is {classes}"
     return None

@@ -1,4 +1,4 @@
-"""An image with what is in it: the one kind of sample that scenes, COCO and ADE20K give."""
+"""An image with its annotations: the common sample type of scenes, COCO and ADE20K."""
 
 import stat
 import struct
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from frepro.errors import damaged
 
-IGNORED = 255  # in a semantic map: belongs to no class, and counts neither in loss nor in metric
+IGNORED = 255  # in a semantic map: a pixel of no class, which counts neither in the loss nor in the metric
 
-# What Pillow raises for the kinds of damage that it knows.
+# The errors that Pillow raises for damaged files.
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
@@ -22,16 +22,18 @@ class AnnotatedImage:
     """One image of H x W pixels with N objects; N may be 0.
 
     Classes count from 0 without gaps, whatever numbers the files use. Pixel (x, y) is the square from (x, y) to
-    (x + 1, y + 1), so that a mask of one pixel has a box of width and height 1.
+    (x + 1, y + 1), so a mask of one pixel has a box of width and height 1.
 
     Attributes:
-        image: RGB picture.
-        boxes: (N, 4) float32, x1, y1, x2, y2 in pixels; width and height are over 0.
+        image: RGB image.
+        boxes: (N, 4) float32, x1, y1, x2, y2 in pixels, with positive width and height.
         labels: (N,) int64, the objects' classes.
-        masks: (N, H, W) bool, the part of each object that is to be seen.
-        areas: (N,) float32, pixels of each object; by them COCO's metrics call it small, medium or large.
-        crowd: (N,) bool, whether it is a region full of objects (COCO's iscrowd), which is no example to learn from.
-        semantic: (H, W) uint8, the class of every pixel, 255 where it is ignored; none where the data have no such map.
+        masks: (N, H, W) bool, the visible part of each object.
+        areas: (N,) float32, area of each object in pixels; COCO's metrics use it to tell small, medium and large
+            objects.
+        crowd: (N,) bool, whether an object is a region full of objects (COCO's iscrowd), which is not used in training.
+        semantic: (H, W) uint8, the class of every pixel, 255 where it is ignored; ``None`` if the data have no such
+            map.
         image_id: Number of the image within its split.
     """
 
@@ -46,7 +48,7 @@ class AnnotatedImage:
 
 
 def tight_boxes(masks: Tensor) -> Tensor:
-    """The smallest boxes that hold the masks; (N, H, W) bool to (N, 4) float32. Every mask has a pixel."""
+    """Return the smallest boxes that contain the masks, each of which has a pixel; (N, H, W) bool to (N, 4) float32."""
     boxes = torch.zeros(len(masks), 4)
     for box, mask in zip(boxes, masks, strict=True):
         rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
@@ -55,13 +57,13 @@ def tight_boxes(masks: Tensor) -> Tensor:
 
 
 def check_regular(path: Path) -> None:
-    """Raise OSError for what is no regular file; to open a pipe would wait for somebody to write into it."""
+    """Raise ``OSError`` unless the path is a regular file; opening a pipe would wait for a writer."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("it is no regular file")
+        raise OSError("it is not a regular file")
 
 
 def read_image(path: Path, mode: str | None = None) -> Image.Image:
-    """A decoded image file, converted to a mode of Pillow's such as "RGB", or as it is.
+    """Return a decoded image file, converted to a Pillow mode such as "RGB"; ``None`` keeps its mode.
 
     Raises:
         DamagedImageError: The file is missing or damaged.
@@ -72,6 +74,6 @@ def read_image(path: Path, mode: str | None = None) -> Image.Image:
             image.load()
             return image if mode is None else image.convert(mode)
     except FileNotFoundError:
-        raise damaged(path, "it is missing; `frepro data check` lists what else is") from None
+        raise damaged(path, "it is missing; `frepro data check` lists all missing files") from None
     except DAMAGE as error:
         raise damaged(path, error) from error

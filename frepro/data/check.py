@@ -1,6 +1,6 @@
-"""What a folder of data holds: its layout, counts, and everything that is missing or damaged, a line for each kind.
+"""Check of a data folder: its layout, counts, and everything missing or damaged, one line per kind of fault.
 
-Every image is decoded, in threads, since Pillow does that outside of Python's lock.
+Every image is decoded, in threads, since Pillow releases Python's lock while it decodes.
 """
 
 import re
@@ -21,24 +21,24 @@ from frepro.data.sources import ADE20K, COCO, IMAGENET, layout
 from frepro.errors import FreproError, printable
 
 T, R = TypeVar("T"), TypeVar("R")
-Fault = tuple[str, str]  # its kind, and an example
+Fault = tuple[str, str]  # kind and example
 
 SPLITS = ("train", "test")
 TITLES = {"imagenet": "a folder for each class, like ImageNet", "coco": "COCO 2017", "ade20k": "ADE20K"}
-# Images of the whole data sets, which are known by their classes; ImageNet-1K's are in data.sources.
+# A data set with these classes should be complete; the number of ImageNet-1K's classes is in data.sources.
 COCO_CLASSES = 80
-SLACK = 2.0  # pixels by which boxes and masks may reach over: the real files round here and there
+SLACK = 2.0  # tolerance for boxes and masks in pixels: some coordinates in the original files are rounded
 
 
 @dataclass
 class Report:
-    """What was found.
+    """The result of a check.
 
     Attributes:
         root: The data set's folder.
         layout: "imagenet", "coco" or "ade20k".
-        found: A line for each split.
-        faults: Kind of fault -> how many there are, and the first.
+        found: One line for each split.
+        faults: Kind of fault -> number of faults and first example.
     """
 
     root: Path
@@ -52,7 +52,7 @@ class Report:
             self.faults[kind] = (count + 1, first)
 
     def name(self, path: Path) -> str:
-        """A path as the report shows it."""
+        """Return a path as shown in the report."""
         return printable(path.relative_to(self.root).as_posix())
 
     def text(self) -> str:
@@ -62,13 +62,13 @@ class Report:
 
 
 def check(root: str | Path, decode: bool = True) -> Report:
-    """Read a data set from end to end.
+    """Check a complete data set.
 
     Args:
-        decode: Decode every image and map; else only headers are read, and damage behind them is not found.
+        decode: Decode every image and map; otherwise only headers are read, and damage after them is not found.
 
     Raises:
-        FreproError: There is no such folder, or it has none of the layouts.
+        FreproError: There is no such folder, or its layout is unknown.
     """
     root = Path(root)
     report = Report(root, layout(root))
@@ -113,7 +113,7 @@ def _coco(report: Report, decode: bool) -> None:
         for kind in ("image", "annotation"):
             ids = Counter(item["id"] for item in content[f"{kind}s"])
             twice = [number for number, count in ids.items() if count > 1]
-            report.add((f"ids of {kind}s that come twice", f"{file.name}: {number}") for number in twice)
+            report.add((f"duplicate {kind} ids", f"{file.name}: {number}") for number in twice)
         for item in content["annotations"]:
             where = f"{file.name}: annotation {item['id']} of image {item['image_id']}"
             report.add((kind, f"{where}: {said}") for kind, said in _annotation_faults(item, images, names, tools))
@@ -122,7 +122,7 @@ def _coco(report: Report, decode: bool) -> None:
                 report.add(faults)
         empty = len(images.keys() - {item["image_id"] for item in content["annotations"]})
         report.found.append(
-            f"{folder.name}/: {len(images):,} images, {empty:,} of them without a box, "
+            f"{folder.name}/: {len(images):,} images, {empty:,} of them without boxes, "
             f"{len(content['annotations']):,} boxes of {len(names):,} classes"
         )
         categories.append(names)
@@ -130,7 +130,7 @@ def _coco(report: Report, decode: bool) -> None:
     if len(categories) == 2:
         lone = categories[0].items() ^ categories[1].items()
         report.add(
-            ("classes in one split alone", f"{name!r}, number {number}") for number, name in sorted(lone, key=str)
+            ("classes in only one split", f"{name!r}, number {number}") for number, name in sorted(lone, key=str)
         )
     if any(len(names) == COCO_CLASSES for names in categories):
         _compare_with_whole(report, "COCO 2017", counts, dict(zip(coco.FOLDERS.values(), COCO[1:], strict=True)))
@@ -139,22 +139,22 @@ def _coco(report: Report, decode: bool) -> None:
 def _coco_image_faults(report: Report, folder: Path, name: str, width: int, height: int, decode: bool) -> list[Fault]:
     size, faults = _size(report, folder / name, decode)
     if size is not None and size != (width, height):
-        said = f"{folder.name}/{name} has {size[0]} x {size[1]} pixels, listed with {width} x {height}"
-        return [("images of another size than listed", said)]
+        said = f"{folder.name}/{name} has {size[0]} x {size[1]} pixels, but is listed with {width} x {height}"
+        return [("images of a different size than listed", said)]
     return faults
 
 
 def _annotation_faults(
     item: dict[str, Any], images: dict[int, tuple[str, int, int]], names: dict[int, str], tools: ModuleType
 ) -> Iterator[Fault]:
-    """What is wrong with an annotation of COCO."""
+    """Yield what is wrong with an annotation of COCO."""
     if item["image_id"] not in images:
-        yield "annotations of images that are not listed", "its image is not among those of the file"
+        yield "annotations of images that are not listed", "the file does not list its image"
         return
     if item["category_id"] not in names:
-        yield "labels out of range", f"category {item['category_id']} is none of the {len(names)}"
+        yield "labels out of range", f"category {item['category_id']} is not one of the {len(names)}"
     if coco.numbers([item["area"]]) is None:
-        yield "areas that are no numbers", str(item["area"])
+        yield "areas that are not numbers", str(item["area"])
     _, width, height = images[item["image_id"]]
     box = coco.numbers(item["bbox"])
     if box is None or len(box) != 4:
@@ -164,24 +164,25 @@ def _annotation_faults(
     if x1 >= x2 or y1 >= y2:
         yield "boxes of zero size", f"{box[2]:g} x {box[3]:g} pixels"
     if min(x1, y1) < -SLACK or x2 > width + SLACK or y2 > height + SLACK:
-        yield "boxes outside of their image", f"{x1:g}, {y1:g} to {x2:g}, {y2:g} in {width} x {height} pixels"
+        yield "boxes outside their image", f"{x1:g}, {y1:g} to {x2:g}, {y2:g} in {width} x {height} pixels"
     try:
         reach = _reach(item["segmentation"], width, height, tools)
     except ValueError as error:
-        yield "masks that do not fit", str(error)
+        yield "masks that do not match", str(error)
         return
     if reach is None:
-        yield "masks without a pixel", "nothing is in it"
+        yield "empty masks", "it has no pixel"
     elif min(reach[0] - x1, reach[1] - y1, x2 - reach[2], y2 - reach[3]) < -SLACK:
-        told = "{:g}, {:g} to {:g}, {:g}"
-        yield "masks that do not fit", f"it reaches from {told.format(*reach)}, its box {told.format(x1, y1, x2, y2)}"
+        span = "{:g}, {:g} to {:g}, {:g}"
+        said = f"it extends from {span.format(*reach)}, but its box from {span.format(x1, y1, x2, y2)}"
+        yield "masks that do not match", said
 
 
 def _reach(segmentation: Any, width: int, height: int, tools: ModuleType) -> np.ndarray | None:
-    """The smallest box that holds a segmentation of COCO, x1, y1, x2, y2; none where it is empty.
+    """Return the smallest box that contains a segmentation of COCO, x1, y1, x2, y2; ``None`` if it is empty.
 
     Raises:
-        ValueError: It is no segmentation, or one of an image of another size; the text says why.
+        ValueError: It is not a segmentation, or belongs to an image of another size; the message says which.
     """
     if isinstance(segmentation, list):
         polygons = coco.polygons(segmentation)
@@ -191,7 +192,7 @@ def _reach(segmentation: Any, width: int, height: int, tools: ModuleType) -> np.
         return np.concatenate([points.min(0), points.max(0)])
     try:
         lengths = coco.run_lengths(segmentation, height, width, tools)
-    except TypeError as error:  # numbers that are none
+    except TypeError as error:  # entries that are not numbers
         raise ValueError(f"its run lengths cannot be read: {error}") from error
     x, y, w, h = tools.toBbox(lengths)
     return np.array([x, y, x + w, y + h]) if w and h else None
@@ -222,7 +223,7 @@ def _ade20k(report: Report, decode: bool) -> None:
                 empty += not labels.any()
         line = f"{part}/: {len(images):,} images"
         if decode:
-            line += f", {empty:,} of them without a label, {seen[1:].sum()} of {classes} classes seen"
+            line += f", {empty:,} of them without labels, {seen[1:].sum()} of {classes} classes present"
         report.found.append(line)
         counts[part] = len(images)
     if classes == ade20k.CLASSES:
@@ -232,7 +233,7 @@ def _ade20k(report: Report, decode: bool) -> None:
 def _pair(
     report: Report, image: Path, annotation: Path | None, classes: int, decode: bool
 ) -> tuple[list[Fault], np.ndarray | None]:
-    """Faults of an image and its annotation, and the labels of the latter as the file has them."""
+    """Return the faults of an image and its annotation, and the annotation's labels as stored in the file."""
     size, faults = _size(report, image, decode)
     if annotation is None:
         return faults, None
@@ -249,7 +250,7 @@ def _pair(
 
 
 def _size(report: Report, file: Path, decode: bool) -> tuple[tuple[int, int] | None, list[Fault]]:
-    """Width and height of an image, and what is wrong with the file."""
+    """Return the width and height of an image, and what is wrong with the file."""
     try:
         check_regular(file)
         with Image.open(file) as image:
@@ -263,14 +264,14 @@ def _size(report: Report, file: Path, decode: bool) -> tuple[tuple[int, int] | N
 
 
 def _compare_with_whole(report: Report, name: str, counts: dict[str, int], whole: dict[str, int]) -> None:
-    """Say which split has not as many images as the data set that its classes are those of."""
+    """Report splits whose number of images differs from that of the complete data set with the same classes."""
     for split, count in counts.items():
         if count != whole[split]:
             report.add([(f"splits that differ from {name}", f"{split}/: {count:,} images of {whole[split]:,}")])
 
 
 def _mapped(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Results in the order of the items, worked out in threads, some thousand at a time."""
+    """Yield results in the order of the items, computed in threads, a few thousand at a time."""
     items = list(items)
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(items), 4096):

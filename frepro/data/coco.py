@@ -15,7 +15,7 @@ from frepro.errors import FreproError
 
 REVISION = {"COCO": 1}
 
-# What we read of each image, annotation and category.
+# The entries that are read of each image, annotation and category.
 ENTRIES = {
     "images": ("id", "file_name", "width", "height"),
     "annotations": ("id", "image_id", "category_id", "bbox", "area", "segmentation"),
@@ -26,15 +26,15 @@ ENTRIES = {
 class Coco(Dataset):
     """Annotated images of a split, in the order of their ids; there is no semantic map.
 
-    Boxes are cut at the image's border. An object whose box has no width or no height is left out: nothing can be
-    learnt from it, and ``frepro data check`` counts them.
+    Boxes are clipped to the image. An object whose box has no width or no height is left out, because nothing can be
+    learned from it; ``frepro data check`` counts such boxes.
 
     Attributes:
         classes: Names of the classes.
         category_ids: The file's number of each class: 1 to 90 with gaps for COCO's 80.
 
     Raises:
-        FreproError: A file is missing or damaged, or speaks of a category that it does not define.
+        FreproError: A file is missing or damaged, or refers to an undefined category.
     """
 
     semantic_classes = None
@@ -56,7 +56,7 @@ class Coco(Dataset):
             if item["category_id"] not in self.label:
                 known = f"{len(self.label)} categories"
                 raise FreproError(
-                    f"{self.file}: annotation {item['id']} has category {item['category_id']}, which is none of its "
+                    f"{self.file}: annotation {item['id']} has category {item['category_id']}, which is not one of its "
                     f"{known}: run `frepro data check {root}`"
                 )
             if item["image_id"] in self.objects:
@@ -71,7 +71,7 @@ class Coco(Dataset):
         width, height = image.size
         if (width, height) != (entry["width"], entry["height"]):
             raise FreproError(
-                f"{self.folder / entry['file_name']} has {width} x {height} pixels and its masks have "
+                f"{self.folder / entry['file_name']} has {width} x {height} pixels, but its masks have "
                 f"{entry['width']} x {entry['height']}: replace the file"
             )
         objects = self.objects[entry["id"]]
@@ -88,7 +88,9 @@ class Coco(Dataset):
             mask[:] = self.decode(item, height, width)
         areas = numbers([item["area"] for item in objects])
         if areas is None:
-            raise FreproError(f"{self.file}: an area of image {entry['id']} is no number: `frepro data check` names it")
+            raise FreproError(
+                f"{self.file}: an area of image {entry['id']} is not a number: `frepro data check` names it"
+            )
         return AnnotatedImage(
             image=image,
             boxes=torch.from_numpy(boxes[kept].astype(np.float32)),
@@ -101,7 +103,7 @@ class Coco(Dataset):
         )
 
     def decode(self, item: dict[str, Any], height: int, width: int) -> np.ndarray:
-        """The mask of an annotation, (height, width) bool."""
+        """Return the mask of an annotation, (height, width) bool."""
         try:
             mask = self.mask_tools.decode(run_lengths(item["segmentation"], height, width, self.mask_tools))
         except (ValueError, TypeError, IndexError) as error:
@@ -114,7 +116,7 @@ def annotation_file(root: str | Path, split: str) -> Path:
 
 
 def read_annotations(file: Path) -> dict[str, Any]:
-    """The lists "images", "annotations" and "categories" of an annotation file, each with the entries of ``ENTRIES``.
+    """Return the lists "images", "annotations" and "categories" of a file, with the entries named in ``ENTRIES``.
 
     Raises:
         FreproError: The file is missing or damaged.
@@ -122,13 +124,13 @@ def read_annotations(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise FreproError(f"{file} cannot be read: {error.strerror}: COCO's annotations belong there") from error
+        raise FreproError(f"{file} cannot be read: {error.strerror}: put COCO's annotations there") from error
     except ValueError as error:
-        raise FreproError(f"{file} is damaged: {error}: fetch it again") from error
+        raise FreproError(f"{file} is damaged: {error}: download it again") from error
     for name, entries in ENTRIES.items():
         items = content.get(name) if isinstance(content, dict) else None
         if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-            raise FreproError(f"{file} has no list of {name}: it holds no annotations of COCO's kind")
+            raise FreproError(f"{file} has no list of {name}: replace it by a file in COCO's annotation format")
         for item in items:
             if lacking := [entry for entry in entries if entry not in item]:
                 raise FreproError(f"{file}: one of its {name}, id {item.get('id')}, has no {' and no '.join(lacking)}")
@@ -136,10 +138,10 @@ def read_annotations(file: Path) -> dict[str, Any]:
 
 
 def run_lengths(segmentation: Any, height: int, width: int, tools: ModuleType) -> dict[str, Any]:
-    """A segmentation as pycocotools' compressed run lengths: of polygons, of plain or of compressed run lengths.
+    """Return a segmentation (polygons, plain or compressed run lengths) as pycocotools' compressed run lengths.
 
     Raises:
-        ValueError: It is none of them, or belongs to an image of another size. pycocotools would not notice all of it.
+        ValueError: It is none of these, or belongs to an image of another size, not all of which pycocotools notices.
     """
     if isinstance(segmentation, list):
         polygons(segmentation)
@@ -148,7 +150,7 @@ def run_lengths(segmentation: Any, height: int, width: int, tools: ModuleType) -
         raise ValueError("it is neither polygons nor run lengths")
     size, counts = segmentation["size"], segmentation["counts"]
     if size != [height, width]:
-        raise ValueError(f"it is {' x '.join(map(str, reversed(size)))} pixels large, its image {width} x {height}")
+        raise ValueError(f"it has {' x '.join(map(str, reversed(size)))} pixels, but its image has {width} x {height}")
     pixels = sum(counts if isinstance(counts, list) else _uncompressed(counts))
     if pixels != height * width:
         raise ValueError(f"its run lengths cover {pixels:,} pixels of {height * width:,}")
@@ -156,10 +158,10 @@ def run_lengths(segmentation: Any, height: int, width: int, tools: ModuleType) -
 
 
 def polygons(segmentation: list[Any]) -> list[np.ndarray]:
-    """The polygons of a segmentation, each x, y, x, y, ...; pycocotools would take two points for a box.
+    """Return the polygons of a segmentation, each x, y, x, y, ...; pycocotools would read two points as a box.
 
     Raises:
-        ValueError: One is not three or more pairs of numbers.
+        ValueError: A polygon is not three or more pairs of numbers.
     """
     found = [numbers(polygon) for polygon in segmentation]
     for polygon, each in zip(segmentation, found, strict=True):
@@ -169,7 +171,7 @@ def polygons(segmentation: list[Any]) -> list[np.ndarray]:
 
 
 def numbers(value: Any) -> np.ndarray | None:
-    """A list of finite numbers as an array, or none where it is no such list."""
+    """Return a list of finite numbers as an array; ``None`` for anything else."""
     try:
         found = np.asarray(value, dtype=float)
     except (TypeError, ValueError):
@@ -178,7 +180,11 @@ def numbers(value: Any) -> np.ndarray | None:
 
 
 def _uncompressed(text: str) -> list[int]:
-    """Run lengths out of COCO's text: signed, five bits a character, from the fourth on minus the last but one."""
+    """Return the run lengths encoded in COCO's text.
+
+    They are signed, with five bits per character; from the fourth on, each is stored as the difference to the one two
+    places before.
+    """
     lengths: list[int] = []
     value = shift = 0
     for character in text:
@@ -194,7 +200,7 @@ def _uncompressed(text: str) -> list[int]:
 
 
 def mask_tools() -> ModuleType:
-    """``pycocotools.mask``, which alone knows COCO's way to fill polygons."""
+    """Return ``pycocotools.mask``, the only implementation of COCO's way of filling polygons."""
     try:
         from pycocotools import mask
     except ImportError:

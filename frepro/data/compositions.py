@@ -1,13 +1,15 @@
 """Embedded data that are harder than digits: composed from scikit-learn's scans and photographs, by seed and index.
 
-*textured*  A digit of one texture on a ground of another: gratings of random frequencies, or pieces of photographs; a
-            bar may hide a part. Ten classes, the digits. Some digits are brighter or darker than their ground and
-            easy; where they are not, a model must tell places apart by their local spectrum before it sees a shape.
-*cues*      A digit filled with a grating. In training its frequency and direction belong to the digit, so that shape
-            and texture both tell the class. ``conflicts`` has the shape of one class with the texture of another, as
-            Geirhos et al. (ICLR 2019) do with photographs: whichever a model follows is what it has learnt.
+*textured*  A digit of one texture on a background of another: gratings of random frequencies, or crops of photographs;
+            a bar may hide a part. There are ten classes, the digits. Some digits are brighter or darker than their
+            background and therefore easy; for the others, a model must distinguish places by their local spectrum
+            before it sees a shape.
+*cues*      A digit filled with a grating. In training, its frequency and direction belong to the digit, so both shape
+            and texture determine the class. ``conflicts`` combines the shape of one class with the texture of another,
+            as Geirhos et al. (ICLR 2019) do with photographs: the cue that a model follows is the one that it has
+            learned.
 
-Scans and the parts of photographs that train are not those that test.
+Training and test use different scans and different parts of the photographs.
 """
 
 from functools import cache, lru_cache
@@ -21,23 +23,23 @@ from frepro.data.sources import COMPOSED_TEST, COMPOSED_TRAIN, DIGITS_TEST, DIGI
 
 REVISION = {"composed pictures": 1}
 
-SIZE = 32  # pixels of a side
+SIZE = 32  # pixels per side
 
-# Standard deviations, values being in [0, 1]: within a texture, and of the difference between the means of two.
+# Standard deviations for values in [0, 1]: within a texture, and of the difference between the means of two textures.
 CONTRAST = (0.08, 0.18)
 MEANS_APART = 0.25
-FREQUENCIES = (4.0, 12.0)  # of a textured picture's gratings, in cycles over the picture
-HIDDEN = 0.3  # most of a side that the bar in front covers
+FREQUENCIES = (4.0, 12.0)  # of the gratings in a textured image, in cycles per image
+HIDDEN = 0.3  # largest share of a side that the bar in front covers
 
-# Textures of the ten classes of cues: cycles over the picture, and direction as a share of half a turn.
+# Textures of the ten classes of cues: cycles per image, and direction as a fraction of half a turn.
 CUES = [(frequency, direction / 5) for frequency in (6.0, 10.0) for direction in range(5)]
 
-TEXTURED, CUE, CONFLICT = range(3)  # what random numbers are for
+TEXTURED, CUE, CONFLICT = range(3)  # first number of a random seed: its purpose
 SPLITS = ("train", "test")
 
 
 class Textured(Dataset):
-    """(grey PIL image, digit) of a split; every scan comes as often as any other, each time composed anew."""
+    """(grey PIL image, digit) of a split; all scans occur equally often, in a new composition each time."""
 
     def __init__(self, split: str) -> None:
         self.split = split
@@ -66,7 +68,7 @@ class Cues(Dataset):
         return _cue(self.split, index), self.targets[index]
 
 
-# Every epoch, and every run of a process, shows the same ones again.
+# Every epoch, and every run in the same process, uses the same images again.
 @lru_cache(COMPOSED_TRAIN + COMPOSED_TEST)
 def _textured(split: str, index: int) -> Image.Image:
     rng = default_rng((TEXTURED, SPLITS.index(split), index))
@@ -83,10 +85,10 @@ def _cue(split: str, index: int) -> Image.Image:
 
 
 def conflicts(count: int) -> tuple[np.ndarray, list[int], list[int]]:
-    """Pictures whose shape and texture belong to different classes of ``Cues``, of scans that no training shows.
+    """Return images whose shape and texture belong to different classes of ``Cues``, from scans not used in training.
 
     Returns:
-        Pictures (count, SIZE, SIZE) with values in [0, 1], the class of each one's shape, and that of its texture.
+        Images (count, SIZE, SIZE) with values in [0, 1], the class of each shape, and the class of each texture.
     """
     _, targets = _scans("test")
     pictures, shapes, textures = [], [], []
@@ -101,12 +103,12 @@ def conflicts(count: int) -> tuple[np.ndarray, list[int], list[int]]:
 
 
 def grating(size: int, frequency: float, direction: float, phase: float) -> np.ndarray:
-    """A wave of mean 0 and variance 1, (size, size).
+    """Return a wave of mean 0 and variance 1, (size, size).
 
     Args:
-        frequency: Cycles over the picture.
-        direction: In which it runs, in half turns: 0 across the columns, 0.5 across the rows.
-        phase: In turns.
+        frequency: Cycles per image.
+        direction: Direction of the wave, in half turns: 0 across the columns, 0.5 across the rows.
+        phase: Phase, in turns.
     """
     along = np.arange(size) / size
     x, y = np.cos(np.pi * direction) * along[None, :], np.sin(np.pi * direction) * along[:, None]
@@ -122,7 +124,7 @@ def _cued(rng: Generator, split: str, index: int, texture: int) -> np.ndarray:
 
 @cache
 def _scans(split: str) -> tuple[np.ndarray, np.ndarray]:
-    """Scans of 8 x 8 pixels with values in [0, 1], and their digits; split as ``loading.Digits`` is."""
+    """Return scans of 8 x 8 pixels with values in [0, 1], and their digits; split as in ``loading.Digits``."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -132,7 +134,7 @@ def _scans(split: str) -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def _photographs(split: str) -> list[np.ndarray]:
-    """Brightness of both photographs in [0, 1]: their left halves train, their right halves test."""
+    """Return the brightness of both photographs in [0, 1]: left halves for training, right halves for test."""
     from sklearn.datasets import load_sample_images
 
     whole = [np.asarray(Image.fromarray(image).convert("L")) / 255 for image in load_sample_images().images]
@@ -140,7 +142,7 @@ def _photographs(split: str) -> list[np.ndarray]:
 
 
 def _shape(rng: Generator, split: str, index: int) -> np.ndarray:
-    """Where the digit of a scan is: 1 inside, 0 outside, between them at its edge; at a random place and size."""
+    """Return a mask of a scan's digit at a random place and size: 1 inside, 0 outside, in between at its edge."""
     scans, _ = _scans(split)
     side = int(rng.integers(round(0.75 * SIZE), SIZE + 1))
     left, top = rng.integers(0, SIZE - side + 1, 2)
@@ -151,7 +153,7 @@ def _shape(rng: Generator, split: str, index: int) -> np.ndarray:
 
 
 def _texture(rng: Generator, split: str) -> np.ndarray:
-    """A grating or a piece of a photograph, of mean 0.5 and a random contrast."""
+    """Return a grating or a crop of a photograph, with mean 0.5 and a random contrast."""
     if rng.random() < 0.5:
         pattern = grating(SIZE, rng.uniform(*FREQUENCIES), rng.random(), rng.random())
     else:
@@ -165,7 +167,7 @@ def _texture(rng: Generator, split: str) -> np.ndarray:
 
 
 def _bar(rng: Generator) -> np.ndarray:
-    """Where something stands in front: a bar from side to side or from top to bottom, of a random width."""
+    """Return a mask of what stands in front: a horizontal or vertical bar of random width across the image."""
     width = int(rng.integers(0, round(HIDDEN * SIZE) + 1))
     start = int(rng.integers(0, SIZE - width + 1))
     hidden = np.zeros((SIZE, SIZE), dtype=bool)

@@ -1,7 +1,7 @@
-"""From annotated images to what detectors and segmenters train on: resized, cropped, flipped, with all annotations.
+"""Transforms from annotated images to the samples of detectors and segmenters: resize, crop, flip, with annotations.
 
-What an augmented sample looks like depends on seed, epoch and index alone, as in ``data.loading``. The steps are those
-of mmdetection's and mmsegmentation's recipes, made of torchvision's transforms.
+An augmented sample depends on seed, epoch and index alone, as in ``data.loading``. The steps follow mmdetection's and
+mmsegmentation's recipes and are built from torchvision's transforms.
 """
 
 import random
@@ -25,41 +25,41 @@ from frepro.recipes import Recipe
 
 
 def open_annotated(source: Source, split: str, size: int = SIZE) -> Dataset:
-    """The annotated images of "train" or "test"; ``size`` is that of the embedded scenes, in pixels."""
+    """Return the annotated images of "train" or "test"; ``size`` is that of the embedded scenes, in pixels."""
     if source.embedded:
         return Scenes(split, size)
     return {"coco": Coco, "ade20k": Ade20k}[source.reader](source.root, split)
 
 
 class DenseSamples(Samples):
-    """Transformed annotated images, asked for by (epoch, index); ``transform`` is one of the two below."""
+    """Transformed annotated images, indexed by (epoch, index); ``transform`` is one of the two classes below."""
 
     def transformed(self, item: AnnotatedImage) -> tuple[Tensor, Any]:
         return self.transform(item)
 
 
 def dense_samples(source: Source, split: str, recipe: Recipe, transform: Any, seed: int) -> DenseSamples:
-    """Samples of "train" or "test" of annotated images, as many as the recipe has."""
+    """Return samples of "train" or "test" of annotated images, as many as the recipe uses."""
     images = open_annotated(source, split, recipe.img_size)
     return DenseSamples(images, transform, seed, spread(len(images), split, recipe), split)
 
 
 def collate(samples: list[tuple[Any, Any]]) -> tuple[list[Any], list[Any]]:
-    """Images of any size as a list, beside the list of their targets."""
+    """Return lists of images, which may differ in size, and of their targets."""
     images, targets = zip(*samples, strict=True)
     return list(images), list(targets)
 
 
 class Detection:
-    """An annotated image as torchvision's detectors take it, which resize and normalise it themselves.
+    """An annotated image in the format of torchvision's detectors, which resize and normalise it themselves.
 
-    Gives an image (3, H, W) with values in [0, 1], and a mapping of boxes (N, 4), labels (N,) from 1 on (0 is the
-    ground), masks (N, H, W) uint8, area (N,), iscrowd (N,) and image_id. In training, crowds are left out.
+    Returns an image (3, H, W) with values in [0, 1], and a mapping of boxes (N, 4), labels (N,) from 1 (0 is the
+    background), masks (N, H, W) uint8, area (N,), iscrowd (N,) and image_id. In training, crowds are left out.
 
     Args:
-        crop: In training, every second image is resized to a short side of 400, 500 or 600 and cut to a piece with
-            sides of 384 to 600 pixels, as DETR does before it resizes (mmdetection's multi-scale recipe of SPANetV2).
-        mirror: In training, every second image is mirrored; a mirrored digit is another sign.
+        crop: In training, resize every second image to a short side of 400, 500 or 600, and crop it to sides of 384 to
+            600 pixels, as DETR does before it resizes (mmdetection's multi-scale recipe of SPANetV2).
+        mirror: In training, mirror every second image. Not for digits: a mirrored digit is a different symbol.
     """
 
     def __init__(self, train: bool, crop: bool = False, mirror: bool = True) -> None:
@@ -67,7 +67,7 @@ class Detection:
         self.resize = v2.RandomShortestSize([400, 500, 600], max_size=4200)
         self.mirror = v2.RandomHorizontalFlip(0.5 if mirror else 0.0)
         self.sanitize = v2.SanitizeBoundingBoxes(
-            # Beside boxes and masks, which it knows by their types.
+            # Boxes and masks are recognised by their types.
             labels_getter=lambda inputs: [inputs[1][key] for key in ("labels", "area", "iscrowd")]
         )
 
@@ -92,25 +92,25 @@ class Detection:
 
 
 class Segmentation:
-    """An annotated image and its semantic map as mmsegmentation's recipes for ADE20K have them.
+    """An annotated image and its semantic map, prepared as in mmsegmentation's recipes for ADE20K.
 
-    In training the image is resized by a random ratio, cut to a square in which no class has more than three quarters
-    of the labelled pixels (ten trials), mirrored, changed in colour, and filled up to the square with
-    mean colour and 255. In tests it is resized alone, and its map keeps the size of the file, in which it is scored.
-    Gives an image (3, H, W), normalised, and a map (H, W) int64.
+    In training, the image is resized by a random ratio, cropped to a square in which no class has more than three
+    quarters of the labelled pixels (ten trials), mirrored, changed in colour, and padded to the square with the mean
+    colour and 255. In evaluation, it is only resized, and its map keeps the size of the file, at which it is scored.
+    Returns an image (3, H, W), normalised, and a map (H, W) int64.
 
     Args:
-        side: The short side that images are resized to, and the side of the square.
-        long: Most of the long side, before the random ratio.
-        ratios: Least and greatest random ratio.
-        mirror: In training, every second image is mirrored; a mirrored digit is another sign.
-        distort: In training, colours are changed.
-        multiple: In tests, sides are rounded up to multiples of so many pixels.
+        side: Length that the short side of images is resized to, and side of the square.
+        long: Maximum length of the long side, before the random ratio.
+        ratios: Minimum and maximum of the random ratio.
+        mirror: In training, mirror every second image. Not for digits: a mirrored digit is a different symbol.
+        distort: In training, change colours.
+        multiple: In evaluation, round sides up to multiples of this number of pixels.
     """
 
     MOST = 0.75
     TRIALS = 10
-    LEAST = 32  # pixels of a side in tests, where nothing is filled up: networks halve it five times
+    LEAST = 32  # minimum pixels per side in evaluation, which does not pad: networks halve a side five times
 
     def __init__(
         self,
@@ -128,13 +128,13 @@ class Segmentation:
         self.multiple = 1 if train else multiple
         self.ratios = ratios
         self.mirror = v2.RandomHorizontalFlip(0.5 if mirror else 0.0)
-        # mmsegmentation adds up to 32 of 255 to the brightness, where torchvision multiplies; hue is in turns.
+        # mmsegmentation adds up to 32 of 255 to the brightness, whereas torchvision multiplies; hue is in turns.
         colours = v2.RandomPhotometricDistort(brightness=(0.875, 1.125), hue=(-0.1, 0.1))
         self.colours = colours if distort else v2.Identity()
 
     def __call__(self, annotated: AnnotatedImage) -> tuple[Tensor, Tensor]:
         if annotated.semantic is None:
-            raise FreproError("these images have no semantic maps: name data in the layout of ADE20K, or the scenes")
+            raise FreproError("these images have no semantic maps: use data in the layout of ADE20K, or the scenes")
         image = F.to_dtype(F.to_image(annotated.image), torch.float32, scale=True)
         semantic = tv_tensors.Mask(annotated.semantic[None].long())
         if self.train:
@@ -153,7 +153,7 @@ class Segmentation:
         return image.as_subclass(Tensor), semantic.as_subclass(Tensor)[0]
 
     def resized(self, picture: Tensor, ratio: float) -> Tensor:
-        """An image, or a map by its nearest pixels, with its sides in the same proportion."""
+        """Return an image, or a map by nearest neighbours, resized with its aspect ratio kept."""
         height, width = picture.shape[-2:]
         ratio *= min(self.side / min(height, width), self.long / max(height, width))
         least = 1 if self.train else self.LEAST
@@ -161,7 +161,7 @@ class Segmentation:
         return F.resize(picture, [-(-side // self.multiple) * self.multiple for side in sides])
 
     def cut(self, image: Tensor, semantic: Tensor) -> tuple[Tensor, Tensor]:
-        """A square of both, or all of a side that is shorter."""
+        """Return a square crop of both; a side that is shorter than the square is kept whole."""
         height, width = (min(self.side, side) for side in image.shape[-2:])
         if (height, width) == image.shape[-2:]:
             return image, semantic

@@ -1,7 +1,7 @@
-"""Embedded data as real files, in the layouts of ImageNet, COCO 2017 and ADE20K.
+"""Export of embedded data to real files, in the layouts of ImageNet, COCO 2017 and ADE20K.
 
-So the readers of the real data sets are exercised whole without them. Pictures are PNG files, which lose nothing:
-what is read back is what the embedded data give.
+This exercises the complete readers of the real data sets without them. Images are PNG files, which are lossless: what
+is read back equals the embedded data.
 """
 
 import json
@@ -22,23 +22,23 @@ from frepro.store import records
 def export(
     layout: str, folder: Path, counts: tuple[int, int] | None = None, size: int = SIZE, seed: int = 0
 ) -> dict[str, int]:
-    """Write digits ("imagenet") or scenes ("coco", "ade20k") to a folder that is new or empty, whole or not at all.
+    """Write digits ("imagenet") or scenes ("coco", "ade20k") to a new or empty folder, atomically.
 
     Args:
-        counts: How many training and test images, from the first on. Default: all.
-        size, seed: Of the scenes.
+        counts: Number of training and test images, counted from the first; ``None`` for all.
+        size, seed: Size and seed of the scenes.
 
     Returns:
-        Images written for "train" and "test".
+        Number of images written for "train" and "test".
 
     Raises:
-        FreproError: The layout is unknown, the folder holds something, or a count is out of range.
+        FreproError: The layout is unknown, the folder is not empty, or a count is out of range.
     """
     if layout not in WRITERS:
         raise unknown("layout", layout, WRITERS)
     folder = folder.absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FreproError(f"{folder} is there already: name a folder that is new or empty")
+        raise FreproError(f"{folder} already exists: give a folder that is new or empty")
     given = dict(zip(("train", "test"), counts or (None, None), strict=True))
     with records.atomic_replace(folder) as fresh:
         return {split: WRITERS[layout](fresh, split, count, size, seed) for split, count in given.items()}
@@ -48,9 +48,9 @@ def _imagenet(folder: Path, split: str, count: int | None, size: int, seed: int)
     digits = Digits(split)
     count = len(digits) if count is None else count
     if not 0 < count <= len(digits):
-        raise FreproError(f"there are {len(digits)} digits to {split}, not {count}: choose another count")
+        raise FreproError(f"split {split} has {len(digits)} digits, not {count}: choose another count")
     if lacking := set(CLASSES) - {str(target) for target in digits.targets[:count]}:
-        raise FreproError(f"the first {count} digits to {split} hold no {min(lacking)}: choose a larger count")
+        raise FreproError(f"the first {count} digits of split {split} have no {min(lacking)}: choose a larger count")
     for index in range(count):
         image, target = digits[index]
         _save(image, folder / ("train" if split == "train" else "val") / CLASSES[target] / f"{index:05d}.png")
@@ -71,7 +71,7 @@ def _coco(folder: Path, split: str, count: int | None, size: int, seed: int) -> 
             lengths = tools.encode(np.asfortranarray(mask.numpy(), dtype=np.uint8))
             annotations.append(
                 {
-                    "id": len(annotations) + 1,  # pycocotools takes 0 for none
+                    "id": len(annotations) + 1,  # pycocotools treats 0 as missing
                     "image_id": index,
                     "category_id": label + 1,
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
@@ -96,7 +96,7 @@ def _ade20k(folder: Path, split: str, count: int | None, size: int, seed: int) -
     part = ade20k.FOLDERS[split]
     for index in range(len(scenes)):
         scene = scenes.annotated(index)  # looked at once: none are kept
-        raw = scene.semantic.numpy() + np.uint8(1)  # 255 turns over to 0, which is ignored
+        raw = scene.semantic.numpy() + np.uint8(1)  # 255 wraps around to 0, which is ignored
         pixels.update(dict(enumerate(np.bincount(raw.flatten(), minlength=len(SEMANTIC_CLASSES) + 1).tolist())))
         name = f"ADE_{'train' if split == 'train' else 'val'}_{index + 1:08d}.png"
         _save(scene.image, folder / "images" / part / name)
@@ -111,7 +111,7 @@ def _ade20k(folder: Path, split: str, count: int | None, size: int, seed: int) -
 
 def _scenes(split: str, count: int | None, size: int, seed: int) -> Scenes:
     if count is not None and count < 1:
-        raise FreproError(f"{count} scenes to {split} are none: choose a count of 1 or more")
+        raise FreproError(f"split {split} cannot have {count} scenes: choose a count of 1 or more")
     return Scenes(split, size, seed, count)
 
 

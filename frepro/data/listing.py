@@ -1,10 +1,10 @@
-"""Which files belong to a data set. Fingerprints, counts, ``data.check`` and the readers all go by these listings.
+"""The files that belong to a data set. Fingerprints, counts, ``data.check`` and the readers all use these listings.
 
-Hidden names (``.DS_Store``, ``._x.jpg``, ``.ipynb_checkpoints/``) belong to none. Names are compared as Unicode NFC, so
-that a copy by way of a Mac is the same data set; order depends on names alone, not on the file system.
+Hidden names (``.DS_Store``, ``._x.jpg``, ``.ipynb_checkpoints/``) are ignored. Names are compared as Unicode NFC, so a
+copy made on a Mac is the same data set. The order depends on names alone, not on the file system.
 
-In the layout of ImageNet, as in torchvision's ImageFolder, an image belongs to the class that the topmost folder below
-its split is named after, however deep it lies, and classes are numbered in the order of their names:
+In the layout of ImageNet, as in torchvision's ImageFolder, an image belongs to the class named by the topmost folder
+below its split, at whatever depth it lies. Classes are numbered in the order of their names:
 
     train/<class>/**/<image>        val/<class>/**/<image>
 """
@@ -21,19 +21,19 @@ from unicodedata import normalize
 
 from frepro.errors import FreproError, printable
 
-# 2: classes are numbered by their names, in one order everywhere, and not by timm's natural sort.
+# 2: classes are numbered by name in the same order everywhere, instead of by timm's natural sort.
 REVISION = {"image folders": 2}
 
 IMAGES = (".png", ".jpg", ".jpeg")
 TRAIN_FOLDER, TEST_FOLDERS = "train", ("val", "valid", "validation", "test")
-# Tiny-ImageNet's table of the classes of val/images/.
+# Tiny-ImageNet's table with the classes of the images in val/images/.
 LABEL_TABLE = "val_annotations.txt"
 
 
 class File(NamedTuple):
-    """A file of a data set: its path below the folder listed, with slashes, and its size in bytes.
+    """A file of a data set: its path below the listed folder, with slashes, and its size in bytes.
 
-    The size is -1 where there is no regular file: a link to nowhere, a pipe, a socket.
+    The size is -1 if it is not a regular file: a dangling link, a pipe, a socket.
     """
 
     path: str
@@ -49,12 +49,12 @@ class Image(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """Something that keeps a folder from being a data set.
+    """A fault that prevents a folder from being used as a data set.
 
     Attributes:
-        kind: What kind of thing is wrong.
-        examples: Where, below the root; all of them.
-        said: The same as an error message, with the remedy.
+        kind: The kind of fault.
+        examples: All places where it occurs, relative to the root.
+        said: The fault as an error message, with the remedy.
     """
 
     kind: str
@@ -64,14 +64,14 @@ class Fault(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one split, in the order of classes and paths.
+    """The images of one split, sorted by class and path.
 
     Attributes:
         folder: train/ or one of ``TEST_FOLDERS``.
-        images: All that have a class.
-        empty: Class folders without an image.
-        outside: Images that lie in no class folder.
-        others: Suffix -> number of the files in class folders that are not read.
+        images: All images that have a class.
+        empty: Class folders without images.
+        outside: Images outside class folders.
+        others: Suffix -> number of files in class folders that are not read.
     """
 
     folder: Path
@@ -106,42 +106,43 @@ class Split:
 
     @cached_property
     def class_to_idx(self) -> dict[str, int]:
-        """Name of each class that has an image -> its number."""
+        """Name -> number of each class that has an image."""
         return {name: number for number, name in enumerate(sorted({image.label for image in self.images}))}
 
     @property
     def not_read(self) -> str:
-        """The files that are not read, in words: "500 .txt, 3 .webp"; empty where there are none."""
+        """The files that are not read, in words: "500 .txt, 3 .webp"; empty if there are none."""
         return ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(self.others.items()))
 
     def faults(self) -> Iterator[Fault]:
-        """What is wrong with the split by itself, the gravest first."""
+        """Yield what is wrong with the split by itself, the most serious first."""
         name, kinds = f"{self.folder.name}/", ", ".join(IMAGES)
         if not self.images:
-            found = [f"{len(self.outside):,} images outside of them, as {self.outside[0]}"] if self.outside else []
-            found += [f"{len(self.empty):,} folders without one, as {self.empty[0]}"] if self.empty else []
+            found = [f"{len(self.outside):,} images outside them, such as {self.outside[0]}"] if self.outside else []
+            found += [f"{len(self.empty):,} folders without images, such as {self.empty[0]}"] if self.empty else []
             found += [f"files that are not read: {self.not_read}"] if self.others else []
-            said = f"{self.folder} holds no images ({kinds}) in class folders, but {'; '.join(found) or 'nothing'}: "
-            yield Fault("splits without images", [name], said + "it should hold <class>/<image>")
+            said = f"{self.folder} has no images ({kinds}) in class folders, but {'; '.join(found) or 'nothing'}: "
+            yield Fault("splits without images", [name], said + "arrange its images as <class>/<image>")
         if self.outside:
-            said = f"{self.folder} has {len(self.outside):,} images outside of class folders, as {self.outside[0]}: "
-            remedy = "an image's folder tells its class, so move them into class folders, or remove them"
-            yield Fault("images outside of class folders", [name + path for path in self.outside], said + remedy)
+            said = f"{self.folder} has {len(self.outside):,} images outside class folders, such as {self.outside[0]}: "
+            remedy = "an image's folder names its class, so move them into class folders, or remove them"
+            yield Fault("images outside class folders", [name + path for path in self.outside], said + remedy)
         if self.empty:
-            said = f"{self.folder} has {len(self.empty):,} class folders without images ({kinds}), as {self.empty[0]}"
+            count, first = f"{len(self.empty):,}", self.empty[0]
+            said = f"{self.folder} has {count} class folders without images ({kinds}), such as {first}"
             said += ": fill or remove them" + (f"; files that are not read: {self.not_read}" if self.others else "")
             yield Fault("class folders without images", [name + path for path in self.empty], said)
         if len(self.class_to_idx) == 1:
             (only,) = map(printable, self.class_to_idx)
-            remedy = f"{name} should hold a folder for each class"
+            remedy = f"use one folder per class in {name}"
             if (self.folder / LABEL_TABLE).exists():
                 remedy = f"move each image into a folder named after its class in {LABEL_TABLE}, which is not read"
-            said = f"{self.folder} has images of one class alone, {only!r}, and a classifier needs two: {remedy}"
+            said = f"{self.folder} has images of only one class, {only!r}, but a classifier needs two: {remedy}"
             yield Fault("splits of one class", [f"{name}{only}/"], said)
 
 
 def class_folders(root: Path) -> tuple[dict[str, Split], list[Fault]]:
-    """The splits "train" and "test" of a folder in the layout of ImageNet, as far as they are there, and its faults.
+    """Return the existing "train" and "test" splits of a folder in the layout of ImageNet, and its faults.
 
     Raises:
         FreproError: A folder cannot be read.
@@ -152,7 +153,7 @@ def class_folders(root: Path) -> tuple[dict[str, Split], list[Fault]]:
     faults = []
     if missing := [f"{folder.name}/" for folder in folders.values() if not folder.is_dir()]:
         content = ", ".join(sorted(printable(entry.name) for entry in _entries(str(root)))[:8]) or "nothing"
-        said = f"{root} has no train/ and val/ folders, but {content}: it should look like ImageNet, "
+        said = f"{root} has no train/ and val/ folders, but {content}: arrange it like ImageNet, as "
         faults.append(Fault("missing folders", missing, said + "train/<class>/<image> and val/<class>/<image>"))
     faults += [fault for split in splits.values() for fault in split.faults()]
     if len(splits) == 2 and all(split.images for split in splits.values()):
@@ -161,15 +162,15 @@ def class_folders(root: Path) -> tuple[dict[str, Split], list[Fault]]:
         lone += [f"{test}/{printable(name)}/" for name in sorted(tested - train)]
         if lone:
             first = lone[0].split("/")[1]
-            said = f"{root}: {len(lone)} classes stand in one of train/ and {test}/ alone, as {first!r}: "
-            faults.append(Fault("classes in one split alone", lone, said + "both need the same class folders"))
+            said = f"{root}: {len(lone)} classes are in only one of train/ and {test}/, such as {first!r}: "
+            faults.append(Fault("classes in only one split", lone, said + "both need the same class folders"))
     return splits, faults
 
 
 def files(folder: Path) -> Iterator[File]:
-    """All files below a folder, in an order that depends on names alone.
+    """Yield all files below a folder, in an order that depends on names alone.
 
-    Links are followed, but not up to a folder that holds this one; a folder is entered once.
+    Links are followed, except to a folder that contains this one; each folder is entered once.
 
     Raises:
         FreproError: A folder cannot be read.
@@ -190,7 +191,7 @@ def files(folder: Path) -> Iterator[File]:
 
 
 def images(folder: Path) -> list[File]:
-    """The images in a folder itself, not in those below, by name.
+    """Return the images directly in a folder, not those in subfolders, sorted by name.
 
     Raises:
         FreproError: The folder cannot be read.
@@ -200,17 +201,17 @@ def images(folder: Path) -> list[File]:
 
 
 def in_order(found: Iterable[File]) -> list[File]:
-    """Files in the order of their names."""
+    """Return files sorted by name."""
     return sorted(found, key=lambda file: (nfc(file.path), file.path))
 
 
 def fingerprint_parts(found: Iterable[File | Image]) -> Iterator[bytes]:
-    """What the fingerprint of a data set takes of its files: names and sizes."""
+    """Return what the fingerprint of a data set includes of its files: names and sizes."""
     return (os.fsencode(f"{nfc(file.path)}:{file.size}") for file in found)
 
 
 def nfc(name: str) -> str:
-    """A name in the Unicode form in which names are compared."""
+    """Return a name in the Unicode form used for comparisons."""
     return normalize("NFC", name)
 
 
@@ -219,18 +220,18 @@ def is_image(name: str) -> bool:
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What is in a folder, by name, but for what is hidden."""
+    """Return the entries of a folder that are not hidden, sorted by name."""
     try:
         with os.scandir(folder) as entries:
             return sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:
-        raise FreproError(f"{printable(folder)} cannot be read: {error.strerror}: mend or remove the folder") from error
+        raise FreproError(f"{printable(folder)} cannot be read: {error.strerror}: fix or remove the folder") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads in a circle
+    except OSError:  # a circular link
         return False
 
 

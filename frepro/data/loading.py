@@ -1,7 +1,7 @@
-"""From a data set to batches: what a sample looks like depends on seed, epoch and index alone.
+"""From a data set to batches. A sample depends on seed, epoch and index alone.
 
-Order and augmentation are functions of (seed, epoch, index), not of the state of some generator. So a run that was
-stopped goes on with the very samples that it would have seen, and the number of processes or workers changes nothing.
+Order and augmentation are functions of (seed, epoch, index), not of the state of a generator. A resumed run therefore
+sees exactly the samples that it would have seen, and the number of processes or workers makes no difference.
 """
 
 import os
@@ -28,12 +28,12 @@ from frepro.recipes import Classification, Recipe
 
 REVISION = {"image loading": 1}
 
-# What a seed is for; the first of its numbers, so that the streams of one run have nothing in common.
+# The first number of each seed is its purpose, so that the random streams of a run are independent.
 MODEL, SAMPLE, STEP = 1, 2, 3
 
 
 def seed_all(*numbers: int) -> None:
-    """Seed python, numpy and torch with a hash of some whole numbers, such as (SAMPLE, seed, epoch, index)."""
+    """Seed Python, NumPy and torch with a hash of integers such as (SAMPLE, seed, epoch, index)."""
     seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
     random.seed(seed)
     np.random.seed(seed)
@@ -61,7 +61,7 @@ class Digits(Dataset):
 
 
 class Folder(Dataset):
-    """A folder with a folder of images for each class; classes are numbered in the order of their names."""
+    """A folder with one subfolder of images per class; classes are numbered in the order of their names."""
 
     def __init__(self, folder: str) -> None:
         self.reader = Split.read(Path(folder))
@@ -75,7 +75,7 @@ class Folder(Dataset):
 
 
 class Read(Dataset):
-    """A data set of timm's, whose images that cannot be read are named by their number; timm would pass over some."""
+    """A data set of timm's whose errors give the index of an unreadable image; timm would skip some silently."""
 
     def __init__(self, images: Dataset, name: str) -> None:
         self.images, self.name = images, name
@@ -95,11 +95,12 @@ class Read(Dataset):
 
 
 class Samples(Dataset):
-    """Transformed samples, asked for by (epoch, index); index + n length is another draw of the same image.
+    """Transformed samples, indexed by (epoch, index); index + n * length is another draw of the same image.
 
     Attributes:
-        damaged: Where the names of damaged images go, a line each; none stops at the first. In training the next image
-            takes the place of a damaged one, in tests it is left out (its sample is none).
+        damaged: File that the names of damaged images are added to, one per line; ``None`` means that the first one is
+            an error. In training, the next image replaces a damaged one; in tests, it is left out (its sample is
+            ``None``).
     """
 
     damaged: Path | None = None
@@ -125,7 +126,7 @@ class Samples(Dataset):
         return self.transform(image.convert("RGB")), target
 
     def damaged_names(self) -> set[str]:
-        """The damaged images that were met so far, by all processes."""
+        """Return the damaged images that all processes have found so far."""
         if self.damaged is None or not self.damaged.exists():
             return set()
         lines = self.damaged.read_text(encoding="utf-8").splitlines()
@@ -138,7 +139,7 @@ class Samples(Dataset):
             except DamagedImageError as error:
                 if self.damaged is None:
                     raise
-                with self.damaged.open("a", encoding="utf-8") as names:  # lines of several processes stay whole
+                with self.damaged.open("a", encoding="utf-8") as names:  # keeps the lines of all processes intact
                     names.write(f"{self.split}\t{printable(error.path)}\n")
                 if self.split == "test":
                     return None
@@ -146,13 +147,13 @@ class Samples(Dataset):
 
 
 def spread(length: int, split: str, recipe: Recipe) -> list[int]:
-    """Numbers of the images that a recipe uses: all, or as many as it says, spread evenly."""
+    """Return the indices of the images that a recipe uses: all, or the number that it gives, spread evenly."""
     count = length if recipe.samples is None else min(length, recipe.samples[0 if split == "train" else 1])
     return np.linspace(0, length - 1, count).round().astype(int).tolist()
 
 
 def open_split(source: Source, split: str) -> Dataset:
-    """The (PIL image, class number) pairs of "train" or "test"."""
+    """Return the (PIL image, class number) pairs of "train" or "test"."""
     if source.reader in EMBEDDED:
         return {"digits": Digits, "textured": compositions.Textured, "cues": compositions.Cues}[source.reader](split)
     if source.reader == "folder":
@@ -160,19 +161,19 @@ def open_split(source: Source, split: str) -> Dataset:
         found = len(images), len(images.reader.class_to_idx)
         if found != (expected, source.classes):
             raise FreproError(
-                f"{source.folders[split]} has {found[0]} images of {found[1]} classes now and had {expected} of "
-                f"{source.classes} just before: let nothing else write into it"
+                f"{source.folders[split]} now has {found[0]} images of {found[1]} classes, but had {expected} of "
+                f"{source.classes} just before: stop whatever writes to it"
             )
         return images
     try:
         images = create_dataset(source.reader, root=source.root, split="train" if split == "train" else "validation")
-    except Exception as error:  # whatever a reader of timm's raises, the cause is what the user named
+    except Exception as error:  # whatever timm's readers raise, the cause is the user's input
         raise FreproError(f"timm cannot open {source.reader} at {source.root}: {error}") from error
     return Read(images, f"{source.reader}'s {split} images")
 
 
 def samples(source: Source, split: str, recipe: Classification, mean: tuple, std: tuple, seed: int) -> Samples:
-    """Samples of "train" (augmented) or "test" (centre crop), as the recipe has them."""
+    """Return the samples of "train" (augmented) or "test" (centre crop), as the recipe specifies."""
     if split == "train":
         transform = create_transform(
             recipe.img_size,
@@ -196,11 +197,11 @@ def samples(source: Source, split: str, recipe: Classification, mean: tuple, std
 
 
 class TrainBatches:
-    """Batches of (epoch, index) for one process: in each update, its share of ``batch_size`` shuffled samples.
+    """Batches of (epoch, index) for one process: its share of ``batch_size`` shuffled samples in each optimizer step.
 
-    An update's samples are cut into ``processes`` x ``accumulate`` pieces of equal size; a rest of the epoch that does
-    not fill a batch is left out, another one in each epoch. With ``repeats``, each image comes so many times in a row,
-    as index, index + length, ..., in an epoch of the same length.
+    The samples of a step are split into ``processes`` x ``accumulate`` micro-batches of equal size. What remains of an
+    epoch and does not fill a batch is left out, a different remainder in each epoch. With ``repeats``, each image comes
+    that many times in a row, as index, index + length, ..., in an epoch of the same length.
     """
 
     def __init__(
@@ -213,7 +214,7 @@ class TrainBatches:
         self.set_part(epoch=0, first=0, last=self.updates)
 
     def set_part(self, epoch: int, first: int, last: int) -> None:
-        """Give the updates of an epoch from ``first`` on, up to ``last``."""
+        """Select the steps of an epoch from ``first`` up to, but not including, ``last``."""
         self.epoch, self.first, self.last = epoch, first, last
 
     def __len__(self) -> int:
@@ -229,9 +230,9 @@ class TrainBatches:
 
 
 class TestBatches:
-    """Batches of (0, index) for one process: every sample once over all processes, none twice."""
+    """Batches of (0, index) for one process; together, all processes see every sample exactly once."""
 
-    __test__ = False  # no test for pytest, though named like one
+    __test__ = False  # keeps pytest from collecting it
 
     def __init__(self, length: int, batch_size: int, rank: int, processes: int) -> None:
         self.indices = range(rank, length, processes)
@@ -248,8 +249,8 @@ class TestBatches:
 def loader(
     dataset: Samples, batches: TrainBatches | TestBatches, workers: int, pin_memory: bool, collate: Any = None
 ) -> DataLoader:
-    """Batches of samples, loaded in so many processes; ``collate`` makes a batch of some, torch's way if none."""
-    # Named, since a run that joblib started inherits a start method that DataLoader cannot use.
+    """Return batches of samples, loaded by ``workers`` processes; ``collate`` makes a batch, by default as in torch."""
+    # Set explicitly, since a run started by joblib inherits a start method that DataLoader cannot use.
     start = ("fork" if sys.platform == "linux" else "spawn") if workers else None
     return DataLoader(
         dataset,
@@ -263,23 +264,23 @@ def loader(
 
 
 def _begin(parent: int, number: int) -> None:
-    """First of all in a process that loads data; torch has it look for its parent only every five seconds."""
+    """End a data-loading process with its parent at once; torch checks for the parent only every five seconds."""
     processes.end_with(parent)
 
 
 def _whole(samples: list[Any], collate: Any) -> Any:
-    """A batch of the samples that there are, or none of none."""
+    """Return a batch of the samples that are not ``None``; ``None`` if there are none."""
     samples = [sample for sample in samples if sample is not None]
     return collate(samples) if samples else None
 
 
 def count_classes(dataset: Samples) -> int:
-    """The number of classes of a data set that does not say it in its layout: the largest label and one."""
+    """Return the number of classes: that of the layout or, if the data set has targets, the largest plus one."""
     images = dataset.images.images if isinstance(dataset.images, Read) else dataset.images
     targets = getattr(images, "targets", None)
     if targets is None:
         classes = getattr(getattr(images, "reader", images), "class_to_idx", None)
         if not classes:
-            raise FreproError("this data set does not tell its classes: give a folder in the layout of ImageNet")
+            raise FreproError("this data set does not list its classes: give a folder in the layout of ImageNet")
         return len(classes)
     return int(max(targets)) + 1

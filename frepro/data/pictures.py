@@ -1,7 +1,7 @@
-"""Two photographs that scikit-learn carries, for pictures of what models see: no download, the same on every machine.
+"""Two photographs from scikit-learn, for figures of what models see: no download, the same on every machine.
 
-"china.jpg" (a temple) and "flower.jpg" (a dahlia), 427 x 640 pixels, both CC BY 2.0. They are inputs to look at, not a
-data set: nothing measured on two photographs says how a model does on ImageNet.
+"china.jpg" (a temple) and "flower.jpg" (a dahlia), 427 x 640 pixels, both CC BY 2.0. They are examples to look at, not
+a data set: nothing measured on two photographs says how a model does on ImageNet.
 """
 
 import torch
@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import resize, resized_crop
 
 
 def photographs(size: int = 224) -> Tensor:
-    """Both photographs whole, resized to a square, as the SPANetV2 notebooks do with theirs.
+    """Return both complete photographs, resized to a square as in the SPANetV2 notebooks.
 
     Returns:
         (2, 3, size, size), values in [0, 1].
@@ -20,7 +20,9 @@ def photographs(size: int = 224) -> Tensor:
 
 
 def crops(count: int, size: int = 224, seed: int = 0) -> Tensor:
-    """Square pieces of the photographs in turn, at random places, with sides of a quarter to all of their height.
+    """Return square crops, alternating between the photographs, at random places.
+
+    Their sides are a quarter to all of the photographs' height.
 
     Returns:
         (count, 3, size, size), values in [0, 1].
@@ -35,7 +37,7 @@ def crops(count: int, size: int = 224, seed: int = 0) -> Tensor:
         side = round(height * (0.25 + 0.75 * side))
         top, left = round(top * (height - side)), round(left * (width - side))
         pieces.append(resized_crop(image, top, left, side, side, [size, size], antialias=True))
-    return torch.stack(pieces).clamp(0, 1)  # resizing rounds beyond 1
+    return torch.stack(pieces).clamp(0, 1)  # resizing may exceed 1 by rounding
 
 
 def normalised(
@@ -43,11 +45,11 @@ def normalised(
     mean: tuple[float, ...] = IMAGENET_DEFAULT_MEAN,
     std: tuple[float, ...] = IMAGENET_DEFAULT_STD,
 ) -> Tensor:
-    """What a model takes: (images - mean) / std for each colour; (N, 3, H, W) to (N, 3, H, W)."""
+    """Return (images - mean) / std per channel, the input of a model; (N, 3, H, W) to (N, 3, H, W)."""
     return (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 
 
 def _load() -> list[Tensor]:
-    from sklearn.datasets import load_sample_images  # reads from its own package
+    from sklearn.datasets import load_sample_images  # the images are part of the package
 
     return [torch.tensor(image).permute(2, 0, 1) / 255 for image in load_sample_images().images]

@@ -1,8 +1,8 @@
-"""Embedded scenes: bright digits on dimmed photographs, with all annotations.
+"""Embedded scenes: bright digits on dimmed photographs, fully annotated.
 
-One is sometimes a little in front of another. They are composed from scikit-learn's scans and photographs, so that
-detection, instance and semantic segmentation run on any machine. A scene is a function of (seed, split, index, size)
-alone. The scans and the parts of the photographs that training shows are not those of the test.
+Digits sometimes overlap slightly. Scenes are composed from scikit-learn's scans and photographs, so that detection,
+instance and semantic segmentation run on any machine. A scene is a function of (seed, split, index, size) alone.
+Training and test use different scans and different parts of the photographs.
 """
 
 from dataclasses import dataclass
@@ -19,29 +19,29 @@ from frepro.data.sources import DIGITS_TEST, DIGITS_TRAIN, SCENES_TEST, SCENES_T
 
 REVISION = {"scenes": 1}
 
-SIZE = 128  # pixels of a side
+SIZE = 128  # pixels per side
 SCENES = {"train": SCENES_TRAIN, "test": SCENES_TEST}
 CLASSES = [str(digit) for digit in range(10)]
 SEMANTIC_CLASSES = ["ground", *CLASSES]
 
 EMPTY = 1 / 32  # share of scenes without a digit
-MOST = 4  # digits in a scene
-SIDES = (0.3, 0.6)  # of a scan with a border of one of its pixels, as shares of the scene's side
-VISIBLE = 0.9  # least share of a digit that those in front of it leave to be seen
-APART = 0.3  # least distance of a digit's colour from its ground and from other digits; black and white are 1.73 apart
-TRIALS = 20  # for a place and a colour that keep these two
+MOST = 4  # maximum number of digits in a scene
+SIDES = (0.3, 0.6)  # side of a scan, including a border of one pixel, as a share of the scene's side
+VISIBLE = 0.9  # minimum visible share of a digit that others overlap
+APART = 0.3  # minimum colour distance of a digit from its background and other digits; black to white is 1.73
+TRIALS = 20  # attempts to find a place and a colour that satisfy these two
 DIMMED = 0.5  # brightness of a photograph, relative to its own
 BRIGHT = (0.6, 1.0)  # red, green and blue of a digit
-STROKE = 0.35  # darkness of a scan from which on a pixel is of the digit; 1 is black
-EDGE = (0.4, 0.6)  # a pixel that a digit covers by a share between these is ignored in the semantic map
+STROKE = 0.35  # darkness at which a scan's pixel belongs to the digit; 1 is black
+EDGE = (0.4, 0.6)  # a pixel whose covered share lies in this range is ignored in the semantic map
 
-SCENE = 3  # what random numbers are for
+SCENE = 3  # first number of a random seed: its purpose
 SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
 class Placement:
-    """One digit of a scene: which of scikit-learn's scans, where (pixels), and in which RGB colour (0 to 1)."""
+    """One digit of a scene: the index of a scikit-learn scan, its place (pixels), and its RGB colour (0 to 1)."""
 
     scan: int
     left: int
@@ -51,13 +51,13 @@ class Placement:
 
 
 class Scenes(Dataset):
-    """Annotated scenes of a split; classes are the digits, semantic classes the ground and the digits.
+    """Annotated scenes of a split; classes are the digits, semantic classes the background and the digits.
 
     Args:
         split: "train" or "test".
-        size: Pixels of a side.
-        seed: Another one gives other scenes.
-        length: How many; those of a shorter set are the first of a longer one.
+        size: Pixels per side.
+        seed: Seed of the scenes.
+        length: Number of scenes; a shorter set has the first scenes of a longer one.
     """
 
     classes = CLASSES
@@ -76,7 +76,7 @@ class Scenes(Dataset):
         return _scene(self.split, self.size, self.seed, index)
 
     def annotated(self, index: int) -> AnnotatedImage:
-        """A scene composed anew, where an index gives the one that was composed before."""
+        """Compose a scene from scratch; indexing returns the cached one instead."""
         picture, placements = self.compose(index)
         semantic = np.zeros((self.size, self.size), dtype=np.uint8)
         masks = np.zeros((len(placements), self.size, self.size), dtype=bool)
@@ -100,7 +100,7 @@ class Scenes(Dataset):
         )
 
     def compose(self, index: int) -> tuple[np.ndarray, list[Placement]]:
-        """A scene's picture (size, size, 3) with values in [0, 1], and its digits from back to front."""
+        """Return a scene's image (size, size, 3) with values in [0, 1], and its digits from back to front."""
         rng = default_rng((SCENE, self.seed, SPLITS.index(self.split), index))
         picture = _ground(rng, self.split, self.size)
         placements, whole = [], []
@@ -123,7 +123,7 @@ class Scenes(Dataset):
         return picture, placements
 
 
-# Every epoch, and every run of a process, shows the same ones again.
+# Every epoch, and every run in the same process, uses the same scenes again.
 @lru_cache(sum(SCENES.values()))
 def _scene(split: str, size: int, seed: int, index: int) -> AnnotatedImage:
     return Scenes(split, size, seed).annotated(index)
@@ -131,7 +131,7 @@ def _scene(split: str, size: int, seed: int, index: int) -> AnnotatedImage:
 
 @cache
 def _scans() -> tuple[np.ndarray, np.ndarray]:
-    """All scans of 8 x 8 pixels with values in [0, 1], and their digits."""
+    """Return all scans of 8 x 8 pixels with values in [0, 1], and their digits."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -140,14 +140,14 @@ def _scans() -> tuple[np.ndarray, np.ndarray]:
 
 @cache
 def _photographs(split: str) -> list[np.ndarray]:
-    """Both photographs in [0, 1]: their left halves train, their right halves test."""
+    """Return both photographs with values in [0, 1]: left halves for training, right halves for test."""
     from sklearn.datasets import load_sample_images
 
     return [np.array_split(image, 2, axis=1)[SPLITS.index(split)] for image in load_sample_images().images]
 
 
 def _ground(rng: Generator, split: str, size: int) -> np.ndarray:
-    """A piece of a photograph, (size, size, 3) with values in [0, 1]; every second one is mirrored."""
+    """Return a crop of a photograph, (size, size, 3) with values in [0, 1]; every second one is mirrored."""
     image = _photographs(split)[int(rng.integers(2))]
     side = int(rng.integers(96, min(image.shape[:2]) + 1))
     top, left = rng.integers(0, np.array(image.shape[:2]) - side + 1)
@@ -164,8 +164,8 @@ def _placement(rng: Generator, split: str, size: int) -> Placement:
 
 
 def _shape(placement: Placement, size: int) -> np.ndarray:
-    """How far a digit covers each pixel, (size, size): 1 inside, 0 outside, between them at its edge."""
-    scan = Image.fromarray(np.pad(_scans()[0][placement.scan], 1).astype(np.float32))  # strokes end within
+    """Return how much of each pixel a digit covers, (size, size): 1 inside, 0 outside, in between at its edge."""
+    scan = Image.fromarray(np.pad(_scans()[0][placement.scan], 1).astype(np.float32))  # a margin around strokes
     scan = np.asarray(scan.resize((placement.side, placement.side), Image.Resampling.BICUBIC))
     shape = np.zeros((size, size))
     rows = slice(placement.top, placement.top + placement.side)

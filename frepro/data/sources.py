@@ -1,14 +1,14 @@
-"""Which data: found, counted and fingerprinted without importing torch.
+"""Selection of data: data sets are found, counted and fingerprinted without importing torch.
 
-(nothing)               embedded data: "textured" (digits of one texture on a ground of another) for classifiers,
+(nothing)               embedded data: "textured" (digits of one texture on a background of another) for classifiers,
                         "scenes" (digits on photographs) for detectors and segmenters
-digits, textured, cues  embedded data by name; ``data.compositions`` says what the latter two are
-scenes                  the same, of ``data.scenes``
+digits, textured, cues  embedded data by name; ``data.compositions`` describes the latter two
+scenes                  the same, from ``data.scenes``
 /path/to/folder         the layout of ImageNet (train/ and val/, valid/, validation/ or test/ with a folder for each
                         class), of COCO 2017 (train2017/, val2017/, annotations/), or of ADE20K (images/, annotations/)
 torch/cifar10:/path     a data set that timm.data.create_dataset reads, with its root after the colon
 
-Data sets that timm can only stream (wds, tfds, hfids) are refused: a sample here is asked for by its number.
+Data sets that timm can only stream (wds, tfds, hfids) are rejected, because samples are requested by index.
 """
 
 import importlib.util
@@ -22,10 +22,10 @@ from frepro.data.listing import IMAGES, TEST_FOLDERS
 from frepro.errors import FreproError, printable
 from frepro.store import provenance
 
-# timm's names of readers, which stand before a slash.
+# timm's reader names, which precede a slash.
 READERS, STREAMS = ("torch", "hfds"), ("hfids", "tfds", "wds")
 
-# ImageNet-1K by its counts, whatever its folder is called; COCO 2017 and the challenge's part of ADE20K.
+# Counts that identify ImageNet-1K, COCO 2017 and the challenge's part of ADE20K, whatever the folder is called.
 IMAGENET = ("ImageNet-1K", 1_281_167, 50_000, 1000)
 COCO = ("COCO", 118_287, 5_000)
 ADE20K = ("ADE20K", 20_210, 2_000)
@@ -34,19 +34,19 @@ ADE20K = ("ADE20K", 20_210, 2_000)
 COCO_FOLDERS = {"train": "train2017", "test": "val2017"}
 ADE20K_FOLDERS = {"train": "training", "test": "validation"}  # in images/ and in annotations/
 
-# The layout that each task learns from, and embedded data for it.
+# The layout of each task's data.
 LAYOUTS = {"classification": "imagenet", "detection": "coco", "segmentation": "ade20k"}
 
-# The first 1,297 scans train, the last 500 test. Neighbours in the file were written by the same people, so that this
-# cut, unlike a shuffled one, tests on handwriting that was mostly not trained on.
+# The first 1,297 scans are for training, the last 500 for test. Neighbours in the file were written by the same people,
+# so this split, unlike a shuffled one, tests mostly on handwriting that is not in the training data.
 DIGITS_TRAIN, DIGITS_TEST = 1297, 500
 
-# Textured pictures: each training scan comes four times, each test scan twice.
+# Textured images: each training scan is used four times, each test scan twice.
 COMPOSED_TRAIN, COMPOSED_TEST = 4 * DIGITS_TRAIN, 2 * DIGITS_TEST
 
 SCENES_TRAIN, SCENES_TEST = 2048, 256
 
-# Embedded data by name, with training and test images. All show the ten digits.
+# Embedded data by name, with the numbers of training and test images. All show the ten digits.
 EMBEDDED = {
     "digits": (DIGITS_TRAIN, DIGITS_TEST),
     "textured": (COMPOSED_TRAIN, COMPOSED_TEST),
@@ -54,21 +54,21 @@ EMBEDDED = {
     "scenes": (SCENES_TRAIN, SCENES_TEST),
 }
 DEFAULTS = {"classification": "textured", "detection": "scenes", "segmentation": "scenes"}
-# What they are made of, in scikit-learn's folder of data sets.
+# The files that they are composed from, in scikit-learn's folder of data sets.
 SCANS, PHOTOGRAPHS = "data/digits.csv.gz", ("images/china.jpg", "images/flower.jpg")
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set that is there.
+    """A data set that exists.
 
     Attributes:
-        name: How tables call it.
-        reader: A name of ``EMBEDDED``, "folder", "coco", "ade20k", or a name for ``timm.data.create_dataset``.
-        root: Its folder; none for embedded data.
-        fingerprint: Of names and sizes of all files that are read; changing an image in place to another of the same
-            size escapes it.
-        train, test, classes: Counts; none where only opening the data set tells.
+        name: Name in tables.
+        reader: A name in ``EMBEDDED``, "folder", "coco", "ade20k", or a name for ``timm.data.create_dataset``.
+        root: Its folder; ``None`` for embedded data.
+        fingerprint: Hash of the names and sizes of all files that are read; it does not notice an image that is
+            replaced by another of the same size.
+        train, test, classes: Counts; ``None`` if they are unknown until the data set is opened.
         folders: "train" and "test" of an ImageNet-style folder.
     """
 
@@ -86,7 +86,7 @@ class Source:
         return self.root is None
 
     def spec(self) -> dict[str, Any]:
-        """What decides about a run; where the data lie does not."""
+        """Return what identifies the data of a run; their location does not matter."""
         return {"name": self.name, "fingerprint": self.fingerprint}
 
     def __str__(self) -> str:
@@ -97,10 +97,10 @@ class Source:
 
 
 def locate(data: str | None, task: str = "classification") -> Source:
-    """The data set that ``data`` names, as in the module's text.
+    """Return the data set that ``data`` names, as described in the module's docstring.
 
     Raises:
-        FreproError: It is not there, has not the layout that it should, or holds nothing that the task could learn.
+        FreproError: It does not exist, does not have the required layout, or is not suited to the task.
     """
     source = _locate(data, task)
     if source.embedded:
@@ -110,7 +110,7 @@ def locate(data: str | None, task: str = "classification") -> Source:
     if not fits:
         wanted = {"imagenet": "ImageNet", "coco": "COCO 2017", "ade20k": "ADE20K"}[LAYOUTS[task]]
         raise FreproError(
-            f"{data} is no data for {task}: name a folder in the layout of {wanted}, or the embedded {DEFAULTS[task]}"
+            f"{data} is not data for {task}: use a folder in the layout of {wanted}, or the embedded {DEFAULTS[task]}"
         )
     return source
 
@@ -124,7 +124,7 @@ def _locate(data: str | None, task: str) -> Source:
         raise FreproError(f"{reader} can only be streamed by timm: export it to folders train/ and val/, or use hfds/")
     if slash and kind in READERS:
         if not root:
-            raise FreproError(f"{reader} stands without the folder that it lies in: give it as {reader}:/path")
+            raise FreproError(f"{reader} has no folder: give it as {reader}:/path")
         folder = Path(root).absolute()
         found = listing.in_order(listing.files(folder)) if folder.is_dir() else []
         fingerprint = provenance.sha256(reader, *listing.fingerprint_parts(found))
@@ -135,7 +135,7 @@ def _locate(data: str | None, task: str) -> Source:
 
 
 def is_there(data: str) -> bool:
-    """Whether ``data`` names embedded data or a path that exists, be it of a data set or not."""
+    """Return whether ``data`` names embedded data or an existing path, whether or not that is a data set."""
     reader, _, root = data.partition(":")
     kind, slash, _ = reader.partition("/")
     if slash and kind in READERS:
@@ -144,15 +144,15 @@ def is_there(data: str) -> bool:
 
 
 def layout(root: Path) -> str:
-    """Which layout a folder has, "imagenet", "coco" or "ade20k", even when parts of it are missing.
+    """Return the layout of a folder, "imagenet", "coco" or "ade20k", even if parts of it are missing.
 
     Raises:
-        FreproError: There is no such folder, or it has none of them.
+        FreproError: There is no such folder, or it has none of the layouts.
     """
-    if not os.path.exists(root):  # which, unlike Path's, takes a path of any length
-        raise FreproError(f"no data at {root}: give the folder of a data set, or leave DATA out for embedded data")
+    if not os.path.exists(root):  # unlike Path.exists, accepts a path of any length
+        raise FreproError(f"no data at {root}: give the folder of a data set, or leave out DATA for embedded data")
     if not root.is_dir():
-        raise FreproError(f"{root} is a file: give the folder that holds train/ and val/, or the like")
+        raise FreproError(f"{root} is a file: give the folder that contains the splits, such as train/ and val/")
     marks = {
         "coco": [*COCO_FOLDERS.values(), *(f"annotations/instances_{name}.json" for name in COCO_FOLDERS.values())],
         "ade20k": [f"{kind}/{name}" for kind in ("images", "annotations") for name in ADE20K_FOLDERS.values()],
@@ -162,13 +162,13 @@ def layout(root: Path) -> str:
         if any((root / path).exists() for path in paths):
             return name
     raise FreproError(
-        f"{root} looks like no data set that is read here: ImageNet has train/ and val/, COCO train2017/, val2017/ and "
-        "annotations/, ADE20K images/training/ and annotations/training/"
+        f"{root} has no known layout: ImageNet has train/ and val/, COCO has train2017/, val2017/ and annotations/, "
+        "ADE20K has images/training/ and annotations/training/"
     )
 
 
 def absolute(data: str | None) -> str | None:
-    """``data`` so that it names the same from another current folder."""
+    """Return ``data`` in a form that does not depend on the current folder."""
     if not data or data in EMBEDDED:
         return data
     reader, colon, root = data.partition(":")
@@ -180,7 +180,7 @@ def absolute(data: str | None) -> str | None:
 def _embedded(name: str) -> Source:
     spec = importlib.util.find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
-        raise FreproError("the embedded data come with scikit-learn: pip install scikit-learn, or name data of yours")
+        raise FreproError("the embedded data need scikit-learn: pip install scikit-learn, or use your own data")
     folder = Path(spec.submodule_search_locations[0]) / "datasets"
     files = [SCANS] if name == "digits" else [SCANS, *PHOTOGRAPHS]
     counts = EMBEDDED[name]
@@ -196,12 +196,12 @@ def _annotated(root: Path, kind: str) -> Source:
     listings = []
     for folder in folders:
         if not (root / folder).is_dir():
-            raise FreproError(f"{root / folder} is missing: `frepro data check {root}` lists what else is")
-        # COCO's annotations name images by their paths; of ADE20K only the folder itself is read.
+            raise FreproError(f"{root / folder} is missing: `frepro data check {root}` lists all that is missing")
+        # COCO's annotations name images by path; ADE20K's images must lie directly in the folder.
         found = [file for file in listing.files(root / folder) if listing.is_image(file.path)]
         listings.append(listing.in_order(found) if kind == "coco" else listing.images(root / folder))
         if not listings[-1]:
-            challenge = ": ADE20K is read as in ADEChallengeData2016, all images of a split in one folder"
+            challenge = ": arrange ADE20K as in ADEChallengeData2016, with all images of a split in one folder"
             remedy = challenge if kind == "ade20k" else ""
             raise FreproError(f"{root / folder} holds no images ({', '.join(IMAGES)}){remedy}")
     parts = [part for files in (*listings, _annotation_files(root, kind)) for part in listing.fingerprint_parts(files)]
@@ -211,7 +211,7 @@ def _annotated(root: Path, kind: str) -> Source:
 
 
 def _annotation_files(root: Path, kind: str) -> list[listing.File]:
-    """The files with annotations that are read, whatever else lies beside them."""
+    """Return the annotation files that are read, ignoring all others in their folder."""
     folder = root / "annotations"
     found = listing.in_order(listing.files(folder)) if folder.is_dir() else []
     if kind == "coco":
@@ -232,5 +232,5 @@ def _folder(root: Path) -> Source:
 
 
 def _name(root: Path) -> str:
-    """What tables call the data in a folder."""
+    """Return the name of a folder's data in tables."""
     return printable(listing.nfc(root.resolve().name.lower()))

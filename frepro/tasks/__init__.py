@@ -1,7 +1,7 @@
 """What turns a backbone into a trained, scored predictor: data, network, loss and metric of each task.
 
-The training loop (``frepro.training.loop``) is one for all tasks; it knows a ``Task`` and nothing of what is behind it.
-Batches are pairs of inputs and targets, of which a task alone knows the insides.
+The training loop (``frepro.training.loop``) is the same for all tasks; it uses the interface of ``Task`` alone. Batches
+are pairs of inputs and targets, whose structure only the task knows.
 """
 
 import importlib
@@ -20,25 +20,25 @@ __all__ = ["Metric", "Task", "of"]
 
 
 class Metric(ABC):
-    """Gathers what a network answers to test images."""
+    """Accumulates the predictions of a network on test images."""
 
     @abstractmethod
     def update(self, inputs: Any, targets: Any, answers: Any) -> None:
-        """Take in a batch."""
+        """Add a batch."""
 
     @abstractmethod
     def values(self, accelerator: "Accelerator") -> dict[str, float]:
-        """The metrics of all batches of all processes, in percent but for losses."""
+        """Return the metrics over all batches of all processes, in percent except for losses."""
 
 
 class Task(ABC):
-    """One training run's data, network, loss and metric.
+    """Data, network, loss and metric of one training run.
 
     Args:
-        run: What is trained by which recipe on which data.
+        run: The model, recipe and data of the run.
 
     Attributes:
-        collate: Makes a batch of samples; none for torch's way.
+        collate: Function that makes a batch of samples; ``None`` means torch's default.
     """
 
     collate: Any = None
@@ -49,29 +49,29 @@ class Task(ABC):
 
     @abstractmethod
     def samples(self, split: str) -> "Samples":
-        """Those of "train" (augmented) or "test"."""
+        """Return the samples of "train" (augmented) or "test"."""
 
     @abstractmethod
     def network(self, drop_path: float) -> nn.Module:
-        """The network with new weights, or with those that the run starts from."""
+        """Return the network with new weights, or with those that the run starts from."""
 
     @abstractmethod
     def loss(self, network: nn.Module, inputs: Any, targets: Any) -> Tensor:
-        """Forward pass in training, and its loss."""
+        """Return the loss of a forward pass in training mode."""
 
     @abstractmethod
     def predict(self, network: nn.Module, inputs: Any) -> Any:
-        """Forward pass in evaluation."""
+        """Return the predictions of a forward pass in evaluation mode."""
 
     @abstractmethod
     def metric(self) -> Metric:
-        """An empty one."""
+        """Return a new, empty metric."""
 
     def check_micro_batch(self, size: int) -> None:  # noqa: B027 - most tasks take any
-        """Raise for a number of samples in a forward pass that cannot be."""
+        """Raise ``FreproError`` for a number of samples in a forward pass that the task cannot handle."""
 
 
 def of(run: "Run") -> Task:
-    """The task of a run; its recipe says which."""
+    """Return the task of a run, as its recipe specifies."""
     module = importlib.import_module(f"frepro.tasks.{run.recipe.task}")
     return module.task(run)

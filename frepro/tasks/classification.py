@@ -1,4 +1,4 @@
-"""Classification: images of one class each, cross entropy, top-1 and top-5 accuracy."""
+"""Classification: one class per image, cross entropy, top-1 and top-5 accuracy."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,10 @@ class Classification(Task):
         self.num_classes = run.source.classes or count_classes(self.samples("train"))
         if run.source.classes is None and (tested := count_classes(self.samples("test"))) > self.num_classes:
             known = self.num_classes
-            raise FreproError(f"{run.source.name}: test images have {tested} classes, training images {known}")
+            raise FreproError(
+                f"{run.source.name}: test images have {tested} classes, but training images {known}: use the same "
+                "classes in both"
+            )
         self.mixup, self.criterion = make_loss(self.recipe, self.num_classes)
 
     def samples(self, split: str) -> Samples:
@@ -48,7 +51,7 @@ class Classification(Task):
 
     def loss(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         if self.mixup is not None:
-            inputs, targets = self.mixup(inputs.clone(), targets)  # timm's writes into what it is given
+            inputs, targets = self.mixup(inputs.clone(), targets)  # timm's mixup works in place
         return self.criterion(network(inputs), targets)
 
     def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
@@ -60,13 +63,13 @@ class Classification(Task):
     def check_micro_batch(self, size: int) -> None:
         if self.mixup is not None and size % 2:
             raise FreproError(
-                f"mixup pairs samples, but a batch of {self.recipe.batch_size} would be cut into pieces of {size}: "
-                "change the number of processes or the samples per device"
+                f"mixup pairs samples, but a batch of {self.recipe.batch_size} would be split into micro-batches of "
+                f"{size}: change the number of processes or the samples per device"
             )
 
 
 def make_loss(recipe: Recipe, num_classes: int) -> tuple[Mixup | None, nn.Module]:
-    """Mixup and cutmix if the recipe has them, and the loss for the targets that they leave."""
+    """Return mixup and cutmix, or ``None`` if the recipe has neither, and the loss for the resulting targets."""
     if recipe.mixup or recipe.cutmix:
         mixup = Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.smoothing, num_classes=num_classes)
         return mixup, SoftTargetCrossEntropy()
@@ -74,7 +77,7 @@ def make_loss(recipe: Recipe, num_classes: int) -> tuple[Mixup | None, nn.Module
 
 
 class Accuracy(Metric):
-    """Top-1 and top-5 accuracy, and the cross entropy of the labels as they are."""
+    """Top-1 and top-5 accuracy, and the cross entropy of the unsmoothed labels."""
 
     def __init__(self) -> None:
         self.sums: Any = 0.0  # seen, top-1, top-5, loss

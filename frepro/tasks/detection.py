@@ -1,4 +1,4 @@
-"""Detection and instance segmentation: boxes, classes and masks of objects, average precision as COCO defines it."""
+"""Detection and instance segmentation: boxes, classes and masks of objects, average precision as defined by COCO."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ REVISION = {"detection": 1}
 
 
 class Detection(Task):
-    """A detector on lists of images (3, H, W) and of what is in them, as torchvision's detectors take them."""
+    """A detector on lists of images (3, H, W) and of their targets, in the format of torchvision's detectors."""
 
     collate = staticmethod(collate)
 
@@ -32,8 +32,8 @@ class Detection(Task):
         classes = {split: self.samples(split).images.classes for split in ("train", "test")}
         if classes["train"] != classes["test"]:
             raise FreproError(
-                f"{run.source.name}: {len(classes['train'])} categories in training and {len(classes['test'])} in test "
-                "images, or under other names: both must be the same"
+                f"{run.source.name}: {len(classes['train'])} training categories and {len(classes['test'])} test "
+                "categories, or different names: both splits must have the same categories"
             )
         self.num_classes = len(classes["train"])
 
@@ -58,7 +58,7 @@ class Detection(Task):
         return sum(network(inputs, targets).values())
 
     def predict(self, network: nn.Module, inputs: list[Tensor]) -> list[dict[str, Tensor]]:
-        """Detections in each image; images of other sizes, which would be filled up to one, pass apart."""
+        """Return the detections of each image. Images of different sizes pass separately, so that none is padded."""
         answers: dict[int, dict[str, Tensor]] = {}
         for size in dict.fromkeys(image.shape for image in inputs):
             same = [i for i, image in enumerate(inputs) if image.shape == size]
@@ -70,9 +70,9 @@ class Detection(Task):
 
 
 class AveragePrecision(Metric):
-    """AP of boxes, and of masks where there are some; ``tasks.metrics.CocoMetrics`` has the keys.
+    """AP of boxes, and of masks if there are any; ``tasks.metrics.CocoMetrics`` lists the keys.
 
-    Of sizes that no object has there is no AP.
+    The AP of an object size that does not occur is left out.
 
     Raises:
         FreproError: No image has an object.
@@ -88,9 +88,9 @@ class AveragePrecision(Metric):
         images: dict[int, Any] = {}
         for part in gather_object([self.metrics.images]):
             images |= part
-        self.metrics.images = dict(sorted(images.items()))  # ties between equal scores fall alike for all processes
+        self.metrics.images = dict(sorted(images.items()))  # a fixed order breaks ties between equal scores
         if images and not any(targets for targets, _ in images.values()):
-            raise FreproError("no test image holds an object: AP needs one")
+            raise FreproError("no test image contains an object: AP needs at least one")
         return {name: value for name, value in self.metrics.scores().items() if not math.isnan(value)}
 
 

@@ -1,27 +1,27 @@
-"""RetinaNet, Mask R-CNN and Cascade Mask R-CNN on any backbone, of torchvision's parts.
+"""RetinaNet, Mask R-CNN and Cascade Mask R-CNN on any backbone, built from torchvision's components.
 
 "Focal Loss for Dense Object Detection", Lin et al., ICCV 2017; "Mask R-CNN", He et al., ICCV 2017; "Cascade R-CNN:
 High Quality Object Detection and Instance Segmentation", Cai and Vasconcelos, TPAMI 2019.
 
     network = create("mask_rcnn", "dfformer_s18", num_classes=80)
-    losses = network(images, targets)        # while training: a dictionary of losses, to be added up
-    detections = network.eval()(images)      # else, for each image, boxes, labels, scores and masks
+    losses = network(images, targets)        # in training: a dictionary of losses, to be added up
+    detections = network.eval()(images)      # in evaluation: boxes, labels, scores and masks of each image
 
-Images, targets and detections are torchvision's: images (3, H, W) with values in [0, 1], boxes (N, 4) as x1, y1, x2, y2
-in pixels, labels 1 to ``num_classes`` (in RetinaNet too), masks (N, H, W), detected ones (N, 1, H, W) with values in
-[0, 1]. Normalising, resizing and padding happen inside.
+Images, targets and detections are in torchvision's format: images (3, H, W) with values in [0, 1], boxes (N, 4) as x1,
+y1, x2, y2 in pixels, labels from 1 to ``num_classes`` (in RetinaNet too), masks (N, H, W), and detected masks
+(N, 1, H, W) with values in [0, 1]. The network normalises, resizes and pads the images.
 
-Layout and settings are those of the mmdetection configurations that SPANet (RetinaNet, Mask R-CNN) and SPANetV2 (Mask
-R-CNN, Cascade Mask R-CNN) train with; Vim-F's paper has Mask R-CNN "consistent with Swin", which is the same.
+Layout and settings follow the mmdetection configurations of SPANet (RetinaNet, Mask R-CNN) and SPANetV2 (Mask R-CNN,
+Cascade Mask R-CNN). Vim-F's paper uses Mask R-CNN "consistent with Swin", which is the same.
 
-mmdetection, frepro:
-- RetinaNet's losses are a mean over images of the mean over an image's positive anchors, in mmdetection the mean over
-  the positive anchors of a batch. So a batch's loss is the mean of its halves'.
-- The box loss of the region proposals is torchvision's, smooth L1 with beta 1/9, in mmdetection L1.
-- RoI align takes 2 x 2 samples a bin and does not shift by half a pixel, in mmdetection as many as there are pixels,
-  shifted.
-- The predictors of the R-CNNs have boxes and masks for the background too (4 of 324 and 1 of 81 outputs), which are not
-  used.
+Differences from mmdetection:
+- RetinaNet's losses are averaged over the positive anchors of each image and then over images; mmdetection averages
+  over the positive anchors of a batch. The loss of a batch is therefore the mean of the losses of its halves.
+- The box loss of the region proposals is torchvision's smooth L1 with beta 1/9; mmdetection uses L1.
+- RoI align takes 2 x 2 samples per bin, without a shift of half a pixel; mmdetection takes as many samples as the bin
+  has pixels, with that shift.
+- The predictors of the R-CNNs also have outputs for boxes and masks of the background (4 of 324 and 1 of 81 outputs),
+  which are not used.
 """
 
 from collections.abc import Sequence
@@ -54,13 +54,13 @@ Targets = list[dict[str, Tensor]]
 
 
 class Anchors(AnchorGenerator):
-    """Anchors as mmdetection lays them: at the maps' true strides and not rounded to pixels.
+    """Anchors placed as in mmdetection: at the true strides of the maps, and not rounded to pixels.
 
-    torchvision takes an image's size divided by its map's for a stride, 61 at stride 64 of 800 pixels.
+    torchvision computes a stride as the image size divided by the map size: 61 instead of 64 for 800 pixels.
 
     Args:
-        strides: Of the pyramid's maps, in pixels.
-        scales: Sides of a location's square anchors, in strides.
+        strides: Strides of the pyramid's maps, in pixels.
+        scales: Side lengths of the square anchors at each location, in strides.
     """
 
     def __init__(self, strides: Sequence[int], scales: Sequence[float]) -> None:
@@ -77,31 +77,31 @@ class Anchors(AnchorGenerator):
         return torch.stack([-widths, -heights, widths, heights], dim=1) / 2
 
     def set_cell_anchors(self, dtype: torch.dtype, device: torch.device) -> None:
-        super().set_cell_anchors(torch.float32, device)  # whatever the maps are under autocast
+        super().set_cell_anchors(torch.float32, device)  # even if autocast makes the maps half precision
 
     def grid_anchors(self, grid_sizes: Any, strides: Any) -> list[Tensor]:
         return super().grid_anchors(grid_sizes, [(stride, stride) for stride in self.strides])
 
 
 class Transform(GeneralizedRCNNTransform):
-    """torchvision's resizing and normalising of images, which would fail in the middle of torch where no pixel is left.
+    """torchvision's resizing and normalisation, with a clear error for images that would shrink to nothing.
 
     Raises:
-        FreproError: An image is so narrow that its short side scales to none.
+        FreproError: An image is so narrow that its short side would be scaled to zero pixels.
     """
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor] | None]:
         short, long = sorted(image.shape[-2:])
         if short * self.max_size < long:
             raise FreproError(
-                f"an image of {image.shape[-1]} x {image.shape[-2]} pixels has no pixel left of its short side when "
-                f"its long one has {self.max_size}: take it out of the data"
+                f"an image of {image.shape[-1]} x {image.shape[-2]} pixels is too narrow: its short side would have no "
+                f"pixel when its long side has {self.max_size}: remove it from the data"
             )
         return super().resize(image, target)
 
 
 class ProposalHead(RPNHead):
-    """torchvision's head of the region proposals; under autocast too it gives float32, which boxes need."""
+    """torchvision's region proposal head; it returns float32, which boxes need, under autocast too."""
 
     def forward(self, maps: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         logits, deltas = super().forward(maps)
@@ -109,16 +109,16 @@ class ProposalHead(RPNHead):
 
 
 class DetectionHead(RetinaNetHead):
-    """torchvision's head of RetinaNet; under autocast too it gives float32, which boxes need."""
+    """torchvision's RetinaNet head; it returns float32, which boxes need, under autocast too."""
 
     def forward(self, maps: list[Tensor]) -> dict[str, Tensor]:
         return {name: each.float() for name, each in super().forward(maps).items()}
 
 
 class P6P7(LastLevelP6P7):
-    """Two more maps by 3x3 convolutions from the backbone's last, with no ReLU between, as mmdetection's.
+    """Two more maps by 3x3 convolutions on the backbone's last map, without a ReLU between them, as in mmdetection.
 
-    torchvision has the ReLU, and begins at the pyramid's last map where widths are the same.
+    torchvision applies the ReLU, and starts from the pyramid's last map if the widths are equal.
     """
 
     def forward(
@@ -129,7 +129,7 @@ class P6P7(LastLevelP6P7):
 
 
 class RetinaNet(detection.RetinaNet):
-    """torchvision's RetinaNet with labels from 1, as the R-CNNs have them; it has no class for the background."""
+    """torchvision's RetinaNet with labels from 1, as in the R-CNNs; it has no background class."""
 
     def forward(self, images: list[Tensor], targets: Targets | None = None) -> dict[str, Tensor] | Targets:
         if targets is not None:
@@ -142,16 +142,16 @@ class RetinaNet(detection.RetinaNet):
 
 
 class CascadeRoIHeads(nn.Module):
-    """Stages of box and mask heads, each on the boxes that the one before it makes; one stage is Mask R-CNN's.
+    """Stages of box and mask heads, each on the boxes refined by the previous one; a single stage gives Mask R-CNN.
 
-    While training, a stage matches the boxes that it is given by its own IoU and samples among them. Detections have
-    the boxes of the last stage, the softmax of the stages' mean logits, and the mean of the stages' masks.
+    In training, each stage matches the boxes it is given by its own IoU threshold and samples among them. Detections
+    have the boxes of the last stage, the softmax of the stages' mean logits, and the mean of the stages' masks.
 
     Args:
         stages: torchvision's heads with the matcher and the box coder of each stage.
-        loss_weights: Of each stage.
-        box_loss: "l1" or "smooth_l1" on the coded boxes, or "giou" on the boxes themselves.
-        box_loss_weight: Of all box losses.
+        loss_weights: Loss weight of each stage.
+        box_loss: "l1" or "smooth_l1" on the encoded boxes, or "giou" on the boxes themselves.
+        box_loss_weight: Weight of all box losses.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class CascadeRoIHeads(nn.Module):
         image_shapes: list[tuple[int, int]],
         targets: Targets | None = None,
     ) -> tuple[Targets, dict[str, Tensor]]:
-        """Maps, proposed boxes (N, 4) of each image, and their heights and widths to detections and losses."""
+        """Return detections and losses, given maps, boxes (N, 4) per image, and the heights and widths of images."""
         if self.training:
             return [], self._losses(features, proposals, image_shapes, targets)
         return self._detections(features, proposals, image_shapes), {}
@@ -191,7 +191,7 @@ class CascadeRoIHeads(nn.Module):
                 torch.cat(positive_boxes),
                 torch.cat([each[index] for each, index in zip(gt_boxes, matched, strict=True)]),
                 _of_class(deltas, torch.cat(labels))[torch.cat(positive)],
-                {"beta": 1 / 9},  # of "smooth_l1"
+                {"beta": 1 / 9},  # for "smooth_l1"
             )
             masks = _segment(stage, features, positive_boxes, image_shapes)
             losses["loss_classifier"] += weight * F.cross_entropy(logits, torch.cat(labels))
@@ -199,7 +199,7 @@ class CascadeRoIHeads(nn.Module):
             losses["loss_mask"] += weight * maskrcnn_loss(masks, positive_boxes, gt_masks, gt_labels, matched)
 
             refined = _refine(stage.box_coder, logits, deltas, boxes, image_shapes, torch.cat(labels))
-            # True boxes, which the sampling adds to the given ones, are no outcome of a stage.
+            # Sampling adds the true boxes to the proposals. They are not results of this stage, so drop them.
             own = [(old[:, None] != true).any(dim=2).all(dim=1) for old, true in zip(boxes, gt_boxes, strict=True)]
             proposals = [each[kept] for each, kept in zip(refined, own, strict=True)]
         return losses
@@ -223,18 +223,18 @@ class CascadeRoIHeads(nn.Module):
 
 
 def _classify(stage: RoIHeads, features: Any, boxes: list[Tensor], image_shapes: Any) -> tuple[Tensor, Tensor]:
-    """Class logits (N, 1 + classes) and box deltas (N, 4 * (1 + classes)) of the boxes of all images, in float32."""
+    """Return class logits (N, 1 + classes) and box deltas (N, 4 * (1 + classes)) for all images' boxes, in float32."""
     logits, deltas = stage.box_predictor(stage.box_head(stage.box_roi_pool(features, boxes, image_shapes)))
     return logits.float(), deltas.float()
 
 
 def _segment(stage: RoIHeads, features: Any, boxes: list[Tensor], image_shapes: Any) -> Tensor:
-    """Mask logits (N, 1 + classes, 28, 28) of the boxes of all images, in float32."""
+    """Return mask logits (N, 1 + classes, 28, 28) for the boxes of all images, in float32."""
     return stage.mask_predictor(stage.mask_head(stage.mask_roi_pool(features, boxes, image_shapes))).float()
 
 
 def _of_class(deltas: Tensor, labels: Tensor) -> Tensor:
-    """Of each box the deltas of its class: (N, 4 * (1 + classes)) to (N, 4)."""
+    """Return the deltas of each box's class: (N, 4 * (1 + classes)) to (N, 4)."""
     return deltas.unflatten(1, (-1, 4))[torch.arange(len(labels), device=labels.device), labels]
 
 
@@ -247,7 +247,7 @@ def _refine(
     image_shapes: list[tuple[int, int]],
     labels: Tensor | None = None,
 ) -> list[Tensor]:
-    """The boxes, (N, 4) for each image, moved by the deltas of their true class, where known, or of the likeliest."""
+    """Return the boxes, (N, 4) per image, moved by the deltas of their true class, or of the likeliest if unknown."""
     classes = logits[:, 1:].argmax(dim=1) + 1
     if labels is not None:
         classes = torch.where(labels > 0, labels, classes)
@@ -257,7 +257,7 @@ def _refine(
 
 @dataclass(frozen=True)
 class Sizes:
-    """What makes a detector large or small; ``create`` says what each is."""
+    """Settings that make a detector large or small; ``create`` explains each."""
 
     pyramid: int
     norms: bool
@@ -272,7 +272,7 @@ class Sizes:
 
 
 def _stage(num_classes: int, sizes: Sizes, box_head: nn.Module, iou: float = 0.5, precision: float = 10) -> RoIHeads:
-    """Heads on boxes that overlap an object by ``iou``; ``precision`` is 1 over the standard deviation of centres."""
+    """Return heads for boxes that overlap an object by ``iou``; ``precision`` is 1 / standard deviation of centres."""
     levels = ["0", "1", "2", "3"]
     channels = sizes.pyramid
     return RoIHeads(
@@ -315,12 +315,15 @@ def _rcnn(
 
 
 def retinanet(backbone: str, num_classes: int, transform: nn.Module, sizes: Sizes, **backbone_args: Any) -> RetinaNet:
-    """Strides 8 to 128, nine anchors a location, heads of four 3x3 convolutions shared by all maps; no norms."""
+    """Return RetinaNet: strides 8 to 128, nine anchors per location, and heads without norms, shared by all maps.
+
+    A head has four 3x3 convolutions as published.
+    """
     scales = [sizes.smallest_anchor / 8 * 2 ** (i / 3) for i in range(3)]
     anchors = Anchors(strides=(8, 16, 32, 64, 128), scales=scales)
     head = DetectionHead(sizes.pyramid, anchors.num_anchors_per_location()[0], num_classes)
     for each in (head.classification_head, head.regression_head):
-        each.conv = each.conv[: sizes.convs]  # torchvision makes four, whatever is asked for
+        each.conv = each.conv[: sizes.convs]  # torchvision always makes four
     network = RetinaNet(
         feature_pyramid(backbone, 3, sizes.pyramid, P6P7, norms=sizes.norms, **backbone_args),
         num_classes,
@@ -336,7 +339,10 @@ def retinanet(backbone: str, num_classes: int, transform: nn.Module, sizes: Size
 def mask_rcnn(
     backbone: str, num_classes: int, transform: nn.Module, sizes: Sizes, **backbone_args: Any
 ) -> GeneralizedRCNN:
-    """Strides 4 to 64, three anchors a location, a box head of two linear layers, a mask head of four convolutions."""
+    """Return Mask R-CNN: strides 4 to 64, and three anchors per location.
+
+    As published, a box head has two linear layers and a mask head four convolutions.
+    """
     stage = _stage(num_classes, sizes, TwoMLPHead(sizes.pyramid * 7 * 7, sizes.width))
     return _rcnn(backbone, CascadeRoIHeads([stage], [1.0], box_loss="l1"), transform, sizes, **backbone_args)
 
@@ -344,9 +350,10 @@ def mask_rcnn(
 def cascade_mask_rcnn(
     backbone: str, num_classes: int, transform: nn.Module, sizes: Sizes, **backbone_args: Any
 ) -> GeneralizedRCNN:
-    """Mask R-CNN with three stages of heads, the box heads of four convolutions with batch norm and a linear layer.
+    """Return Mask R-CNN with three stages of heads.
 
-    Boxes are of each class, as in the configurations of Swin, ConvNeXt and SPANetV2; in the paper they are of all.
+    As published, a box head has four convolutions with batch norm and a linear layer. Box regression is class-specific,
+    as in the configurations of Swin, ConvNeXt and SPANetV2; in the paper it is class-agnostic.
     """
     channels = sizes.pyramid
     stages = [
@@ -385,27 +392,28 @@ def create(
     detections: int = 100,
     **backbone_args: Any,
 ) -> nn.Module:
-    """A detector with new weights; what is given by default is published, for images of 800 pixels.
+    """Return a detector with new weights. The defaults are the published settings, for images of 800 pixels.
 
     Args:
         detector: "retinanet", "mask_rcnn" or "cascade_mask_rcnn".
-        backbone: Name of a model with timm, of four stages or plain.
-        num_classes: Without the background; COCO has 80.
-        min_size: Length that an image's shorter side is resized to; of several, one at random while training, else the
-            last.
-        max_size: What the longer side may then have at most.
+        backbone: Name of a timm model, four-stage or plain.
+        num_classes: Number of classes without the background; COCO has 80.
+        min_size: Length that an image's shorter side is resized to. From several, training draws one at random, and
+            evaluation uses the last.
+        max_size: Maximum length of the longer side.
         pyramid: Channels of the pyramid and of the heads' convolutions.
-        norms: Batch norms in the pyramid of an R-CNN and in its mask heads, as training from random weights needs.
+        norms: Use batch norms in the pyramid of an R-CNN and in its mask heads, as training from random weights needs.
         width: Outputs of each linear layer of a box head.
-        convs: 3x3 convolutions in each of RetinaNet's heads, 1 to 4, and in a mask head and a cascade's box head.
-        smallest_anchor: Side of the smallest square anchors in pixels; each coarser map has them twice as large.
-        anchors: Of them, those of an image that the loss of the region proposals samples.
-        proposals: Boxes of an image that the region proposals hand on; before suppression they keep so many of each
-            map, while training twice as many. Candidates of each map in RetinaNet.
-        rois: Boxes of an image that a stage of heads samples while training, at most a quarter of them on objects.
-        samples: Of RoI align along each side of a bin, whose gradient costs most of a small network's step.
-        detections: Most of an image.
-        **backbone_args: For the backbone, such as ``drop_path_rate`` and ``pretrained``.
+        convs: 3x3 convolutions in each of RetinaNet's heads (1 to 4), in a mask head and in a cascade's box head.
+        smallest_anchor: Side of the smallest square anchors in pixels; it doubles with each coarser map.
+        anchors: Number of anchors per image that the loss of the region proposals samples.
+        proposals: Number of boxes per image that the region proposals pass on. Before suppression, they keep this
+            number per map, and twice as many in training. For RetinaNet, the number of candidates per map.
+        rois: Number of boxes per image that a stage of heads samples in training, at most a quarter of them on objects.
+        samples: Samples of RoI align along each side of a bin; their gradient dominates the cost of a small network's
+            training step.
+        detections: Maximum number of detections per image.
+        **backbone_args: Arguments of the backbone, such as ``drop_path_rate`` and ``pretrained``.
 
     Raises:
         FreproError: There is no such detector or model.

@@ -1,4 +1,4 @@
-"""Average precision of detections as COCO defines it, and intersection over union of segmentations; in percent."""
+"""Average precision of detections as defined by COCO, and intersection over union of segmentations, in percent."""
 
 import contextlib
 import io
@@ -17,13 +17,13 @@ __all__ = ["CocoMetrics", "confusion_matrix", "segmentation_scores"]
 
 
 class CocoMetrics:
-    """AP over the images of a data set, by COCO's own code (pycocotools).
+    """AP over the images of a data set, computed by COCO's own code (pycocotools).
 
-    ``images`` holds, by image id, the true and the detected objects in plain Python, so that processes can send them to
-    each other; an image that is seen twice counts once.
+    ``images`` maps image ids to the true and the detected objects in plain Python, so that processes can exchange them;
+    an image that is seen twice counts once.
 
     Args:
-        masks: Metric masks beside boxes.
+        masks: Score masks in addition to boxes.
 
     Raises:
         FreproError: pycocotools is not installed.
@@ -40,20 +40,21 @@ class CocoMetrics:
     def update(
         self, image_ids: Sequence[int], targets: Sequence[dict[str, Tensor]], detections: Sequence[dict[str, Tensor]]
     ) -> None:
-        """Take in some images.
+        """Add images.
 
         Args:
-            image_ids: One for each image, unlike all others of the data set.
-            targets: boxes (N, 4), labels (N,) and masks (N, H, W), where masks are scored. Where there is ``area`` (N,)
-                (else it is the mask's, else the box's), it tells small objects from large; what ``iscrowd`` (N,) marks
-                is neither to be found nor held against what is found there.
-            detections: boxes, labels, scores and masks as torchvision's detectors give them.
+            image_ids: An id for each image, unique in the data set.
+            targets: boxes (N, 4), labels (N,) and, if masks are scored, masks (N, H, W). The optional ``area`` (N,)
+                tells small objects from large ones; it defaults to the area of the mask, or else of the box. Objects
+                marked by the optional ``iscrowd`` (N,) need not be found, and detections on them do not count as
+                errors.
+            detections: boxes, labels, scores and masks as returned by torchvision's detectors.
         """
         for image_id, target, detection in zip(image_ids, targets, detections, strict=True):
             self.images[int(image_id)] = (self._plain(target), self._plain(detection))
 
     def _plain(self, objects: dict[str, Tensor]) -> list[dict[str, Any]]:
-        """Objects of one image as COCO's files have them."""
+        """Return the objects of one image in the format of COCO's files."""
         from pycocotools import mask as coco_mask
 
         boxes = objects["boxes"].detach().to("cpu", torch.float64)
@@ -70,12 +71,12 @@ class CocoMetrics:
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     def scores(self) -> dict[str, float]:
-        """AP over IoU 0.5 to 0.95, at 0.5 and 0.75, and of small, medium and large objects; NaN where there are none.
+        """Return AP over IoU 0.5 to 0.95, at 0.5 and at 0.75, and for small, medium and large objects; NaN without any.
 
         The keys are box_ap, box_ap50, box_ap75, box_aps, box_apm, box_apl, and the same with mask.
 
         Raises:
-            FreproError: There was no image.
+            FreproError: No image was added.
         """
         from pycocotools.cocoeval import COCOeval
 
@@ -122,11 +123,13 @@ def _area(each: dict[str, Any], kind: str) -> float:
 
 
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """How many pixels of each class (row) are taken for which (column); 255 is no label. Matrices of batches add up.
+    """Count the pixels of each class (row) that were predicted as each class (column); label 255 is ignored.
+
+    The matrices of several batches can be added up.
 
     Args:
         predicted: Classes, of any shape, 0 to ``num_classes - 1``.
-        labels: Of the same shape.
+        labels: True classes, of the same shape.
 
     Returns:
         (num_classes, num_classes), int64.
@@ -144,10 +147,10 @@ def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Ten
 
 
 def segmentation_scores(matrix: Tensor) -> dict[str, float]:
-    """Mean IoU over classes (miou) and accuracy over pixels (aacc), from the confusion matrix of a whole data set.
+    """Return mean IoU over classes (miou) and pixel accuracy (aacc), from the confusion matrix of a whole data set.
 
-    As in mmsegmentation, a class is left out of the mean if no pixel has its label nor is taken for it. NaN where there
-    is no labelled pixel.
+    As in mmsegmentation, a class that is neither labelled nor predicted anywhere is left out of the mean. Both values
+    are NaN if no pixel is labelled.
     """
     matrix = matrix.double()
     hits = matrix.diag()

@@ -1,4 +1,4 @@
-"""Detectors and segmenters whose backbones start from weights that were trained on ImageNet."""
+"""Detectors and segmenters whose backbones start from weights pre-trained on ImageNet."""
 
 import pickle
 from collections.abc import Callable
@@ -17,20 +17,20 @@ from frepro.tasks.pyramid import Stages
 if TYPE_CHECKING:
     from frepro.training.runs import Run
 
-# What timm raises for a file that is damaged, or of another model.
+# The errors that timm raises for a file that is damaged or belongs to another model.
 UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, SafetensorError, pickle.UnpicklingError)
 
 
 def make_network(create: Callable, run: "Run", *args: Any, **settings: Any) -> nn.Module:
-    """A detector or segmenter on a run's backbone, which starts from the run's file if there is one.
+    """Return a detector or segmenter on a run's backbone, with the weights of the run's file if there is one.
 
     Args:
         create: ``tasks.detectors.create`` or ``tasks.segmenters.create``.
-        args: What it takes beside the backbone, in order.
-        settings: What it takes by name, beside the backbone's own arguments.
+        args: Its positional arguments after the backbone.
+        settings: Its keyword arguments, except those of the backbone.
 
     Raises:
-        FreproError: The backbone does not take its arguments, or the file does not fit it.
+        FreproError: The backbone does not accept its arguments, or the file does not match it.
     """
     with fitting(run.model, run.all_model_args):
         network = create(
@@ -48,13 +48,13 @@ def make_network(create: Callable, run: "Run", *args: Any, **settings: Any) -> n
 
 
 def start_from(network: nn.Module, run: "Run") -> None:
-    """Give the backbone in a network the weights of the file that a run starts from.
+    """Load the weights that a run starts from into the backbone of a network.
 
-    The file holds a whole classifier, of which the last norm and the head are left aside; filters and position
-    embeddings are refitted to the size that the recipe asks for.
+    The file holds a complete classifier, whose last norm and head are ignored. Filters and position embeddings are
+    resized to the recipe's image size.
 
     Raises:
-        FreproError: The file does not fit the backbone.
+        FreproError: The file does not match the backbone.
     """
     body = next(module for module in network.modules() if isinstance(module, Stages)).body
     file, args = run.start.file, run.all_model_args
@@ -65,7 +65,7 @@ def start_from(network: nn.Module, run: "Run") -> None:
         try:
             whole = timm.create_model(run.model, checkpoint_path=str(file), **args)
         except UNREADABLE as error:
-            raise FreproError(f"{file} does not give {run.model} its weights: {one_line(error)}") from error
+            raise FreproError(f"{file} holds no weights of {run.model}: {one_line(error)}") from error
     weights, own = whole.state_dict(), body.state_dict()
     faults = [name for name, tensor in own.items() if name not in weights or weights[name].shape != tensor.shape]
     if faults:

@@ -1,14 +1,14 @@
-"""Backbones as feature pyramids: maps of equal width at strides 4, 8, 16, 32, which detectors and segmenters look at.
+"""Backbones as feature pyramids: maps of equal width at strides 4, 8, 16, 32, as detectors and segmenters need them.
 
 A four-stage backbone has maps at these strides, and a feature pyramid network ("Feature Pyramid Networks for Object
-Detection", Lin et al., CVPR 2017, section 3) joins them. A plain one has maps at one stride, and a simple feature
-pyramid ("Exploring Plain Vision Transformer Backbones for Object Detection", Li et al., ECCV 2022, section 3) makes the
-others of its last; Vim-F (section 5.2) and the detection code of Vim do so.
+Detection", Lin et al., CVPR 2017, section 3) combines them. A plain backbone has maps at one stride. A simple feature
+pyramid ("Exploring Plain Vision Transformer Backbones for Object Detection", Li et al., ECCV 2022, section 3) derives
+the others from its last map, as in Vim-F (section 5.2) and in the detection code of Vim.
 
-Official code, frepro:
-- The dense-prediction backbones of DFFormer, SPANet and SPANetV2 put a norm on each map that they hand out (no paper
-  says so), and so does ``Stages``. Those of Vim and of the models that come with timm have none.
-- Vim's detection code drops the class token; ours stays amid the patches, where it was in pre-training.
+Differences from the official code:
+- The dense-prediction backbones of DFFormer, SPANet and SPANetV2 apply a norm to each map that they return (no paper
+  says so), and so does ``Stages``. Those of Vim and of the models from timm have none.
+- Vim's detection code drops the class token; ours stays among the patches, where it was in pre-training.
 """
 
 import math
@@ -27,25 +27,25 @@ from frepro.errors import unknown
 
 __all__ = ["FeaturePyramid", "SimpleFeaturePyramid", "Stages", "feature_pyramid"]
 
-# Makes coarser maps of a pyramid's; called with the channels of the backbone's last map and those of the pyramid.
+# Derives coarser maps from a pyramid; called with the channels of the backbone's last map and those of the pyramid.
 Extra = Callable[[int, int], ExtraFPNBlock]
 
 
 class Stages(nn.Module):
-    """The last maps of a model that timm knows: (B, 3, H, W) to a dictionary of (B, C, h, w).
+    """The last maps of a timm model: (B, 3, H, W) to a dictionary of (B, C, h, w).
 
-    The maps are named "0", "1" ... as torchvision's detectors want it, the largest first. A plain backbone, whose maps
-    all have one stride, gives its last alone.
+    The maps are named "0", "1", ... as torchvision's detectors require, the largest first. A plain backbone, whose maps
+    all have the same stride, returns its last map alone.
 
     Args:
         backbone: Name of the model.
-        count: How many maps a four-stage backbone gives.
-        **backbone_args: For the model.
+        count: Number of maps that a four-stage backbone returns.
+        **backbone_args: Arguments of the model.
 
     Attributes:
         plain: Whether the backbone is plain.
-        channels: Of each map.
-        strides: Of each map, in pixels.
+        channels: Channels of each map.
+        strides: Stride of each map, in pixels.
 
     Raises:
         FreproError: There is no such model.
@@ -73,8 +73,8 @@ class Stages(nn.Module):
 class FeaturePyramid(nn.Module):
     """Feature pyramid network on a four-stage backbone: (B, 3, H, W) to a dictionary of (B, out_channels, h, w).
 
-    Its 1x1 and 3x3 convolutions have biases and no norms, as in mmdetection and mmsegmentation, unless ``norms`` asks
-    for batch norms.
+    Its 1x1 and 3x3 convolutions have biases and no norms, as in mmdetection and mmsegmentation, unless ``norms``
+    requests batch norms.
     """
 
     def __init__(self, stages: Stages, out_channels: int, extra: Extra | None = None, norms: bool = False) -> None:
@@ -90,10 +90,10 @@ class FeaturePyramid(nn.Module):
 
 
 class SimpleFeaturePyramid(nn.Module):
-    """Pyramid of a plain backbone's last map alone: (B, 3, H, W) to a dictionary of (B, out_channels, h, w).
+    """Pyramid on the last map of a plain backbone: (B, 3, H, W) to a dictionary of (B, out_channels, h, w).
 
-    Each of ``count`` maps, the coarsest at stride 32, comes by deconvolutions or max pooling, then a 1x1 and a 3x3
-    convolution with a norm each.
+    Each of the ``count`` maps, the coarsest at stride 32, is computed by deconvolutions or max pooling, followed by a
+    1x1 and a 3x3 convolution, each with a norm.
     """
 
     def __init__(self, stages: Stages, count: int, out_channels: int, extra: Extra | None = None) -> None:
@@ -119,7 +119,10 @@ class SimpleFeaturePyramid(nn.Module):
 
 
 def _resize(channels: int, doublings: int) -> tuple[nn.Module, int]:
-    """What doubles a map's sides so many times, halving its channels each time, and the channels that it then has."""
+    """Return a module that doubles a map's sides ``doublings`` times, and the number of channels it returns.
+
+    Each doubling halves the channels. A negative number means max pooling, which keeps the channels.
+    """
     if doublings < 0:
         return nn.MaxPool2d(2**-doublings), channels
     layers: list[nn.Module] = []
@@ -139,9 +142,9 @@ def feature_pyramid(
     norms: bool = False,
     **backbone_args: Any,
 ) -> FeaturePyramid | SimpleFeaturePyramid:
-    """The pyramid that fits a backbone: ``count`` maps, the coarsest at stride 32, and extra ones of theirs.
+    """Return the pyramid that suits a backbone: ``count`` maps, the coarsest at stride 32, and those of ``extra``.
 
-    ``norms`` is for the pyramid of a four-stage backbone; a simple one has norms anyway.
+    ``norms`` applies to the pyramid of a four-stage backbone; a simple pyramid always has norms.
     """
     stages = Stages(backbone, count, **backbone_args)
     if stages.plain:

@@ -1,4 +1,4 @@
-"""Semantic segmentation: a class for every pixel, mean intersection over union."""
+"""Semantic segmentation: one class per pixel, mean intersection over union."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ REVISION = {"segmentation": 1}
 
 
 class Segmentation(Task):
-    """A segmenter on lists of images (3, H, W) and of maps (H, W) of classes; in training all have one size."""
+    """A segmenter on lists of images (3, H, W) and of class maps (H, W); in training they all have the same size."""
 
     collate = staticmethod(collate)
 
@@ -60,7 +60,7 @@ class Segmentation(Task):
         return sum(network(torch.stack(inputs), torch.stack(targets)).values())
 
     def predict(self, network: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
-        """Logits (1, K, H, W) of each image."""
+        """Return logits (1, K, H, W) for each image."""
         windows = {"window": self.recipe.window, "stride": self.recipe.stride}
         if len({image.shape for image in inputs}) == 1:
             return list(inference(network, torch.stack(inputs), **windows).split(1))
@@ -71,11 +71,11 @@ class Segmentation(Task):
 
     def check_micro_batch(self, size: int) -> None:
         if self.recipe.segmenter == "upernet" and size == 1:
-            raise FreproError("UperNet's batch norms need two images in a forward pass: allow more per device")
+            raise FreproError("UperNet's batch norms need at least two images in a forward pass: allow more per device")
 
 
 class MeanIoU(Metric):
-    """Mean IoU and accuracy of pixels, from one confusion matrix of the whole data set.
+    """Mean IoU and pixel accuracy, from one confusion matrix of the whole data set.
 
     Raises:
         FreproError: No pixel has a label.
@@ -92,7 +92,7 @@ class MeanIoU(Metric):
     def values(self, accelerator: Accelerator) -> dict[str, float]:
         matrix = accelerator.reduce(self.matrix.to(accelerator.device), "sum")
         if not matrix.any():
-            raise FreproError("no pixel of the test images has a label: mIoU needs some")
+            raise FreproError("no pixel of the test images has a label: mIoU needs labelled pixels")
         return segmentation_scores(matrix)
 
 

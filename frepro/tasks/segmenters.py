@@ -4,14 +4,14 @@
 Understanding", Xiao et al., ECCV 2018, section 3.
 
     network = create("semantic_fpn", "dfformer_s18", num_classes=150, img_size=512)
-    losses = network(images, labels)         # while training: a dictionary of losses, to be added up
+    losses = network(images, labels)         # in training: a dictionary of losses, to be added up
     logits = inference(network.eval(), images)
 
-Images are normalised, (B, 3, H, W); labels (B, H, W), with 255 where there is none.
+Images are normalised, (B, 3, H, W); labels are (B, H, W), with 255 for pixels without a label.
 
-Layout and settings are those of the mmsegmentation configurations that DFFormer (Semantic FPN) and SPANetV2 (Semantic
-FPN, UperNet) train with. SPANet published none; its table has the same Semantic FPN by parameters and FLOPs. Batch
-norms are synchronised between processes there; that is the training's business (``convert_sync_batchnorm``).
+Layout and settings follow the mmsegmentation configurations of DFFormer (Semantic FPN) and SPANetV2 (Semantic FPN,
+UperNet). SPANet published none; by parameters and FLOPs, its table has the same Semantic FPN. The official code
+synchronises batch norms between processes; here, the training loop does so (``convert_sync_batchnorm``).
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,16 +27,16 @@ from frepro.tasks.pyramid import SimpleFeaturePyramid, Stages, feature_pyramid
 
 __all__ = ["Segmenter", "SemanticFPNHead", "UperNetHead", "create", "inference"]
 
-IGNORED = 255  # the label of pixels that do not count
+IGNORED = 255  # the label of pixels that are not scored
 
 
 def conv(in_channels: int, out_channels: int, kernel_size: int = 3) -> nn.Sequential:
-    """Convolution, batch norm, ReLU: (B, in, H, W) to (B, out, H, W)."""
+    """Return convolution, batch norm and ReLU: (B, in, H, W) to (B, out, H, W)."""
     return Conv2dNormActivation(in_channels, out_channels, kernel_size)
 
 
 def classifier(channels: int, num_classes: int, *, dropout: float = 0.1, std: float = 0.01) -> nn.Sequential:
-    """Dropout of whole channels, then a 1x1 convolution: (B, C, H, W) to (B, num_classes, H, W)."""
+    """Return dropout of whole channels and a 1x1 convolution: (B, C, H, W) to (B, num_classes, H, W)."""
     last = nn.Conv2d(channels, num_classes, 1)
     nn.init.normal_(last.weight, std=std)
     nn.init.zeros_(last.bias)
@@ -44,15 +44,16 @@ def classifier(channels: int, num_classes: int, *, dropout: float = 0.1, std: fl
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear, corners not aligned: (B, C, H, W) to (B, C, *size)."""
+    """Resize bilinearly, without aligned corners: (B, C, H, W) to (B, C, *size)."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 class SemanticFPNHead(nn.Module):
-    """Brings the maps of a pyramid to the size of the largest and adds them up (Kirillov et al., Figure 3).
+    """Resizes the maps of a pyramid to the size of the largest and adds them up (Kirillov et al., Figure 3).
 
-    A map at stride 4 passes one convolution, a smaller one a convolution before each doubling. Maps (B, C, h, w) at
-    strides 4, 8, 16, 32 to logits (B, num_classes, H / 4, W / 4); ``last`` is for ``classifier``.
+    The map at stride 4 passes through one convolution, a smaller one through a convolution before each doubling. Maps
+    (B, C, h, w) at strides 4, 8, 16, 32 become logits (B, num_classes, H / 4, W / 4). ``last`` holds arguments of
+    ``classifier``.
     """
 
     def __init__(self, in_channels: int, num_classes: int, channels: int = 128, **last: float) -> None:
@@ -74,8 +75,9 @@ class SemanticFPNHead(nn.Module):
 class UperNetHead(nn.Module):
     """Pyramid pooling of the last map, a feature pyramid, and one convolution over all of it (Xiao et al., Figure 4).
 
-    Maps (B, C, h, w) of ``in_channels`` at strides 4, 8, 16, 32 to logits (B, num_classes, H / 4, W / 4). While
-    training, a batch needs two images at least: batch norms see maps of one pixel. ``last`` is for ``classifier``.
+    Maps (B, C, h, w) with ``in_channels`` channels at strides 4, 8, 16, 32 become logits (B, num_classes, H / 4, W /
+    4). In training, a batch needs at least two images, because batch norms see maps of one pixel. ``last`` holds
+    arguments of ``classifier``.
     """
 
     def __init__(self, in_channels: Sequence[int], num_classes: int, channels: int = 512, **last: float) -> None:
@@ -103,14 +105,15 @@ class UperNetHead(nn.Module):
 
 
 class Segmenter(nn.Module):
-    """A backbone with maps at strides 4, 8, 16, 32, a head on them, and, while training, an auxiliary head on one.
+    """A backbone with maps at strides 4, 8, 16, 32, a head on them, and, in training, an auxiliary head on one of them.
 
-    Images (B, 3, H, W) to logits (B, num_classes, H, W); while training, images and labels (B, H, W) to losses.
+    In evaluation, images (B, 3, H, W) become logits (B, num_classes, H, W); in training, images and labels (B, H, W)
+    become losses.
 
     Args:
-        body: Gives the maps, the largest first.
-        head: Maps to logits.
-        auxiliary: The map at stride 16 to logits, whose loss counts 0.4.
+        body: Returns the maps, the largest first.
+        head: Computes logits from the maps.
+        auxiliary: Computes logits from the map at stride 16; their loss has weight 0.4.
     """
 
     def __init__(self, body: nn.Module, head: nn.Module, auxiliary: nn.Module | None = None) -> None:
@@ -132,7 +135,10 @@ class Segmenter(nn.Module):
 
 
 def cross_entropy(logits: Tensor, labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """Mean over all pixels, ignored ones as 0 (as in mmsegmentation): (B, K, h, w) and (B, H, W) to a number."""
+    """Return the mean over all pixels, ignored ones counting as 0 (as in mmsegmentation).
+
+    The shapes are (B, K, h, w) for logits and (B, H, W) for labels.
+    """
     logits = resize(logits.float(), labels.shape[1:])
     loss = F.cross_entropy(logits, labels, class_weights, ignore_index=IGNORED, reduction="sum")
     return loss / labels.numel()
@@ -147,16 +153,16 @@ def inference(
     stride: int | None = None,
     size: Sequence[int] | None = None,
 ) -> Tensor:
-    """Logits of whole images, or the mean of those of overlapping windows (SPANetV2's UperNet: 512 every 341 pixels).
+    """Return logits of whole images, or the mean of overlapping windows (SPANetV2's UperNet: 512 every 341 pixels).
 
     The last window of a row or column is moved back into the image.
 
     Args:
-        network: In evaluation mode; images to logits of their size.
+        network: A segmenter in evaluation mode, which maps images to logits of their size.
         images: (B, 3, H, W), normalised.
-        window: Side of a window in pixels; none for whole images.
-        stride: Distance of windows in pixels; two thirds of a window unless given.
-        size: Height and width to resize the logits to, such as the labels'; the images' own unless given.
+        window: Side of a window in pixels; ``None`` for whole images.
+        stride: Distance of windows in pixels; ``None`` for two thirds of a window.
+        size: Height and width to resize the logits to, such as the labels'; ``None`` for those of the images.
 
     Returns:
         (B, num_classes, *size).
@@ -169,7 +175,7 @@ def inference(
     else:
         stride = window * 2 // 3 if stride is None else stride
         if not 0 < stride <= window:
-            raise FreproError(f"windows of {window} pixels every {stride} leave gaps: the stride is 1 to {window}")
+            raise FreproError(f"windows of {window} pixels every {stride} leave gaps: use a stride from 1 to {window}")
         total = count = 0
         for top in _starts(images.shape[2], window, stride):
             for left in _starts(images.shape[3], window, stride):
@@ -185,7 +191,7 @@ def inference(
 
 
 def _starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin along a side."""
+    """Return the positions along one side at which windows begin."""
     last = max(length - window, 0)
     return [*range(0, last, stride), last]
 
@@ -193,7 +199,7 @@ def _starts(length: int, window: int, stride: int) -> list[int]:
 def semantic_fpn(
     backbone: str, num_classes: int, channels: int, last: Mapping[str, float], /, **backbone_args: Any
 ) -> Segmenter:
-    """Pyramid of ``channels``, 256 in the paper, head of half as many."""
+    """Return Semantic FPN with a pyramid of ``channels`` channels, 256 in the paper, and a head of half as many."""
     body = feature_pyramid(backbone, 4, channels, **backbone_args)
     return Segmenter(body, SemanticFPNHead(channels, num_classes, channels // 2, **last))
 
@@ -201,9 +207,9 @@ def semantic_fpn(
 def upernet(
     backbone: str, num_classes: int, channels: int, last: Mapping[str, float], /, **backbone_args: Any
 ) -> Segmenter:
-    """Head of ``channels``, 512 in the paper, on the backbone's own maps, auxiliary one of half as many.
+    """Return UperNet with a head of ``channels`` channels, 512 in the paper, on the backbone's own maps.
 
-    A plain backbone gets a simple pyramid, of half as many too.
+    The auxiliary head has half as many channels. A plain backbone gets a simple pyramid, also of half as many.
     """
     body = stages = Stages(backbone, **backbone_args)
     in_channels = stages.channels
@@ -229,20 +235,20 @@ def create(
     class_weights: Mapping[int, float] | None = None,
     **backbone_args: Any,
 ) -> Segmenter:
-    """A segmenter with new weights.
+    """Return a segmenter with new weights.
 
     Args:
         segmenter: "semantic_fpn" or "upernet".
-        backbone: Name of a model with timm, of four stages or plain.
-        num_classes: ADE20K has 150.
-        pyramid: Channels of Semantic FPN's pyramid, whose head has half as many, or of UperNet's, whose auxiliary head
-            has half as many; an even number, 256 and 512 unless given, as published.
-        dropout: Share of channels that the last convolution of a head does without, while training.
-        std: Of that convolution's first weights; those published are small, from which it takes long to tell classes
-            apart where nothing is pre-trained.
-        class_weights: Of pixels of a class in the loss; 1 for those that it does not name.
-        **backbone_args: For the backbone, such as ``drop_path_rate`` and ``pretrained``; DFFormer's filters are made
-            for an ``img_size`` of 512 in its paper, SPANetV2's for 224.
+        backbone: Name of a timm model, four-stage or plain.
+        num_classes: Number of classes; ADE20K has 150.
+        pyramid: Even number of channels of Semantic FPN's pyramid, whose head has half as many, or of UperNet's head,
+            whose auxiliary head has half as many; ``None`` for 256 and 512, as published.
+        dropout: Dropout probability for the channels before the last convolution of a head.
+        std: Standard deviation of that convolution's initial weights. The published value is small, which slows
+            learning down if nothing is pre-trained.
+        class_weights: Loss weight of the pixels of each class; 1 for classes that are missing.
+        **backbone_args: Arguments of the backbone, such as ``drop_path_rate`` and ``pretrained``. DFFormer's filters
+            are made for an ``img_size`` of 512 in its paper, SPANetV2's for 224.
 
     Raises:
         FreproError: There is no such segmenter or model.

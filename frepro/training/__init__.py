@@ -1,1 +1,1 @@
-"""Training and evaluating: runs, one loop for all tasks, checkpoints, optimizers, and several runs at a time."""
+"""Training and evaluation: runs, one loop for all tasks, checkpoints, optimizers, and runs in parallel."""

@@ -1,10 +1,10 @@
-"""A run's state on disk: written whole or not at all, checked when it is read, and never the only one while it is new.
+"""Checkpoints of a run: written atomically, verified when read, and kept together with the previous one.
 
-    results/runs/<key>/checkpoint-00001250.safetensors     after so many optimizer updates; the last two are kept
-    results/runs/<key>/metrics.jsonl                       how it went so far, one line an epoch
+    results/runs/<key>/checkpoint-00001250.safetensors     after this many optimizer steps; the last two are kept
+    results/runs/<key>/metrics.jsonl                       training history, one line per epoch
 
-One safetensors file holds weights, moving average and optimizer; no pickle. Everything random in a run is a function of
-seed, epoch, update and process, so that there is no state of a generator to keep.
+One safetensors file holds the weights, their moving average and the optimizer state; pickle is not used. All randomness
+in a run is a function of seed, epoch, optimizer step and process, so there is no generator state to store.
 """
 
 import json
@@ -30,14 +30,14 @@ KEPT = 2
 
 @dataclass
 class Progress:
-    """How far a run is.
+    """How far a run has come.
 
     Attributes:
-        epoch: Epochs that are done.
-        update: Optimizer updates of the next one that are done.
-        losses: Of each process, the sum over these updates that becomes the epoch's training loss.
-        seconds: That these updates took.
-        history: A mapping for each epoch that is done.
+        epoch: Number of completed epochs.
+        update: Number of completed optimizer steps in the next epoch.
+        losses: For each process, the sum of losses over these steps, which becomes the epoch's training loss.
+        seconds: Duration of these steps.
+        history: A mapping for each completed epoch.
     """
 
     epoch: int = 0
@@ -48,10 +48,10 @@ class Progress:
 
 
 class Checkpoint:
-    """The checkpoints of a run: of a network, its moving average and its optimizer.
+    """The checkpoints of a run: its network, the moving average and the optimizer.
 
     Args:
-        measurement: Whose folder they lie in.
+        measurement: The run's measurement, whose folder holds the checkpoints.
         log: Called with a line for each file that is not used.
     """
 
@@ -70,14 +70,14 @@ class Checkpoint:
         self.damaged: list[Path] = []
 
     def files(self) -> list[Path]:
-        """The latest first."""
+        """Return the checkpoint files, latest first."""
         return sorted(self.folder.glob("checkpoint-*.safetensors"), reverse=True)
 
     def write(self, progress: Progress, updates: int, accelerator: Accelerator) -> None:
-        """Store the state after so many updates in all, and then remove what is older than the one before it, and what
-        ``restore`` found damaged, which would count as newer.
+        """Store the state after ``updates`` optimizer steps in total, and remove outdated files.
 
-        All processes call it, as a network may be in parts; the main one writes.
+        Outdated files are those older than the previous checkpoint, and those that ``restore`` found damaged, because
+        they would count as newer. All processes must call this, as the network may be sharded; the main process writes.
         """
         if not self._takes_part(accelerator):
             return
@@ -108,18 +108,19 @@ class Checkpoint:
             old.unlink(missing_ok=True)
 
     def restore(self, accelerator: Accelerator) -> Progress:
-        """Resume from the latest whole state of this run, if there is one; else the run begins.
+        """Resume from the latest intact checkpoint of this run; without one, return the progress of a new run.
 
-        A state of another specification or of an earlier revision is never used and never removed; the log says so.
+        A checkpoint of another specification or of an earlier revision is never used and never removed; the log says
+        so.
         """
         if accelerator.is_main_process:
-            for path in self.folder.glob(".checkpoint-*"):  # was being written when the run was killed
+            for path in self.folder.glob(".checkpoint-*"):  # left behind by a killed run
                 path.unlink(missing_ok=True)
         for path in self.files():
             try:
                 tensors, metadata = self._read(path)
             except (SafetensorError, OSError, KeyError, ValueError) as error:
-                self.log(f"{path} is damaged ({error}): not used")
+                self.log(f"{path} is damaged ({error}): skipped")
                 self.damaged.append(path)
                 continue
             if metadata.get("key", self.measurement.key) == self.measurement.key:
@@ -127,12 +128,12 @@ class Checkpoint:
             if accelerator.is_main_process:
                 kept = path.with_name(f"other-run-{metadata['key']}-{path.name}")
                 path.rename(kept)
-                self.log(f"{path} is of another run ({metadata['key']}): not used, kept as {kept.name}")
+                self.log(f"{path} belongs to another run ({metadata['key']}): not used, kept as {kept.name}")
         for name, earlier in self.measurement.earlier():
             if any(earlier.folder.glob("checkpoint-*.safetensors")):
                 self.log(
-                    f"{earlier.folder} has a checkpoint of revision {name}, and the behaviour has changed since: not "
-                    "used, and kept; the run begins anew"
+                    f"{earlier.folder} has a checkpoint of revision {name}, but the behaviour has changed since: it is "
+                    "kept but not used, and the run starts from scratch"
                 )
         return Progress()
 
@@ -142,7 +143,7 @@ class Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             metadata = file.metadata()
         if metadata["checksum"] != str(checksum(tensors)):
-            raise ValueError("its checksum does not fit")
+            raise ValueError("checksum mismatch")
         return tensors, metadata
 
     def _take_up(self, tensors: dict[str, Tensor], metadata: dict[str, str], accelerator: Accelerator) -> Progress:
@@ -165,20 +166,20 @@ class Checkpoint:
             group["step"] = step
         self.optimizer.load_state_dict({"state": states, "param_groups": groups})
         scaler = json.loads(metadata["scaler"])
-        if accelerator.scaler is not None and scaler:  # none where the run began in float32, on a CPU
+        if accelerator.scaler is not None and scaler:  # empty if the run began in float32 on a CPU
             accelerator.scaler.load_state_dict(scaler)
         return Progress(**json.loads(metadata["progress"]))
 
     def _takes_part(self, accelerator: Accelerator) -> bool:
-        """Whether this process is needed to put the tensors together; all are where the network is in parts."""
+        """Return whether this process takes part in gathering the tensors; all do if the network is sharded."""
         return accelerator.is_main_process or is_sharded(self.modules["model"])
 
     def _counting_groups(self) -> list[dict[str, Any]]:
-        """Groups in which the optimizer counts its updates: all with LAMB; none with AdamW, which counts by tensor."""
+        """Return the parameter groups with a step count: all with LAMB; none with AdamW, which counts per tensor."""
         return [group for group in self.optimizer.param_groups if "step" in group]
 
     def finish(self, accelerator: Accelerator) -> None:
-        """Store the trained weights for use: model.safetensors, and ema.safetensors where there is an average."""
+        """Store the trained weights: model.safetensors, and ema.safetensors if there is a moving average."""
         if not self._takes_part(accelerator):
             return
         for part, module in self.modules.items():
@@ -187,18 +188,18 @@ class Checkpoint:
                 save(self.folder / f"{part}.safetensors", tensors)
 
     def remove(self) -> None:
-        """Remove all checkpoints, of a run whose record is written."""
+        """Remove all checkpoints of a run whose record has been written."""
         for path in self.files():
             path.unlink(missing_ok=True)
 
 
 def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors, whole; where they are in parts, all processes call it."""
+    """Return full copies of the tensors on the CPU; if they are sharded, all processes must call it."""
     return {name: full_tensor(tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> int:
-    """CRC-32 of the bytes of all tensors on the CPU, in the order of their names."""
+    """Return the CRC-32 of the bytes of all tensors on the CPU, in the order of their names."""
     total = 0
     for name in sorted(tensors):
         total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), total)
@@ -206,6 +207,6 @@ def checksum(tensors: Mapping[str, Tensor]) -> int:
 
 
 def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file whole or not at all."""
+    """Write a safetensors file atomically."""
     with records.atomic_write(path) as temporary:
         save_file(tensors, temporary, metadata)

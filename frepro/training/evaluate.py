@@ -1,4 +1,4 @@
-"""Stored weights, of a run or of the authors, on the test images of a data set."""
+"""Evaluation of stored weights, those of a run or the authors', on the test images of a data set."""
 
 import time
 from pathlib import Path
@@ -14,20 +14,22 @@ from frepro.models.official import load_strictly, read, unwrap
 from frepro.training import loop
 from frepro.training.runs import Run, Start
 
-MOST = 128  # images in a pass unless told otherwise; scores do not depend on it
+MOST = 128  # default number of images in a forward pass; the scores do not depend on it
 
 
 def network(run: Run) -> nn.Module:
-    """The network that a run has left, in evaluation mode on the CPU; its configuration names the size it learnt at.
+    """Return the trained network of a run, in evaluation mode on the CPU.
+
+    The ``pretrained_cfg`` of a classifier gives the image size that it was trained at.
 
     Raises:
-        FreproError: The run has not been made, or its weights are gone.
+        FreproError: The run has not been trained, or its weights are missing.
     """
     if run.measurement.record() is None:
         raise FreproError(f"{run.title} has not been trained yet: train it first")
     weights = run.measurement.folder / "model.safetensors"
     if not weights.exists():
-        raise FreproError(f"the weights of run {run.measurement.key} are gone: delete its folder, and it is made again")
+        raise FreproError(f"the weights of run {run.measurement.key} are missing: delete its folder and train it again")
     found = tasks.of(run).network(drop_path=0.0)
     load_strictly(found, read(weights), str(weights))
     if run.recipe.task == "classification":
@@ -36,13 +38,14 @@ def network(run: Run) -> nn.Module:
 
 
 def evaluate_checkpoint(run: Run, weights: Path, execution: loop.Execution) -> dict[str, float]:
-    """The metrics of stored weights on the test images of a run's data set; nothing is trained.
+    """Return the metrics of stored weights on the test images of a run's data set, without training.
 
     Args:
-        weights: A file as ``models.official.read`` takes it, of the whole network that the run would train.
+        weights: A file that ``models.official.read`` accepts, with the weights of the complete network that the run
+            would train.
 
     Raises:
-        FreproError: The file cannot be read, or does not fit the network or the data, or memory runs out.
+        FreproError: The file cannot be read, it does not match the network or the data, or memory runs out.
     """
     task = tasks.of(run)
     tensors = unwrap(read(weights), named=str(weights))
@@ -59,13 +62,13 @@ def evaluate_checkpoint(run: Run, weights: Path, execution: loop.Execution) -> d
         return {"test_images": len(test_set), **loop.evaluate(task, found, test_loader, accelerator)}
     except torch.OutOfMemoryError as error:
         raise FreproError(
-            f"{weights}: out of memory on {accelerator.device}: bound the images in a pass, as --per-device 32 "
-            "(make: PER_DEVICE=32)"
+            f"{weights}: out of memory on {accelerator.device}: limit the images in a forward pass, for example with "
+            "--per-device 32 (make: PER_DEVICE=32)"
         ) from error
 
 
 def reevaluate(run: Run, checkpoint: Start, execution: loop.Execution) -> dict[str, Any]:
-    """The record of ``evaluate_checkpoint``: the stored one if there is one, else it is made."""
+    """Return the stored record of ``evaluate_checkpoint``; if there is none, evaluate and store it."""
     measurement = run.evaluation(checkpoint)
     with measurement.lock():
         if record := measurement.record():
@@ -76,13 +79,13 @@ def reevaluate(run: Run, checkpoint: Start, execution: loop.Execution) -> dict[s
 
 
 def check_classes(network: nn.Module, tensors: dict[str, Any], run: Run, weights: Path) -> None:
-    """Raise if the weights of a classifier are for another number of classes than the data have."""
+    """Raise ``FreproError`` if a classifier's weights are for a different number of classes than the data set has."""
     if run.recipe.task != "classification":
         return
     name = f"{network.pretrained_cfg['classifier']}.weight"
     own = network.state_dict().get(name)
     if name in tensors and own is not None and len(tensors[name]) != len(own):
         raise FreproError(
-            f"{weights} has {len(tensors[name]):,} classes and {run.source.name} {len(own):,}: name the data that it "
-            "was trained on"
+            f"{weights} has {len(tensors[name]):,} classes, but {run.source.name} has {len(own):,}: give the data set "
+            "that it was trained on"
         )

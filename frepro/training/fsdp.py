@@ -1,7 +1,7 @@
-"""Weights, gradients and optimizer state in parts, one for each process: FSDP by torch's ``fully_shard``.
+"""Weights, gradients and optimizer state sharded across processes: FSDP by torch's ``fully_shard``.
 
-For networks that leave no room on one GPU. The weights of a block are whole only while it computes. What is computed is
-what one process computes, up to rounding, as with copies of the network (DDP).
+This is for networks that do not fit on one GPU. The weights of a block are gathered only while it computes. Up to
+rounding, the results are those of a single process, as with copies of the network (DDP).
 """
 
 from collections.abc import Iterator
@@ -18,19 +18,19 @@ from frepro.errors import FreproError
 
 __all__ = ["full_tensor", "is_sharded", "placed", "shard", "unsharded"]
 
-BLOCKS = ("Block", "Bottleneck")  # ends of the names of classes, ours and timm's, that are whole one after the other
+BLOCKS = ("Block", "Bottleneck")  # suffixes of the classes, ours and timm's, whose weights are gathered together
 
 
 def shard(network: nn.Module, device: torch.device, precision: str) -> None:
-    """Leave each process its part of every weight, before there is an optimizer; all processes call it.
+    """Shard every weight across the processes. All processes must call it, before the optimizer is created.
 
     Raises:
-        FreproError: There is one process, or float16, whose loss scaling does not know of parts.
+        FreproError: There is only one process, or the precision is float16, whose loss scaling does not support shards.
     """
     if precision == "fp16":
-        raise FreproError("--fsdp does not go with precision fp16: leave it out, or use a recipe with bf16")
+        raise FreproError("--fsdp does not support precision fp16: leave out --fsdp, or use a recipe with bf16")
     if not dist.is_initialized():
-        raise FreproError("--fsdp shares weights between processes: start several with torchrun, or leave it out")
+        raise FreproError("--fsdp shards weights across processes: start several with torchrun, or leave out --fsdp")
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
     for block in list(_blocks(network)):
         fully_shard(block, mesh=mesh)
@@ -50,12 +50,12 @@ def is_sharded(network: nn.Module) -> bool:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """The tensor put together from its parts, which takes all processes; one that is in no parts as it is."""
+    """Gather a sharded tensor, for which all processes must call this; return any other tensor unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def placed(tensor: Tensor, like: Tensor) -> Tensor:
-    """This process's part of a whole tensor, where ``like`` is in parts and of the same shape; else all of it."""
+    """Return this process's shard of a full tensor if ``like`` is sharded and has its shape, else the whole tensor."""
     if not isinstance(like, DTensor) or tensor.shape != like.shape:
         return tensor
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements)
@@ -63,7 +63,7 @@ def placed(tensor: Tensor, like: Tensor) -> Tensor:
 
 @contextmanager
 def unsharded(network: nn.Module) -> Iterator[None]:
-    """Inside, all weights are whole, so that processes may make different numbers of forward passes."""
+    """Keep all weights gathered in this context, so that processes may run different numbers of forward passes."""
     parts = [module for module in network.modules() if isinstance(module, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)

@@ -1,8 +1,8 @@
 """One training loop for all tasks, on Accelerate: CPU, one GPU, or several processes started by ``torchrun``.
 
-Everything random is a function of (seed, epoch, update, process): order and augmentation in ``data.loading``, mixup and
-stochastic depth here. So a checkpoint holds no state of any generator, and a run that was stopped goes on as if it had
-not been. The learning rate is a function of the number of optimizer updates alone.
+All randomness is a function of (seed, epoch, optimizer step, process): order and augmentation in ``data.loading``,
+mixup and stochastic depth here. A checkpoint therefore holds no generator state, and a run that was interrupted
+continues as if it had not been. The learning rate depends on the number of optimizer steps alone.
 """
 
 import sys
@@ -41,20 +41,21 @@ REVISION = {"training loop": 1}
 
 @dataclass(frozen=True)
 class Execution:
-    """How a run is carried out; what it computes stays the same up to rounding and up to the draws of mixup.
+    """How a run is executed. Its results stay the same up to rounding and the random draws of mixup.
 
-    (Mixup draws one mixture for each forward pass, so that ``per_device`` and the number of processes change how many
-    there are in an update. So it is with stochastic depth, with the boxes that detectors sample, and with batch norms.)
+    Mixup draws one mixture per forward pass, so ``per_device`` and the number of processes change how many mixtures an
+    optimizer step has. The same holds for stochastic depth, for the boxes that detectors sample, and for batch norms.
 
     Attributes:
         device: "auto", "cpu" or "cuda".
-        per_device: Most samples in a forward pass; none for as many as the effective batch asks for.
-        workers: Processes that load data; 0 loads in the training process.
-        checkpoint_every: Optimizer updates between two checkpoints within an epoch; there is one after each epoch too.
-        damaged: Whether a damaged image stops the run, or is skipped and counted.
+        per_device: Maximum number of samples in a forward pass; ``None`` means no limit but the effective batch.
+        workers: Number of data-loading processes; 0 loads in the training process.
+        checkpoint_every: Optimizer steps between two checkpoints within an epoch; every epoch also ends with one.
+        damaged: "stop" ends the run at a damaged image; "skip" leaves the image out and counts it.
         compile: Compile the network for training (``torch.compile``).
-        fsdp: Leave each of several processes a part of the weights, gradients and optimizer state (``sharding``).
-        log: Where a line an epoch goes when standard error is no terminal (on one, there is a bar); none for silence.
+        fsdp: Shard weights, gradients and optimizer state across processes (``training.fsdp``).
+        log: Called with one line per epoch if standard error is not a terminal; on a terminal, a progress bar is shown
+            instead. ``None`` shows neither.
     """
 
     device: str = "auto"
@@ -68,17 +69,17 @@ class Execution:
 
     def __post_init__(self) -> None:
         if self.damaged not in ("stop", "skip"):
-            raise unknown("way with damaged images", self.damaged, ("stop", "skip"))
+            raise unknown("choice for damaged images", self.damaged, ("stop", "skip"))
         per_device = 1 if self.per_device is None else self.per_device
         for name, value in (("per_device", per_device), ("checkpoint_every", self.checkpoint_every)):
             if type(value) is not int or value < 1:
-                raise FreproError(f"{name} is a whole number, 1 or more, not {value!r}")
+                raise FreproError(f"{name} must be a whole number of at least 1, not {value!r}")
         if type(self.workers) is not int or not 0 <= self.workers <= MOST_PROCESSES:
-            raise FreproError(f"workers are a whole number from 0 to {MOST_PROCESSES}, not {self.workers!r}")
+            raise FreproError(f"workers must be a whole number from 0 to {MOST_PROCESSES}, not {self.workers!r}")
 
 
 def run(job: Run, execution: Execution) -> dict[str, Any]:
-    """The record of a run: the stored one if there is one, else the run is made, or taken up where it stopped."""
+    """Return the record of a run: the stored one if there is one, else train it, resuming from its last checkpoint."""
     record = job.measurement.record()
     if record is not None:
         return record
@@ -90,32 +91,34 @@ def run(job: Run, execution: Execution) -> dict[str, Any]:
             return train(job, execution, accelerator)
         except torch.OutOfMemoryError as error:
             raise FreproError(
-                f"{job.title}: out of memory on {accelerator.device}: bound the samples in a pass, as --per-device 32 "
-                "(make: PER_DEVICE=32); the effective batch stays what it is"
+                f"{job.title}: out of memory on {accelerator.device}: limit the samples in a forward pass, for example "
+                "with --per-device 32 (make: PER_DEVICE=32); the effective batch stays the same"
             ) from error
 
 
 def make_accelerator(device: str, precision: str) -> Accelerator:
-    """An Accelerator on that device; a CPU computes in float32 whatever the recipe's precision."""
+    """Return an Accelerator on a device; on a CPU, it computes in float32 whatever the recipe's precision."""
     check_device(device)
     if device == "cuda" and not torch.cuda.is_available():
         raise FreproError(NO_CUDA)
     on_cpu = device == "cpu" or not torch.cuda.is_available()
-    # Accelerate keeps device and precision for the life of the process; runs of one process may differ in both.
+    # Accelerate fixes device and precision for the lifetime of a process, but successive runs may differ in both.
     if AcceleratorState._shared_state and AcceleratorState().num_processes == 1:
         AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(cpu=on_cpu, mixed_precision="no" if on_cpu else precision)
 
 
 def accumulation_steps(recipe: Recipe, processes: int, per_device: int | None) -> int:
-    """Forward passes in an optimizer update, so that it holds the recipe's effective batch exactly.
+    """Return the number of forward passes per optimizer step that gives exactly the recipe's effective batch.
 
     Raises:
-        FreproError: The batch cannot be cut into equal pieces that fit.
+        FreproError: The batch cannot be split evenly among the processes.
     """
     batch = recipe.batch_size
     if batch % processes:
-        raise FreproError(f"a batch of {batch} cannot be shared by {processes} processes: use a number that divides it")
+        raise FreproError(
+            f"a batch of {batch} cannot be split evenly among {processes} processes: use a number that divides it"
+        )
     share = batch // processes
     steps = -(-share // per_device) if per_device else 1
     while share % steps:
@@ -124,7 +127,7 @@ def accumulation_steps(recipe: Recipe, processes: int, per_device: int | None) -
 
 
 def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str, Any]:
-    """Train from the last checkpoint, or from the start, to the end; returns and stores the record."""
+    """Train from the last checkpoint, or from scratch, to the end; store and return the record."""
     recipe, seed, device = job.recipe, job.seed, accelerator.device
     rank, processes = accelerator.process_index, accelerator.num_processes
     on_gpu = device.type == "cuda"
@@ -140,7 +143,9 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
         len(train_set), recipe.batch_size, seed, rank, processes, accumulate, getattr(recipe, "repeats", 1)
     )
     if batches.updates == 0:
-        raise FreproError(f"{len(train_set)} training images do not fill one batch of {recipe.batch_size}")
+        raise FreproError(
+            f"{len(train_set)} training images do not fill one batch of {recipe.batch_size}: use more training images"
+        )
     train_loader, test_loader = (
         loader(images, plan, execution.workers, on_gpu, task.collate)
         for images, plan in ((train_set, batches), (test_set, TestBatches(len(test_set), micro_batch, rank, processes)))
@@ -149,9 +154,9 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     seed_all(MODEL, seed)
     model = task.network(recipe.drop_path).to(device)
     if processes > 1 and on_gpu:
-        model = convert_sync_batchnorm(model)  # timm's: torch's would drop the activations within timm's norms
+        model = convert_sync_batchnorm(model)  # timm's own: torch's drops the activations inside timm's norms
     ema = None
-    if recipe.ema_decay is not None:  # torch's updates of many tensors at once take none in parts beside whole ones
+    if recipe.ema_decay is not None:  # torch's foreach functions cannot mix sharded and other tensors
         ema = ModelEmaV3(model, decay=recipe.ema_decay, foreach=not execution.fsdp)
     if execution.fsdp:
         for module in (model, ema.module) if ema is not None else (model,):
@@ -163,12 +168,12 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     if execution.compile:
         wrapped.compile()
     progress = checkpoint.restore(accelerator)
-    accelerator.wait_for_everyone()  # nobody writes a new checkpoint while another still reads the old one
+    accelerator.wait_for_everyone()  # no process may write a checkpoint while another still reads the old one
 
     total = total_updates(recipe, batches.updates) + recipe.cooldown_epochs * batches.updates
     epochs = -(-total // batches.updates)
     has_bar = execution.log is not None and accelerator.is_main_process and sys.stderr.isatty()
-    bar = tqdm(total=total, desc=job.title, unit="update", leave=False, disable=not has_bar)
+    bar = tqdm(total=total, desc=job.title, unit="step", leave=False, disable=not has_bar)
     bar.update(progress.epoch * batches.updates + progress.update)
     while progress.epoch < epochs:
         epoch, first = progress.epoch, progress.epoch * batches.updates
@@ -183,7 +188,7 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
             ends_update = part == accumulate - 1
             seed_all(STEP, seed, step, part, rank)
             inputs, targets = send_to_device((inputs, targets), device, non_blocking=on_gpu)
-            # Parts of gradients are summed over processes in each pass; to wait, whole ones would have to be kept.
+            # Sharded gradients are reduced in every pass; deferring that would require keeping full gradients.
             with nullcontext() if ends_update or execution.fsdp else accelerator.no_sync(wrapped):
                 with accelerator.autocast():
                     loss = task.loss(wrapped, inputs, targets)
@@ -208,7 +213,7 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
         entry = {
             "epoch": epoch + 1,
             "updates": first + last,
-            "lr": max(group["lr"] for group in optimizer.param_groups),  # first layers may have less
+            "lr": max(group["lr"] for group in optimizer.param_groups),  # earlier layers may have lower rates
             "train_loss": accelerator.reduce(loss_sum, "mean").item(),
         }
         share_statistics(model, accelerator)
@@ -247,7 +252,7 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
 
 
 def share_statistics(model: nn.Module, accelerator: Accelerator) -> None:
-    """Give all processes the main one's statistics of batch norms; on GPUs they are those of all of them already."""
+    """Copy the main process's batch norm statistics to all processes; on GPUs, SyncBatchNorm has made them equal."""
     if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
         for module in model.modules():
             if isinstance(module, _BatchNorm):
@@ -256,7 +261,7 @@ def share_statistics(model: nn.Module, accelerator: Accelerator) -> None:
 
 
 def resumed(losses: list[float], rank: int, processes: int) -> float:
-    """The sum of the epoch's losses so far of one process; their mean, if there were more or fewer processes then."""
+    """Return one process's sum of losses in the epoch so far; if the number of processes has changed, the mean sum."""
     if len(losses) == processes:
         return losses[rank]
     return sum(losses) / len(losses) if losses else 0.0
@@ -277,9 +282,9 @@ def epoch_line(job: Run, entry: dict[str, Any], epochs: int) -> str:
 def evaluate(
     task: Task, model: nn.Module, test_loader: DataLoader, accelerator: Accelerator, prefix: str = ""
 ) -> dict[str, float]:
-    """The task's metrics on the test images, each counted once over all processes."""
+    """Return the task's metrics on the test images, each counted once over all processes."""
     model.eval()
-    with fsdp.unsharded(model):  # some processes may have a batch more than others
+    with fsdp.unsharded(model):  # some processes may have one batch more than others
         return _evaluated(task, model, test_loader, accelerator, prefix)
 
 
@@ -298,8 +303,8 @@ def _evaluated(
     test_set = test_loader.dataset
     found, damaged = int(accelerator.reduce(seen, "sum")), len(test_set.damaged_names())
     if found == 0:
-        raise FreproError("there is no test image that could be evaluated" + (": all are damaged" if damaged else ""))
-    if not len(test_set) - damaged <= found <= len(test_set):  # what was damaged may have been replaced since
+        raise FreproError("no test image could be evaluated" + (": all are damaged" if damaged else ""))
+    if not len(test_set) - damaged <= found <= len(test_set):  # a damaged image may have been replaced since
         raise FreproError(
             f"evaluation saw {found} of {len(test_set)} test images; this is a bug in frepro, please report it"
         )

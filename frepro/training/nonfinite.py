@@ -1,10 +1,10 @@
-"""A loss that is not finite: what led to it is kept, and can be gone through again.
+"""Handling of a non-finite loss: what led to it is stored, so that the forward pass can be replayed.
 
-results/runs/<key>/nonfinite/run.json              the run, the update, and the loss
-results/runs/<key>/nonfinite/weights.safetensors   the network's, before that update
-results/runs/<key>/nonfinite/batch.pt              inputs and targets, as the network took them
+results/runs/<key>/nonfinite/run.json              the run, the optimizer step, and the loss
+results/runs/<key>/nonfinite/weights.safetensors   the network's weights before that step
+results/runs/<key>/nonfinite/batch.pt              inputs and targets, as they were given to the network
 
-Of another process than the main one, in nonfinite-<number>.
+Processes other than the main one write to nonfinite-<number>.
 """
 
 import json
@@ -30,32 +30,32 @@ from frepro.training.checkpoint import on_cpu, save
 from frepro.training.fsdp import is_sharded
 from frepro.training.runs import Run
 
-# What reading a file that is no safetensors file, no JSON or no pickle raises.
+# The errors of reading a damaged safetensors, JSON or pickle file.
 BROKEN = (OSError, ValueError, SafetensorError, RuntimeError, EOFError, pickle.UnpicklingError)
 
 
 def check(
     job: Run, model: nn.Module, batch: Any, loss: Tensor, position: tuple[int, int, int], accelerator: Accelerator
 ) -> None:
-    """Keep what led to a loss that is not finite, and stop.
+    """Store what led to a loss that is not finite, and raise.
 
     Args:
-        model: As it was in the forward pass.
+        model: The network as it was in the forward pass.
         batch: Inputs and targets.
-        position: Update, piece of it, and process.
+        position: Optimizer step, micro-batch within it, and process.
 
     Raises:
-        FreproError: The loss is not finite; of a network in parts, that of any process.
+        FreproError: The loss is not finite; with a sharded network, the loss of any process.
     """
     is_finite = torch.isfinite(loss)
-    if is_sharded(model):  # all processes are needed to put its weights together
+    if is_sharded(model):  # gathering its weights needs all processes
         finite = accelerator.gather(is_finite[None]).tolist()
         if all(finite):
             return
         weights = on_cpu(model.state_dict())
         if is_finite:
             first = finite.index(False)
-            raise FreproError(f"{job.title}: the loss of process {first} is not finite; its own error says more")
+            raise FreproError(f"{job.title}: the loss of process {first} is not finite: see the error of that process")
     elif is_finite:
         return
     else:
@@ -71,8 +71,8 @@ def keep(
     position: tuple[int, int, int],
     precision: str,
 ) -> FreproError:
-    """Keep what led to a loss, arguments as above, and give the error to raise."""
-    rank = position[2]  # all processes may have come to the same end
+    """Store what led to a loss, with arguments as in ``check``, and return the error to raise."""
+    rank = position[2]  # several processes may fail at once
     folder = job.measurement.folder / (f"nonfinite-{rank}" if rank else "nonfinite")
     said = {
         "title": job.title,
@@ -90,27 +90,27 @@ def keep(
     with records.atomic_replace(folder) as fresh:
         save(fresh / "weights.safetensors", weights)
         with records.atomic_write(fresh / "batch.pt") as temporary, temporary.open("wb") as file:
-            torch.save(send_to_device(batch, "cpu"), file)  # into an open file, whose errors say what is wrong
+            torch.save(send_to_device(batch, "cpu"), file)  # an open file gives clearer errors than a path
         records.write_text(fresh / "run.json", json.dumps(said, indent=1) + "\n")
     return FreproError(
-        f"{job.title}: the loss is {loss.item()} at update {position[0] + 1}: use a lower lr, or precision no; "
-        f"`frepro replay {folder}` goes through that update again and names where it began"
+        f"{job.title}: the loss is {loss.item()} at optimizer step {position[0] + 1}: use a lower lr, or precision no; "
+        f"`frepro replay {folder}` repeats that step and names the module where it began"
     )
 
 
 def replay(folder: Path, make_accelerator: Callable[[str], Accelerator]) -> dict[str, Any]:
-    """Go through the forward pass again that is kept in a folder.
+    """Repeat the forward pass that is stored in a folder.
 
     Args:
-        make_accelerator: Makes what it runs on, with the precision that the run had.
+        make_accelerator: Returns the Accelerator to run on, given the precision of the run.
 
     Returns:
-        ``title``, ``update``, ``loss`` of then and ``again`` of now; ``weights``, the names of those that are not
-        finite; ``module``, the first whose answer is not (none where all are), and ``inputs``, the largest number that
-        the network was given.
+        ``title``; ``update``, the number of the optimizer step; ``loss``, the stored loss; ``again``, the loss of the
+        repeated pass; ``weights``, the names of weights that are not finite; ``module``, the first module whose output
+        is not finite (``None`` if all are); and ``inputs``, the largest absolute input value.
 
     Raises:
-        FreproError: The folder holds nothing of the kind.
+        FreproError: The folder does not hold a stored forward pass.
     """
     try:
         said = json.loads((folder / "run.json").read_text(encoding="utf-8"))
@@ -120,7 +120,7 @@ def replay(folder: Path, make_accelerator: Callable[[str], Accelerator]) -> dict
         batch = torch.load(folder / "batch.pt", weights_only=True)
         precision = said["precision"]
     except (*BROKEN, KeyError, TypeError) as error:
-        raise FreproError(f"{folder} holds no update to go through again: {one_line(error)}") from error
+        raise FreproError(f"{folder} holds no optimizer step to replay: {one_line(error)}") from error
     accelerator = make_accelerator(precision)
     task = tasks.of(job)
     model = task.network(recipe.drop_path)
@@ -150,7 +150,7 @@ def replay(folder: Path, make_accelerator: Callable[[str], Accelerator]) -> dict
 
 
 def is_finite(answer: Any) -> bool:
-    """Whether all numbers of a module's answer, of whatever structure, are finite."""
+    """Return whether all numbers in a module's output, however nested, are finite."""
     if isinstance(answer, Tensor):
         return bool(torch.isfinite(answer).all())
     if isinstance(answer, dict):

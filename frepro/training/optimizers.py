@@ -1,4 +1,4 @@
-"""Optimizer and learning rate of a recipe. Rates follow the number of optimizer updates alone."""
+"""Optimizers and learning-rate schedules of recipes. Rates depend on the number of optimizer steps alone."""
 
 import re
 
@@ -12,13 +12,16 @@ from frepro.recipes import LayerDecay, Recipe
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
-    """The recipe's optimizer; norms, biases and what the network excepts have no weight decay unless it says so."""
+    """Return the recipe's optimizer.
+
+    Unless the recipe sets ``decay_all``, norms, biases and the network's own exceptions have no weight decay.
+    """
     if recipe.layer_decay is not None:
         groups = layer_groups(network, recipe.layer_decay, recipe.weight_decay, recipe.decay_all)
     else:
         excepted = () if recipe.decay_all else undecayed(network)
         groups = param_groups_weight_decay(network, recipe.weight_decay, not recipe.decay_all, excepted)
-    # Fused, an update is one pass over all weights, on a CPU too.
+    # A fused step passes over the weights only once, on a CPU too.
     fused = {"fused": True} if recipe.optimizer == "adamw" else {}
     return create_optimizer_v2(
         groups,
@@ -31,7 +34,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
 
 
 def undecayed(network: nn.Module) -> set[str]:
-    """Names of the parameters that a network, or a backbone within it, excepts from weight decay beside vectors."""
+    """Return the names of parameters, other than vectors, that a network or its backbone exempts from weight decay."""
     return {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in network.named_modules()
@@ -41,9 +44,9 @@ def undecayed(network: nn.Module) -> set[str]:
 
 
 def layer_groups(network: nn.Module, decay: LayerDecay, weight_decay: float, decay_all: bool) -> list[dict]:
-    """Parameters by rate and weight decay, as timm's schedulers take them (``lr_scale``).
+    """Group parameters by learning rate and weight decay, in the form that timm's schedulers take (``lr_scale``).
 
-    Whatever belongs to no stage of a backbone has the whole rate.
+    Parameters outside the stages of a backbone have the full rate.
     """
     third = [int(found[1]) for name, _ in network.named_parameters() if (found := THIRD_STAGE.search(name))]
     depth = 1 + max(third, default=0)
@@ -65,10 +68,10 @@ THIRD_STAGE = re.compile(r"body\.stages\.2\.(\d+)\.")
 
 
 def group_of(name: str, by: str, depth: int) -> int | None:
-    """Number of the group that a parameter's layer belongs to, as ``LayerDecay`` counts; none outside of a backbone.
+    """Return the number of the group of a parameter's layer, as ``LayerDecay`` counts; ``None`` outside a backbone.
 
     Args:
-        depth: Blocks of the third stage.
+        depth: Number of blocks in the third stage.
     """
     found = re.search(r"body\.(downsample_layers|stages)\.(\d)\.(?:(\d+)\.)?", name)
     if found is None:
@@ -82,7 +85,7 @@ def group_of(name: str, by: str, depth: int) -> int | None:
 
 
 def make_schedule(optimizer: Optimizer, recipe: Recipe, updates: int) -> Scheduler:
-    """Warm-up and fall of the rate, by optimizer update; ``updates`` of them make an epoch."""
+    """Return the learning-rate schedule with warm-up, by optimizer step; an epoch has ``updates`` steps."""
     total = total_updates(recipe, updates)
     shared = {
         "warmup_t": recipe.warmup_updates or recipe.warmup_epochs * updates,
@@ -90,7 +93,7 @@ def make_schedule(optimizer: Optimizer, recipe: Recipe, updates: int) -> Schedul
         "t_in_epochs": False,
     }
     if recipe.schedule == "step":
-        # timm has a milestone one update before its number, and counts from the end of the warm-up unless told so.
+        # timm applies a milestone one step early, and by default counts from the end of the warm-up.
         milestones = [epoch * updates + 1 for epoch in recipe.milestones]
         return MultiStepLRScheduler(optimizer, decay_t=milestones, decay_rate=0.1, warmup_prefix=False, **shared)
     if recipe.schedule == "poly":
@@ -99,5 +102,5 @@ def make_schedule(optimizer: Optimizer, recipe: Recipe, updates: int) -> Schedul
 
 
 def total_updates(recipe: Recipe, updates: int) -> int:
-    """Optimizer updates of the schedule, without cool-down; ``updates`` of them make an epoch."""
+    """Return the number of optimizer steps in the schedule without cool-down; an epoch has ``updates`` steps."""
     return recipe.epochs * updates if recipe.updates is None else recipe.updates

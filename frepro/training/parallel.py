@@ -1,4 +1,4 @@
-"""Several things side by side on the cores of a CPU: training runs, notebooks. On a GPU one after the other."""
+"""Training runs and notebooks: several in parallel on the cores of a CPU, one after another on a GPU."""
 
 import os
 import traceback
@@ -20,13 +20,13 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Failure:
-    """What came of an item in place of a result: the cause in one line, and the traceback of what is not the user's."""
+    """The outcome of an item that failed: the cause in one line, and the traceback if it is not the user's to fix."""
 
     cause: str
     details: str = ""
 
     def error(self) -> FreproError:
-        """To be raised where a failure ends everything."""
+        """Return the error to raise where one failure ends everything."""
         error = FreproError(self.cause)
         if self.details:
             error.add_note(self.details)
@@ -34,7 +34,7 @@ class Failure:
 
 
 def attempt(function: Callable[[Item], Any], item: Item) -> Any:
-    """What the function gives, or a ``Failure``."""
+    """Return the result of the function, or a ``Failure`` if it raises."""
     try:
         return function(item)
     except Exception as error:
@@ -42,10 +42,10 @@ def attempt(function: Callable[[Item], Any], item: Item) -> Any:
 
 
 def each(function: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> Iterator[tuple[Item, Any]]:
-    """Every item with what the function gives for it, or with a ``Failure``, in the order in which they end.
+    """Yield every item with its result, or with a ``Failure``, in order of completion.
 
     Args:
-        jobs: Items at a time, each in a process with its share of the cores; one for this process alone.
+        jobs: Number of items at a time, each in a process with its share of the cores; 1 uses this process alone.
     """
     if not items:
         return
@@ -63,8 +63,8 @@ def each(function: Callable[[Item], Any], items: Sequence[Item], jobs: int) -> I
         try:
             for number, result in results:
                 yield waiting.pop(number), result
-        except TerminatedWorkerError:  # it takes all that wait with it
-            cause = "a process was killed, as happens when memory runs out: run the same again with JOBS=1"
+        except TerminatedWorkerError:  # it ends the whole pool
+            cause = "a process was killed, possibly because memory ran out: run it again with JOBS=1"
             for item in waiting.values():
                 yield item, Failure(cause)
 
@@ -74,22 +74,25 @@ def _numbered(number: int, function: Callable[[Item], Any], item: Item) -> tuple
 
 
 def share(jobs: int) -> int:
-    """Cores for each of so many processes."""
+    """Return the number of cores for each of ``jobs`` processes."""
     return max(1, provenance.machine()["cores"] // jobs)
 
 
 def loading_processes(is_embedded: bool, jobs: int) -> int:
-    """As many as help each of so many runs; embedded images are too small for the way between processes to pay."""
+    """Return how many data-loading processes help each of ``jobs`` runs.
+
+    Embedded images are too small for the transfer between processes to pay off, so they are loaded in the run itself.
+    """
     return 0 if is_embedded else max(1, share(jobs) - 1)
 
 
 def train(
     runs: Sequence[Run], device: str, jobs: int, per_device: int | None, workers: int | None
 ) -> Iterator[tuple[Run, Any]]:
-    """Make training runs; each comes with its record, or with a ``Failure``, as it ends.
+    """Execute training runs; yield each with its record, or with a ``Failure``, as it ends.
 
     Args:
-        workers: Processes that load data for each run; none for as many as help.
+        workers: Number of data-loading processes per run; ``None`` means as many as help.
     """
     if not runs:
         return
@@ -107,13 +110,13 @@ def _train(run: Run, execution: Any, threads: int | None) -> dict[str, Any]:
 
     from frepro.training.loop import run as train_run
 
-    if threads is not None:  # a process of its own; alone, torch takes as many as suit it
+    if threads is not None:  # in a process of its own; otherwise torch chooses
         torch.set_num_threads(threads)
     return train_run(run, execution)
 
 
 def summary_line(run: Run, found: Any) -> str:
-    """A line about a run that has ended."""
+    """Return a line about a run that has ended."""
     if isinstance(found, Failure):
         return f"{run.title} failed: {found.cause}"
     return f"{run.title}: {run.score_line(found['values'])} in {found['seconds']:.0f} s"

@@ -1,4 +1,4 @@
-"""How far something long has come: one bar on a terminal, elsewhere a line for each thing that is done."""
+"""Progress of a long operation: one bar on a terminal, elsewhere a line for each completed item."""
 
 import sys
 import threading
@@ -9,19 +9,19 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-# One process draws. The lock that tqdm would make for several is left behind by Ctrl-C, which Python then warns of.
+# Only one process draws. tqdm's default lock for several processes leaks on Ctrl-C, and Python then prints a warning.
 tqdm.set_lock(threading.RLock())
 
-Thing = tuple[str, Hashable]  # its kind ("run", "notebook" ...) and what names it among its kind
+Thing = tuple[str, Hashable]  # kind ("run", "notebook", ...) and identifier within the kind
 
 
 class Progress:
-    """What is to be done, how long each took before, and from that how long the rest will take.
+    """The items to be done, how long each took before, and an estimate of the time left.
 
     Args:
-        expected: Seconds that each thing took before; none where nobody knows.
-        jobs: How many things of a kind are done at a time; one where it names none.
-        log: Called with a line for each thing that is done, where standard error is no terminal.
+        expected: Seconds that each item took before; ``None`` where this is unknown.
+        jobs: Number of items of each kind that run at a time; 1 for kinds that are missing.
+        log: Called with a line for each completed item, if standard error is not a terminal.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Progress:
         self.bar.close()
 
     def done(self, thing: Thing, seconds: float, line: str) -> None:
-        """One thing is done, or has failed; ``line`` says so."""
+        """Record that an item is done or has failed, as described by ``line``."""
         self.took[thing] = seconds
         left = self.left()
         self.bar.set_postfix_str(f"{left}; {line}" if left else line)
@@ -52,14 +52,14 @@ class Progress:
             self.log(f"[{len(self.took)}/{len(self.expected)}] {line}{f'; {left}' if left else ''}")
 
     def drop(self, *things: Thing) -> None:
-        """Things that will not be done, as what they rest on has failed."""
+        """Remove items that will not be done because something that they depend on has failed."""
         for thing in things:
             del self.expected[thing]
         self.bar.total = len(self.expected)
         self.bar.refresh()
 
     def left(self) -> str:
-        """About how long the rest takes, in words; empty where nothing tells."""
+        """Return about how long the rest takes, in words; empty if there is no estimate."""
         rest = [thing for thing in self.expected if thing not in self.took]
         estimates = {kind: self._seconds(kind, rest) for kind in {kind for kind, _ in rest}}
         known = [seconds for seconds in estimates.values() if seconds is not None]
@@ -68,7 +68,10 @@ class Progress:
         return f"{'about' if len(known) == len(estimates) else 'more than'} {minutes(sum(known))} left"
 
     def _seconds(self, kind: str, rest: list[Thing]) -> float | None:
-        """Of the rest of one kind: what each took before, at the pace of today; for the others the mean of those."""
+        """Return the estimated seconds left for one kind; ``None`` if nothing is known.
+
+        The estimate scales earlier durations by the current pace, and uses the mean for items without one.
+        """
         done = {thing: seconds for thing, seconds in self.took.items() if thing[0] == kind}
         before = sum(self.expected[thing] for thing in done if self.expected[thing])
         pace = sum(seconds for thing, seconds in done.items() if self.expected[thing]) / before if before else 1.0
@@ -81,7 +84,7 @@ class Progress:
 
 
 class Stopwatch:
-    """Seconds since it was made."""
+    """Seconds since creation."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What is to be measured: a training run, or throughput. Plain descriptions; nothing here imports torch."""
+"""Specifications of what is measured: training runs and throughput. Plain descriptions; nothing here imports torch."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from frepro.recipes import Benchmark, Recipe
 from frepro.store import provenance, revisions
 from frepro.store.records import Measurement, canonical
 
-# The modules that make or read data, by the source's reader; all others are read by ``data.loading``.
+# The modules that create or read data, by the source's reader; ``data.loading`` handles all others.
 READERS = {
     "folder": "frepro.data.listing",
     "textured": "frepro.data.compositions",
@@ -22,20 +22,20 @@ READERS = {
     "coco": "frepro.data.coco",
     "ade20k": "frepro.data.ade20k",
 }
-# Of one kind on one machine. More are a slip of the keyboard, and would only exhaust it.
+# The maximum of one kind on one machine. A larger number is a typing error and would only exhaust the machine.
 MOST_PROCESSES = 1024
 
 
 @dataclass(frozen=True)
 class Start:
-    """Weights that the backbone of a detector or segmenter starts from; where the file lies does not matter."""
+    """Weights that the backbone of a detector or segmenter starts from; the location of the file does not matter."""
 
     file: Path = field(compare=False)
     fingerprint: str
 
     @classmethod
     def of(cls, file: Path) -> "Start":
-        """Those in a file.
+        """Return the weights in a file.
 
         Raises:
             FreproError: There is no such file.
@@ -49,10 +49,11 @@ class Start:
 
 @dataclass(frozen=True)
 class Run:
-    """One training run: a model, a recipe in a profile, data and a seed. Equal runs are made once.
+    """One training run: a model, a recipe in a profile, data and a seed. Equal runs are executed once.
 
-    ``recipe`` becomes the model's own; it also tells the task. Of a detector or segmenter, ``model`` is the backbone.
-    ``model_args`` are the variant's; the recipe's (which make models small for embedded data) are added to them.
+    ``recipe`` is resolved for the model, and also determines the task. For a detector or segmenter, ``model`` is the
+    backbone. ``model_args`` are those of the variant; the recipe's (which make models small for embedded data) are
+    added.
     """
 
     model: str
@@ -67,8 +68,8 @@ class Run:
         object.__setattr__(self, "recipe", self.recipe.of(self.model))
         if self.start is not None and not self.recipe.network:
             raise FreproError(
-                f"a classifier starts from random weights, and {self.start.file} would not be used: leave --backbone "
-                "out, or add the --recipe of a detector or segmenter"
+                f"a classifier starts from random weights, so {self.start.file} would not be used: leave out "
+                "--backbone, or add the --recipe of a detector or segmenter"
             )
 
     @property
@@ -82,19 +83,19 @@ class Run:
         return f"{self.model}{whole}{arguments}, seed {self.seed}"
 
     def score_line(self, values: dict[str, Any], decimals: int = 1) -> str:
-        """The score that the run is about, in words, out of the values of its record."""
+        """Return the run's main metric in words, from the values of its record."""
         return f"test {self.recipe.metric_name} {values[self.recipe.metric]:.{decimals}f} %"
 
     @property
     def seconds(self) -> float | None:
-        """How long it took when it was last made; none if it was not."""
+        """Duration of the stored run; ``None`` if there is none."""
         record = self.measurement.record()
         return record and record["seconds"]
 
     @cached_property
     def measurement(self) -> Measurement:
         recipe = asdict(self.recipe)
-        for key in ("benchmark", "by_model", "model_args"):  # not of the training, or resolved already
+        for key in ("benchmark", "by_model", "model_args"):  # not part of training, or already resolved
             recipe.pop(key, None)
         spec = {
             "model": self.model,
@@ -110,7 +111,7 @@ class Run:
 
     @property
     def revisions(self) -> dict[str, int]:
-        """Behaviour -> revision of all that decides about the run: loop, task, data and model."""
+        """Behaviour -> revision, for everything that affects the run: loop, task, data and model."""
         reader = READERS.get(self.source.reader, "frepro.data.loading")
         return {
             **revisions.declared(
@@ -120,25 +121,26 @@ class Run:
         }
 
     def evaluation(self, checkpoint: Start) -> Measurement:
-        """The scores of a file's weights in place of those that the run would train."""
+        """Return the measurement of a file's weights in place of those that the run would train."""
         spec = {**self.measurement.spec, "weights": checkpoint.fingerprint, "name": checkpoint.file.name}
         del spec["seed"]
         return Measurement("evaluate", spec, self.revisions, (*self.modules, "frepro.training.evaluate"))
 
     @property
     def modules(self) -> tuple[str, ...]:
-        """The modules that it passes through."""
+        """The modules whose code the run executes."""
         return ("frepro.training.loop", f"frepro.tasks.{self.recipe.task}", *model_modules(self.model))
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """Images per second of one model.
+    """Throughput of one model, in images per second.
 
     Attributes:
-        group: The table whose models take turns, as "dfformer/table_4": rounds of another table are no pairs of these.
+        group: The table whose models are timed in interleaved rounds, such as "dfformer/table_4"; rounds of different
+            tables are not paired.
         device: "cpu" or "cuda".
-        name: The device's name; a number of one machine is not another's.
+        name: The device's name; a timing is valid for one machine only.
     """
 
     group: str
@@ -150,18 +152,18 @@ class Throughput:
 
     @property
     def measurement(self) -> Measurement:
-        # Faster code gives another number, and no wrong one: it is recorded, and no revision asks for new timings.
+        # Faster code does not make an earlier timing wrong: code is recorded, but no revision requires new timings.
         return Measurement("throughput", asdict(self), modules=("frepro.analysis.cost", *model_modules(self.model)))
 
 
 def model_modules(model: str) -> tuple[str, ...]:
-    """Return the module of a model of ours; none for a model of timm."""
+    """Return the module of one of our models; nothing for one of timm's."""
     own = provenance.own_models().get(model)
     return (own,) if own else ()
 
 
 def code_of(modules: Sequence[str], models: Sequence[str]) -> dict[str, str]:
-    """The code of modules and of models by module, each with its fingerprint; for models of timm its version."""
+    """Return module -> fingerprint for the code of modules and models; timm's models are covered by timm's version."""
     own = provenance.own_models()
     code = provenance.code(*modules, *(own[model] for model in models if model in own))
     if all(model in own for model in models):
@@ -173,8 +175,10 @@ RUNS = "training runs"
 
 
 def dependencies(runs: Sequence[Run], paper: str) -> dict[str, str]:
-    """What a result takes from training runs, by name, each with a fingerprint: recipe, data, records, and the code of
-    the models, whose trained networks it may look at."""
+    """Return what a result takes from training runs, name -> fingerprint: recipe, data, records, and the models' code.
+
+    The code of the models is included because a result may look at trained networks.
+    """
     recipes = {canonical([run.model, run.all_model_args, run.measurement.spec["recipe"]]) for run in runs}
     records = [record for run in runs if (record := run.measurement.record())]
     return {

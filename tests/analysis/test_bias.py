@@ -97,7 +97,7 @@ def test_pictures_of_digits():
 
 
 def test_errors():
-    with pytest.raises(FreproError, match="categories of 915 classes cannot be told by a model of 10"):
+    with pytest.raises(FreproError, match="the categories need 915 classes, but the model has 10"):
         bias.decide(torch.zeros(1, 10))
     with pytest.raises(ValueError, match="no image"):
         bias.cue_accuracy(["bear"], ["bear"], ["bear"])

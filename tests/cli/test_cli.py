@@ -81,7 +81,7 @@ def test_what_was_tried_is_named(tmp_path):
         fitting(f"{tmp_path}/nowhere,{tmp_path}/empty", "classification")
     assert str(error.value).startswith("none of the 2 data sets of DATA is there for classification: no data at ")
     assert f"{tmp_path}/nowhere: give" in str(error.value)
-    assert f"; {tmp_path}/empty looks like no data set" in str(error.value)
+    assert f"; {tmp_path}/empty has no known layout" in str(error.value)
 
 
 @pytest.mark.parametrize("seeds", [[], 0, "0", [0, 0], [-1], [1.5], [True], [[]], list(range(1001))])

@@ -68,7 +68,7 @@ def test_what_is_wrong_is_named(tmp_path):
 
     assert "has label 151 where 150 is the last" in message(write(tmp_path / "label", [[151, 1]]))
     assert "has 2 x 1 pixels and its image 3 x 1" in message(write(tmp_path / "size", [[1, 1]], size=(3, 1)))
-    assert "is no grey picture" in message(write(tmp_path / "mode", [[1, 1]], mode="RGB"))
+    assert "is not an 8-bit greyscale image" in message(write(tmp_path / "mode", [[1, 1]], mode="RGB"))
     (write(tmp_path / "map", [[1]]) / "annotations" / "training" / "ADE_train_00000001.png").unlink()
     assert "it is missing" in message(tmp_path / "map")
     (write(tmp_path / "none", [[1]]) / "images" / "training" / "ADE_train_00000001.jpg").unlink()

@@ -93,10 +93,10 @@ IMAGENET = {
     "undecodable images: 2, first train/0/00000.png: ": lambda root: [
         path.write_bytes(b"") for path in sorted((root / "train" / "0").iterdir())[:2]
     ],
-    "classes in one split alone: 1, first train/cat/": lone_class,
+    "classes in only one split: 1, first train/cat/": lone_class,
     "class folders without images: 1, first val/cat/": empty_class,
     "missing folders: 1, first val/": lambda root: shutil.rmtree(root / "val"),
-    "images outside of class folders: 1, first val/00000.png": lambda root: shutil.copy(
+    "images outside class folders: 1, first val/00000.png": lambda root: shutil.copy(
         first(root, "val/0/*"), root / "val" / "00000.png"
     ),
 }
@@ -154,37 +154,37 @@ FIRST = "first instances_train2017.json: annotation 1 of image 0: "
 COCO = {
     "missing images: 1, first train2017/000000000000.png": lambda root: first(root, "train2017/*").unlink(),
     "undecodable images: 1, first train2017/000000000000.png: ": lambda root: cut(first(root, "train2017/*")),
-    "images of another size than listed: 1, first train2017/000000000000.png has 9 x 9 pixels": lambda root: Image.new(
-        "RGB", (9, 9)
-    ).save(first(root, "train2017/*")),
+    "images of a different size than listed: 1, first train2017/000000000000.png has 9 x 9 pixels": lambda root: (
+        Image.new("RGB", (9, 9)).save(first(root, "train2017/*"))
+    ),
     "missing folders: 1, first val2017/": lambda root: shutil.rmtree(root / "val2017"),
     "missing annotation files: 1, first annotations/instances_val2017.json": lambda root: annotation_file(
         root, "test"
     ).unlink(),
     "damaged annotation files: 1, first ": lambda root: cut(annotation_file(root, "train")),
     "damaged annotation files: 1": edited(lambda content: content["images"][2].pop("width")),
-    f"labels out of range: 1, {FIRST}category 11 is none of the 10": annotation(category_id=11),
+    f"labels out of range: 1, {FIRST}category 11 is not one of the 10": annotation(category_id=11),
     f"boxes of zero size: 1, {FIRST}0 x 4 pixels": annotation(bbox=[3, 3, 0, 4], segmentation=[[3, 3, 3, 5, 3, 7]]),
-    f"boxes outside of their image: 1, {FIRST}40, 40 to 60, 60": annotation(
+    f"boxes outside their image: 1, {FIRST}40, 40 to 60, 60": annotation(
         bbox=[40, 40, 20, 20], segmentation=[[41, 41, 47, 41, 47, 47]]
     ),
     f"boxes that are not four numbers: 1, {FIRST}": annotation(bbox=[1, 2, float("nan"), 4]),
-    f"masks that do not fit: 1, {FIRST}it is 48 x 40 pixels large, its image 48 x 48": annotation(
+    f"masks that do not match: 1, {FIRST}it has 48 x 40 pixels, but its image has 48 x 48": annotation(
         segmentation={"size": [40, 48], "counts": [0, 48 * 40]}
     ),
-    f"masks that do not fit: 1, {FIRST}its run lengths cover 100 pixels of 2,304": annotation(
+    f"masks that do not match: 1, {FIRST}its run lengths cover 100 pixels of 2,304": annotation(
         segmentation={"size": [48, 48], "counts": [50, 50]}
     ),
-    f"masks that do not fit: 1, {FIRST}its run lengths cover": annotation(segmentation=corrupt),
-    f"masks that do not fit: 1, {FIRST}it reaches from 0, 0 to 48, 48": annotation(segmentation=shifted),
-    f"masks that do not fit: 1, {FIRST}a polygon is not three or more pairs": annotation(segmentation=[[1, 2, 3, 4]]),
-    f"masks that do not fit: 1, {FIRST}it is neither polygons nor run lengths": annotation(segmentation="none"),
-    f"masks without a pixel: 1, {FIRST}": annotation(segmentation=[]),
+    f"masks that do not match: 1, {FIRST}its run lengths cover": annotation(segmentation=corrupt),
+    f"masks that do not match: 1, {FIRST}it extends from 0, 0 to 48, 48": annotation(segmentation=shifted),
+    f"masks that do not match: 1, {FIRST}a polygon is not three or more pairs": annotation(segmentation=[[1, 2, 3, 4]]),
+    f"masks that do not match: 1, {FIRST}it is neither polygons nor run lengths": annotation(segmentation="none"),
+    f"empty masks: 1, {FIRST}": annotation(segmentation=[]),
     "annotations of images that are not listed: 1, first instances_train2017.json: annotation 1 of image 9": annotation(
         image_id=9
     ),
-    "ids of annotations that come twice: 1, first instances_train2017.json: 2": annotation(id=2),
-    "classes in one split alone: 2, first ": edited(lambda content: content["categories"][3].update(name="cat")),
+    "duplicate annotation ids: 1, first instances_train2017.json: 2": annotation(id=2),
+    "classes in only one split: 2, first ": edited(lambda content: content["categories"][3].update(name="cat")),
 }
 
 
@@ -218,10 +218,10 @@ ADE = {
     "labels out of range: 1, first annotations/training/ADE_train_00000001.png has label 12": lambda root: relabelled(
         root, np.full((SIZE, SIZE), 12)
     ),
-    "masks that do not fit: 1, first annotations/training/ADE_train_00000001.png has 9 x 9 pixels": (
+    "masks that do not match: 1, first annotations/training/ADE_train_00000001.png has 9 x 9 pixels": (
         lambda root: relabelled(root, np.ones((9, 9)))
     ),
-    "annotations that are no grey pictures: 1, first annotations/training/": lambda root: relabelled(
+    "annotations that are not greyscale images: 1, first annotations/training/": lambda root: relabelled(
         root, np.ones((SIZE, SIZE)), "RGB"
     ),
     "splits that differ from ADE20K: 2, first training/: 4 images of 20,210": lambda root: first(
@@ -244,7 +244,7 @@ def test_an_image_without_any_label_is_counted(copied):
 
 def test_several_kinds_at_once_each_have_a_line(copied):
     root = copied / "coco"
-    for said in ("missing images", "labels out of range", "ids of annotations"):
+    for said in ("missing images", "labels out of range", "duplicate annotation ids"):
         next(damage for line, damage in COCO.items() if line.startswith(said))(root)
     lines = [line for line in check(root).text().splitlines() if "wrong: " in line]
     assert len(lines) == 3
@@ -256,7 +256,7 @@ def test_headers_alone_do_not_see_damage_inside(copied):
 
 
 def test_a_folder_of_no_layout(tmp_path):
-    with pytest.raises(FreproError, match="looks like no data set"):
+    with pytest.raises(FreproError, match="has no known layout"):
         layout(tmp_path)
     with pytest.raises(FreproError, match="no data at"):
         layout(tmp_path / "nowhere")
@@ -274,7 +274,7 @@ def test_export_refuses(tmp_path):
         export("ade20k", tmp_path / "new", (0, 1))
     with pytest.raises(FreproError, match="hold no 4"):
         export("imagenet", tmp_path / "new", (4, 20))
-    with pytest.raises(FreproError, match="500 digits to test, not 501"):
+    with pytest.raises(FreproError, match="split test has 500 digits, not 501"):
         export("imagenet", tmp_path / "new", (20, 501))
     assert not list(tmp_path.iterdir())  # nothing half written
     (tmp_path / "file").write_text("")

@@ -122,9 +122,9 @@ def test_what_is_wrong_is_named(tmp_path):
     large = message("large", lambda folder: Image.new("RGB", (30, 10)).save(folder / "train2017" / "a.jpg"))
     assert "has 30 x 10 pixels and its masks have 20 x 10" in large
     label = message("label", nothing, [{"segmentation": POLYGON, "category_id": 3}])
-    assert "annotation 1 has category 3, which is none of its 2 categories" in label
+    assert "annotation 1 has category 3, which is not one of its 2 categories" in label
     mask = message("mask", nothing, [{"segmentation": {"size": [9, 20], "counts": [23, 2, 155]}}])
-    assert "the mask of annotation 1 is damaged: it is 20 x 9 pixels large, its image 20 x 10" in mask
+    assert "the mask of annotation 1 is damaged: it has 20 x 9 pixels, but its image has 20 x 10" in mask
     assert "is not four numbers" in message("box", nothing, [{"segmentation": POLYGON, "bbox": [1, 2, 3]}])
     assert "one of its annotations, id 1, has no segmentation" in message("entry", nothing, [{}])
 

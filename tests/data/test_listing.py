@@ -163,7 +163,7 @@ def test_tiny_imagenet_as_downloaded_is_refused_with_what_to_do(tmp_path):
     (tmp_path / "val" / "val_annotations.txt").write_text("val_0.JPEG\tn01443537\t0\t32\t44\t62\n")
     said = "move each image into a folder named after its class in val_annotations.txt, which is not read"
     assert message(tmp_path) == (
-        f"{tmp_path / 'val'} has images of one class alone, 'images', and a classifier needs two: {said}"
+        f"{tmp_path / 'val'} has images of only one class, 'images', but a classifier needs two: {said}"
     )
     assert check(tmp_path).faults["splits of one class"] == (1, "val/images/")
 
@@ -171,14 +171,14 @@ def test_tiny_imagenet_as_downloaded_is_refused_with_what_to_do(tmp_path):
 def test_a_flat_split_names_what_was_found(tmp_path):
     make_folder(tmp_path, splits=("train",))
     save(tmp_path / "val" / "ILSVRC2012_val_00000001.JPEG")
-    assert "holds no images (.png, .jpg, .jpeg) in class folders, but 1 images outside of them, as IL" in message(
+    assert "has no images (.png, .jpg, .jpeg) in class folders, but 1 images outside them, such as IL" in message(
         tmp_path
     )
-    assert check(tmp_path).faults.keys() == {"splits without images", "images outside of class folders"}
+    assert check(tmp_path).faults.keys() == {"splits without images", "images outside class folders"}
 
 
 def test_one_class_is_no_data_for_a_classifier(tmp_path):
-    assert "images of one class alone, 'cat', and a classifier needs two" in message(
+    assert "images of only one class, 'cat', but a classifier needs two" in message(
         make_folder(tmp_path, classes=("cat",))
     )
 
@@ -190,7 +190,7 @@ def test_other_formats_are_counted(tmp_path):
     assert check(tmp_path).found[0] == "train/: 6 images of 2 classes; not read: 2 .bmp, 1 .webp"
     for file in (tmp_path / "val" / "cat").iterdir():
         file.rename(file.with_suffix(".webp"))
-    assert message(tmp_path).endswith("as cat/: fill or remove them; files that are not read: 3 .webp")
+    assert message(tmp_path).endswith("such as cat/: fill or remove them; files that are not read: 3 .webp")
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation"])

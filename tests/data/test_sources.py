@@ -43,7 +43,7 @@ def test_without_data_there_are_textured_pictures_or_scenes():
     [("digits", "detection", "COCO 2017, or the embedded scenes"), ("scenes", "classification", "ImageNet, or the")],
 )
 def test_embedded_data_of_another_task_are_refused(data, task, fitting):
-    with pytest.raises(FreproError, match=f"{data} is no data for {task}: name a folder in the layout of {fitting}"):
+    with pytest.raises(FreproError, match=f"{data} is not data for {task}: use a folder in the layout of {fitting}"):
         locate(data, task)
 
 
@@ -93,16 +93,16 @@ def test_what_is_wrong_is_named(tmp_path):
 
     assert "no data at" in message(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    assert "looks like no data set that is read here" in message(tmp_path / "empty")
+    assert "has no known layout" in message(tmp_path / "empty")
     assert "no train/ and val/ folders" in message(make_folder(tmp_path / "half", splits=("train",)))
     (tmp_path / "file").write_text("")
     assert "is a file" in message(tmp_path / "file")
     assert "holds no images" in message(make_folder(tmp_path / "bare", images=0))
     odd = make_folder(tmp_path / "odd")
     make_folder(odd, splits=("val",), classes=("bird",))
-    assert "1 classes stand in one of train/ and val/ alone, as 'bird'" in message(odd)
+    assert "1 classes are in only one of train/ and val/, such as 'bird'" in message(odd)
 
 
 def test_a_reader_of_timms_needs_a_folder():
-    with pytest.raises(FreproError, match="torch/cifar10 stands without the folder that it lies in: give it as torch/"):
+    with pytest.raises(FreproError, match="torch/cifar10 has no folder: give it as torch/"):
         locate("torch/cifar10")

@@ -110,7 +110,7 @@ def test_networks_have_the_weights_of_their_runs():
         assert 100 * hits.double().mean() == pytest.approx(run.measurement.record()["values"]["top1"])
     assert not torch.equal(*(network.head.weight for network in found))
     (trained.runs[0].measurement.folder / "model.safetensors").unlink()
-    with pytest.raises(FreproError, match="are gone: delete its folder"):
+    with pytest.raises(FreproError, match="are missing: delete its folder"):
         evaluate.network(trained.runs[0])
 
 

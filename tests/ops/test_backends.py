@@ -106,14 +106,13 @@ def test_without_a_working_compiler_models_run_plain_and_the_reason_is_told(tmp_
 
 @needs_compiler
 def test_kernels_of_two_instruction_sets_stand_side_by_side_in_the_cache(tmp_path):
-    code = "from frepro.ops import cpu; print(cpu.reason(), cpu.instruction_set(), cpu.library()._name)"
+    code = "from frepro.ops import cpu; print(cpu.reason(), cpu.instruction_set())"
     march = "x86-64" if platform.machine() == "x86_64" else "native"
     plain, asked = (run(code, XDG_CACHE_HOME=str(tmp_path), FREPRO_MARCH=value) for value in ("", march))
     assert plain.returncode == asked.returncode == 0, plain.stderr + asked.stderr
-    assert plain.stdout.split()[-1] != asked.stdout.split()[-1]
     assert len(list((tmp_path / "frepro").glob("kernels-*.so"))) == 2
     if march == "x86-64":
-        assert asked.stdout.startswith("None SSE2 ")
+        assert asked.stdout == "None SSE2\n"
 
 
 @needs_compiler

@@ -126,7 +126,7 @@ def test_time_is_written_as_slurm_does(given, minutes):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--gpus", "3"], "dfformer_s18, seed 0: a batch of 32 cannot be shared by 3 processes"),
+        (["--gpus", "3"], "dfformer_s18, seed 0: a batch of 32 cannot be split evenly among 3 processes"),
         (["--gpus", "two"], "GPUs of a node are a number, or type and number as a100:8, not 'two'"),
         (["--tasks", "2"], "with GPUs there is a process for each: leave --tasks out, or add --gpus 0"),
         (["--slurm", "time", "30"], "--slurm time: use --time"),
@@ -333,7 +333,7 @@ def test_a_run_that_fails_is_named(slurm_of_one_node):
     done = submit(*one, "--per-device", "1", "--wait")
     assert done.exit_code == 1
     number = next(cluster.folder().glob("*_submission.sh")).name.split("_")[0]
-    failed = f"job {number} failed: mixup pairs samples, but a batch of 32 would be cut into pieces of 1: "
+    failed = f"job {number} failed: mixup pairs samples, but a batch of 32 would be split into micro-batches of 1: "
     first, second = done.stderr.splitlines()
     assert first.startswith(f"frepro: error: gfformer_s18, seed 0: {failed}")
     assert re.search(rf"\(see \S*slurm/{number}_[01]_log\.out\)$", first)

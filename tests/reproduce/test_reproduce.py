@@ -526,7 +526,7 @@ def test_of_several_data_sets_each_table_takes_the_one_that_fits(tmp_path):
         for number in (3, 5)
     }
     assert taken == {3: "coco", 5: "folder"}
-    with pytest.raises(FreproError, match="is no data for segmentation: name a folder in the layout of ADE20K"):
+    with pytest.raises(FreproError, match="is not data for segmentation: use a folder in the layout of ADE20K"):
         reproduce.plan(Artefact("spanet", "table", 4), {**SETTINGS, "data": both})
 
 
@@ -544,7 +544,7 @@ def test_what_the_data_do_not_serve_is_left_out_and_named(tmp_path, frepro_comma
     assert "name a folder in the layout of COCO 2017" in named[-1]
     alone = frepro_command(*choice, "--paper", "spanet")
     assert alone.stderr.splitlines() == [
-        f"frepro: error: {digits} is no data for segmentation: name a folder in the layout of ADE20K, or the embedded "
+        f"frepro: error: {digits} is not data for segmentation: use a folder in the layout of ADE20K, or the embedded "
         "scenes"
     ]
 

@@ -250,7 +250,7 @@ def test_training_images_without_an_object_to_learn_from(annotate, processes, tm
 def test_ap_without_any_object_is_refused(tmp_path):
     export("coco", tmp_path / "coco", (8, 4), 64)
     change(tmp_path / "coco", "test", annotate=nothing_in)
-    with pytest.raises(FreproError, match="no test image holds an object: AP needs one"):
+    with pytest.raises(FreproError, match="no test image contains an object: AP needs at least one"):
         loop.run(whole(source=locate(str(tmp_path / "coco"), "detection")), CPU)
 
 
@@ -275,7 +275,7 @@ def test_a_loss_is_gone_through_again_to_the_bit(monkeypatch):
     run = whole()
     with monkeypatch.context() as patch:
         patch.setattr(torch, "isfinite", lambda loss, finite=torch.isfinite: finite(loss) & (loss.ndim > 0))
-        with pytest.raises(FreproError, match="at update 1") as error:
+        with pytest.raises(FreproError, match="at optimizer step 1") as error:
             loop.run(run, CPU)
     folder = run.measurement.folder / "nonfinite"
     found = nonfinite.replay(folder, partial(loop.make_accelerator, "cpu"))
@@ -288,7 +288,7 @@ def test_a_loss_is_gone_through_again_to_the_bit(monkeypatch):
 
 def test_a_loss_that_is_not_finite_is_traced_to_a_module():
     run = whole(lr=1e30, warmup_lr=1e30)
-    with pytest.raises(FreproError, match=r"the loss is nan at update \d.*`frepro replay"):
+    with pytest.raises(FreproError, match=r"the loss is nan at optimizer step \d.*`frepro replay"):
         loop.run(run, CPU)
     found = nonfinite.replay(run.measurement.folder / "nonfinite", partial(loop.make_accelerator, "cpu"))
     assert found["again"] == "nan"

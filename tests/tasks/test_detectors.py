@@ -88,7 +88,7 @@ def test_images_of_one_colour_give_detectors_nothing_to_fail_at():
 
 def test_an_image_that_would_scale_to_nothing_is_named():
     network = make("mask_rcnn", "dfformer_s18").eval()
-    with pytest.raises(FreproError, match="image of 2000 x 1 pixels has no pixel left of its short side"):
+    with pytest.raises(FreproError, match="image of 2000 x 1 pixels is too narrow: its short side would have no pixel"):
         network([torch.zeros(3, 1, 2000)])
 
 

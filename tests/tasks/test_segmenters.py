@@ -112,7 +112,7 @@ def test_logits_at_the_labels_size():
 
 
 def test_windows_with_gaps_are_refused():
-    with pytest.raises(FreproError, match="windows of 8 pixels every 9 leave gaps: the stride is 1 to 8"):
+    with pytest.raises(FreproError, match="windows of 8 pixels every 9 leave gaps: use a stride from 1 to 8"):
         inference(Colours(), torch.zeros(1, 3, 20, 20), window=8, stride=9)
 
 

@@ -62,7 +62,7 @@ def test_detectors_and_segmenters_train_in_parts(name):
 
 
 def diverge(run: Run) -> None:
-    with pytest.raises(FreproError, match=r"at update 2|of process 0 is not finite|of process 1 is not finite"):
+    with pytest.raises(FreproError, match=r"at optimizer step 2|of process 0 is not finite|of process 1 is not finite"):
         loop.run(run, loop.Execution(device="cpu", fsdp=True))
 
 
@@ -74,10 +74,10 @@ def test_a_loss_that_is_not_finite_stops_all_processes():
 
 
 def test_one_process_has_no_parts():
-    with pytest.raises(FreproError, match="--fsdp shares weights between processes: start several with torchrun"):
+    with pytest.raises(FreproError, match="--fsdp shards weights across processes: start several with torchrun"):
         loop.run(job(), loop.Execution(device="cpu", fsdp=True))
 
 
 def test_parts_and_float16_do_not_go_together():
-    with pytest.raises(FreproError, match="--fsdp does not go with precision fp16: leave it out, or use a recipe"):
+    with pytest.raises(FreproError, match="--fsdp does not support precision fp16: leave out --fsdp, or use a recipe"):
         fsdp.shard(torch.nn.Linear(2, 2), torch.device("cpu"), "fp16")

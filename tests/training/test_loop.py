@@ -104,7 +104,7 @@ def test_the_effective_batch_is_held(processes, per_device, steps):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(FreproError, match="a batch of 32 cannot be shared by 3 processes"):
+    with pytest.raises(FreproError, match="a batch of 32 cannot be split evenly among 3 processes"):
         loop.accumulation_steps(job().recipe, 3, None)
     with pytest.raises(FreproError, match="mixup pairs samples"):
         tasks.of(job()).check_micro_batch(1)
@@ -274,8 +274,8 @@ def test_a_checkpoint_is_resumed_unless_run_or_revision_differ_and_none_is_delet
     raised = dataclasses.replace(measurement, revisions={**measurement.revisions, "dfformer": 2})
     assert Checkpoint(raised, model, None, optimizer, lines.append).restore(accelerator) == Progress()
     assert lines == [
-        f"{measurement.folder} has a checkpoint of revision dfformer 1, and the behaviour has changed since: not used, "
-        "and kept; the run begins anew"
+        f"{measurement.folder} has a checkpoint of revision dfformer 1, but the behaviour has changed since: it is "
+        "kept but not used, and the run starts from scratch"
     ]
     assert len(list(measurement.folder.glob("checkpoint-*"))) == 1
 
@@ -284,7 +284,7 @@ def test_a_checkpoint_is_resumed_unless_run_or_revision_differ_and_none_is_delet
     (file,) = measurement.folder.glob("checkpoint-*")
     (other.folder / file.name).write_bytes(file.read_bytes())
     assert Checkpoint(other, model, None, optimizer, lines.append).restore(accelerator) == Progress()
-    assert f"is of another run ({measurement.key}): not used, kept as other-run-{measurement.key}" in lines[-1]
+    assert f"belongs to another run ({measurement.key}): not used, kept as other-run-{measurement.key}" in lines[-1]
     (kept,) = other.folder.glob("other-run-*")
     assert kept.read_bytes() == file.read_bytes()
 
@@ -343,7 +343,7 @@ def test_evaluation_does_not_depend_on_the_batch():
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_can_be_gone_through_again(frepro_command):
     run = job(lr=1e30, warmup_lr=1e30)
-    with pytest.raises(FreproError, match=r"the loss is nan at update 2.*`frepro replay") as error:
+    with pytest.raises(FreproError, match=r"the loss is nan at optimizer step 2.*`frepro replay") as error:
         loop.run(run, CPU)
     assert "\n" not in str(error.value)
     assert run.measurement.record() is None
@@ -355,7 +355,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_can_be_gone_through_again(f
     assert done.returncode == 0, done.stderr
     assert f"first module whose answer is not finite: {found['module']}" in done.stdout
     (folder / "batch.pt").write_bytes(b"nothing")
-    with pytest.raises(FreproError, match="holds no update to go through again"):
+    with pytest.raises(FreproError, match="holds no optimizer step to replay"):
         nonfinite.replay(folder, partial(loop.make_accelerator, "cpu"))
 
 
@@ -364,7 +364,7 @@ def test_a_finite_loss_is_gone_through_again_to_the_bit(monkeypatch):
     run = job()
     with monkeypatch.context() as patch:
         patch.setattr(torch, "isfinite", lambda loss, finite=torch.isfinite: finite(loss) & (loss.ndim > 0))
-        with pytest.raises(FreproError, match="at update 1") as error:
+        with pytest.raises(FreproError, match="at optimizer step 1") as error:
             loop.run(run, CPU)
     found = nonfinite.replay(run.measurement.folder / "nonfinite", partial(loop.make_accelerator, "cpu"))
     assert found["again"] == found["loss"]
@@ -398,7 +398,7 @@ def test_damaged_images_stop_a_run_or_are_counted(damaged_folder):
 
 
 def test_an_unknown_way_with_damaged_images_is_refused():
-    with pytest.raises(FreproError, match="unknown way with damaged images 'ignore': there is skip, stop"):
+    with pytest.raises(FreproError, match="unknown choice for damaged images 'ignore': there is skip, stop"):
         loop.Execution(damaged="ignore")
 
 
@@ -437,5 +437,5 @@ def test_weights_for_other_classes_are_refused(tmp_path):
     run = job()
     network = timm.create_model("dfformer_s18", img_size=32, **run.all_model_args)
     save_file(network.state_dict(), tmp_path / "m.safetensors")
-    with pytest.raises(FreproError, match=r"has 1,000 classes and textured 10: name the data"):
+    with pytest.raises(FreproError, match=r"has 1,000 classes, but textured has 10: give the data set"):
         evaluate_checkpoint(run, tmp_path / "m.safetensors", CPU)
