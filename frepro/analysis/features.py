@@ -18,7 +18,7 @@ from frepro.models.vim import VisionMamba, split_middle
 
 KINDS = ("downsample", "mixer", "mixer_residual", "block")
 
-# Names of a block's token mixer in timm's MetaFormers, transformers, FocalNet and ConvNeXt; our families declare theirs.
+# Names of a block's token mixer in timm's MetaFormers, transformers, FocalNet and ConvNeXt; ours declare theirs.
 TIMM_MIXERS = ("token_mixer", "attn", "modulation", "conv_dw")
 MIXERS = tuple(dict.fromkeys([*TIMM_MIXERS, *(family.mixer_name for family in families())]))
 
