@@ -1,4 +1,4 @@
-# frepro's front door. On a machine with python3 and make alone, each target first makes the environment it needs.
+# The main commands of frepro. They need only python3 and make: each target first sets up the environment it uses.
 #
 #   make reproduce                                           every table and figure, on embedded data
 #   make reproduce TABLE=4                                   Table 4 of every paper that has one
@@ -11,8 +11,8 @@ PYTHON3 ?= python3
 VENV := .venv
 UV_VERSION := 0.13.8
 
-# An active conda or virtual environment that holds frepro is used as it is. Without one there is .venv, which is made
-# when it is missing and brought up to date when the lock is newer.
+# An active conda or virtual environment that contains frepro is used as it is. Otherwise, .venv is used: it is created
+# if it is missing, and updated if the lock file is newer.
 ACTIVE := $(shell [ -n "$$VIRTUAL_ENV$$CONDA_PREFIX" ] \
 	&& python -I -c 'from importlib.metadata import version; version("frepro")' 2>/dev/null && command -v python)
 ifeq ($(filter-out $(CURDIR)/$(VENV)/bin/python,$(ACTIVE)),)
@@ -23,51 +23,51 @@ PYTHON := $(ACTIVE)
 READY :=
 endif
 
-# A misspelt variable would otherwise be passed over in silence, and everything be reproduced.
+# Without this check, a misspelled variable would be ignored silently, and everything would be reproduced.
 KNOWN := TABLE FIGURE PAPER PROFILE DATA CHECKPOINT BACKBONES SEEDS DEVICE JOBS PER_DEVICE RETRAIN ONLY ROUNDS BESIDE PYTHON3
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 ifneq ($(filter-out $(KNOWN) -%,$(GIVEN)),)
-$(error unknown variable $(filter-out $(KNOWN) -%,$(GIVEN)); there is $(KNOWN))
+$(error unknown variable $(filter-out $(KNOWN) -%,$(GIVEN)): use $(KNOWN))
 endif
 
-help:  ## this list
+help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
-reproduce: $(READY)  ## all, or: TABLE= FIGURE= PAPER= PROFILE= DATA= CHECKPOINT= BACKBONES= SEEDS= JOBS= RETRAIN=1 ...
+reproduce: $(READY)  ## make all, or: TABLE= FIGURE= PAPER= PROFILE= DATA= CHECKPOINT= BACKBONES= SEEDS= JOBS= RETRAIN=1 ...
 	@$(PYTHON) -m frepro reproduce $(if $(TABLE),--table '$(TABLE)') $(if $(FIGURE),--figure '$(FIGURE)') \
 		$(if $(PAPER),--paper '$(PAPER)') $(if $(PROFILE),--profile '$(PROFILE)') $(if $(DATA),--data '$(DATA)') \
 		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(JOBS),--jobs '$(JOBS)') \
 		$(if $(PER_DEVICE),--per-device '$(PER_DEVICE)') $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') \
 		$(if $(BACKBONES),--backbones '$(BACKBONES)') $(if $(filter-out 0,$(RETRAIN)),--retrain)
 
-bench: $(READY)  ## speed and memory beside timm's models; minutes, on a machine left alone: ONLY= ROUNDS= BESIDE= DEVICE=
+bench: $(READY)  ## measure speed and memory, needs an idle machine; options: ONLY= ROUNDS= BESIDE= DEVICE=
 	@$(PYTHON) -m frepro bench $(if $(ONLY),--only '$(ONLY)') $(if $(ROUNDS),--rounds '$(ROUNDS)') \
 		$(if $(BESIDE),--beside '$(BESIDE)') $(if $(DEVICE),--device '$(DEVICE)')
 
-# A process a core, each with one thread; a file, be it of tests or a notebook, stays in one process.
-test: $(READY)  ## the tests, and the notebooks in profile smoke
+# One process per core, each with one thread. All tests of a file, and a notebook, run in the same process.
+test: $(READY)  ## run the tests, and the notebooks in profile smoke
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n logical --maxprocesses 8 --dist loadfile --nbval-lax tests notebooks
 
 # In an environment of its own, in the same way: what pyproject.toml declares as the least is tried, not guessed.
-test-lowest: $(READY)  ## models and operations with the lowest versions that are declared; in .venv-lowest
+test-lowest: $(READY)  ## test models and operations with the lowest declared versions; in .venv-lowest
 	@$(PYTHON) -m uv venv --quiet --allow-existing --python $(PYTHON) .venv-lowest
 	@$(PYTHON) -m uv pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct \
 		--editable . 'pytest>=8' 'pytest-xdist>=3.6'
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile tests/models tests/ops
 
-book: $(READY)  ## the report, from committed results: _build/html/index.html
+book: $(READY)  ## build the report from committed results: _build/html/index.html
 	$(dir $(PYTHON))jupyter-book build -W -n --keep-going book
 
-lint: $(READY)  ## style, and imports that go downwards only, as CI checks them
+lint: $(READY)  ## check the style and the direction of imports, as CI does
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(dir $(PYTHON))lint-imports
 
-format: $(READY)  ## mend what lint can mend
+format: $(READY)  ## fix style problems automatically where possible
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-lock: $(READY)  ## requirements.lock from pyproject.toml; pins that still fit stay
+lock: $(READY)  ## update requirements.lock from pyproject.toml; pins that still fit stay
 	@grep -v '^#' requirements.lock > requirements.lock.new
 	@$(PYTHON) -m uv pip compile --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
 		--no-emit-find-links --extra book --extra cluster --extra dense --extra test --quiet \
@@ -75,11 +75,12 @@ lock: $(READY)  ## requirements.lock from pyproject.toml; pins that still fit st
 	@{ grep '^#' requirements.lock; cat requirements.lock.new; } > requirements.lock.full
 	@mv requirements.lock.full requirements.lock && rm requirements.lock.new
 
-clean:  ## remove what was built; results and environment stay
+clean:  ## remove build outputs; keep results and the environment
 	rm -rf _build book/results build *.egg-info .pytest_cache .ruff_cache
 
-# uv installs in seconds what pip installs in minutes; pip steps in where uv cannot reach the packages (a mirror that
-# only pip is configured for). Modules are compiled here: where Python may not write, each process would do it anew.
+# uv installs in seconds what pip installs in minutes. pip is the fallback if uv cannot reach the packages, as with a
+# mirror that only pip is configured for. Modules are compiled here: where Python cannot write, each process would
+# compile them again.
 $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(PYTHON3) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "frepro needs Python 3.11 or newer: make PYTHON3=/path/to/python3.12 ..." >&2; exit 1; }

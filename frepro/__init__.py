@@ -1,23 +1,48 @@
-"""frepro: vision backbones that learn in the frequency domain, and the four papers' tables and figures measured anew.
+"""Vision backbones that learn in the frequency domain.
 
-``import frepro`` registers every model with timm, so that ``timm.create_model("dfformer_s18")`` finds it, and
-``frepro.load_official("dfformer_s18", "dfformer_s18.pth")`` gives it the authors' weights.
+Importing frepro registers its models with timm:
+
+    import frepro, timm
+
+    frepro.list_models("dfformer_*")                                  # names of models
+    timm.create_model("dfformer_s18", num_classes=10)                 # a classifier
+    timm.create_model("dfformer_s18", features_only=True)             # a backbone: four feature maps
+    frepro.load_official("dfformer_s18", "dfformer_s18.pth")          # a model with the authors' weights
+
+The command ``frepro`` trains and evaluates models, and reproduces the tables and figures of the four papers that the
+models come from. ``frepro --help`` lists its commands.
 """
 
 import sys
+from fnmatch import filter as _filter
 from pathlib import Path
 
+from frepro.store.provenance import own_models as _own_models
+
+__all__ = ["list_models", "load_official"]
 __version__ = "0.1.0"
 
 
+def list_models(pattern: str = "*") -> list[str]:
+    """Return the sorted names of frepro's models that match a pattern.
+
+    Args:
+        pattern: A pattern in which ``*`` matches any text, as "dfformer_*" or "*_s18*".
+    """
+    return sorted(_filter(_own_models(), pattern))
+
+
 def _is_command_line() -> bool:
-    """Whether this process is `frepro ...` or `python -m frepro ...` (named "-m" while Python looks for the module)."""
+    """Return whether this process runs `frepro ...` or `python -m frepro ...`.
+
+    While Python looks for the module, the program of the latter is named "-m".
+    """
     program = Path(sys.argv[0] if sys.argv else "").name
     return program == "frepro" or (program == "-m" and sys.orig_argv[sys.orig_argv.index("-m") + 1] == "frepro")
 
 
-# The command line imports the models when a command needs them: torch and timm take seconds to import, and `reproduce`
-# with nothing to do answers at once.
+# The command line imports the models only when a command needs them. Importing torch and timm takes seconds, and
+# `reproduce` with nothing to do should return at once.
 if not _is_command_line():
     from frepro import models as models
     from frepro.models.official import load_official as load_official

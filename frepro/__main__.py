@@ -1,4 +1,4 @@
-"""``python -m frepro``: the command line, also from a checkout that is not installed."""
+"""Run the command line with ``python -m frepro``; this also works in a checkout that is not installed."""
 
 from frepro.cli import main
 

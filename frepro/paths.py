@@ -1,4 +1,4 @@
-"""Every folder that frepro reads or writes, named once."""
+"""The folders that frepro reads and writes."""
 
 import os
 from pathlib import Path
@@ -12,14 +12,14 @@ BOOK = ROOT / "book"
 
 
 def results() -> Path:
-    """Where results are written: ``FREPRO_RESULTS``, else ``results/`` in the checkout, else in the current folder."""
+    """Return the folder of results: ``FREPRO_RESULTS``, or ``results/`` in the checkout or in the current folder."""
     if "FREPRO_RESULTS" in os.environ:
         return Path(os.environ["FREPRO_RESULTS"]).absolute()
     return (ROOT if (ROOT / "pyproject.toml").exists() else Path.cwd()) / "results"
 
 
 def notebook(paper: str, artefact: str) -> Path:
-    """The notebook of an artefact such as ``table_4``; it need not exist."""
+    """Return the path of the notebook of an artefact such as ``table_4``, which need not exist."""
     if not NOTEBOOKS.is_dir():
-        raise FreproError(f"{NOTEBOOKS} is missing: tables are reproduced from a checkout of the repository")
+        raise FreproError(f"{NOTEBOOKS} is missing: run this in a checkout of the repository")
     return NOTEBOOKS / paper / f"{artefact}.ipynb"

@@ -1,4 +1,4 @@
-"""Processes that end with the one that started them, however it ends, and a SIGTERM that ends like Ctrl-C."""
+"""Child processes that never outlive their parent, and a SIGTERM that is handled like Ctrl-C."""
 
 import multiprocessing
 import os
@@ -7,15 +7,15 @@ import threading
 import time
 from types import FrameType
 
-INTERVAL = 0.5  # seconds between two looks at whether the parent is there
+INTERVAL = 0.5  # seconds between two checks that the parent is alive
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came; raised as Ctrl-C is, so that whatever tidies up then does so now."""
+    """Raised on SIGTERM, in the same way as on Ctrl-C, so that the same clean-up runs."""
 
 
 def terminate_as_interrupt() -> None:
-    """Have SIGTERM raise ``Terminated`` in the main thread; a second one ends this process at once."""
+    """Make SIGTERM raise ``Terminated`` in the main thread. A second SIGTERM ends this process at once."""
 
     def raise_terminated(number: int, frame: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -25,18 +25,18 @@ def terminate_as_interrupt() -> None:
 
 
 def status(stop: BaseException | None) -> int:
-    """The exit status of a command that was stopped by this, as shells have it: 128 and the number of the signal."""
+    """Return the exit status of a command stopped by this exception: 128 plus the signal number, as in shells."""
     return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 
 def end_with(parent: int | None = None) -> None:
-    """Let this process end, at once and whatever it is doing, when the process that had it started has ended.
+    """End this process immediately when its parent process has ended.
 
-    To be called first of all in each process that is started. It watches from a thread: what the system offers for this
-    (PR_SET_PDEATHSIG) is of Linux alone, and acts on the end of the parent's *thread*.
+    Call this first in each new process. A thread watches the parent: the alternative of the operating system
+    (PR_SET_PDEATHSIG) exists only on Linux, and takes effect when the parent's *thread* ends.
 
     Args:
-        parent: The process that started this one, by its number; none where multiprocessing's fork server came between.
+        parent: Process ID of the parent; ``None`` for a child of multiprocessing's fork server.
     """
 
     def watch() -> None:
@@ -51,15 +51,15 @@ def end_with(parent: int | None = None) -> None:
 
 
 def end_with_and_without_interrupt(parent: int | None = None) -> None:
-    """As ``end_with``, and Ctrl-C, which a terminal sends to all processes, is for the parent to answer alone."""
+    """Call ``end_with``, and ignore Ctrl-C: a terminal sends it to all processes, and only the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with(parent)
 
 
 def end_children() -> None:
-    """End the processes that multiprocessing and joblib have started from this one, which is about to end, and wait."""
+    """Kill the child processes of multiprocessing and joblib before this process ends, and wait for them."""
     if hasattr(signal, "SIGCHLD"):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch raises where a process that loads data is killed
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises when a data-loading process is killed
     children = multiprocessing.active_children()
     for child in children:
         child.kill()

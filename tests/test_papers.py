@@ -246,7 +246,7 @@ tables:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("{cells: [B]}", "2 columns, but 1 cells"),
+        ("{cells: [B]}", "expected 2 cells, one for each column, found 1"),
         ("{cells: [B, high]}", "column 'top1': expected a number, found 'high'"),
         ("{cells: [1, 80.0]}", "column 'label': expected text, found 1"),
         ("{cells: [B, 80.0], modl: x}", "unknown key 'modl': did you mean model?"),

@@ -16,7 +16,7 @@ from tests.data.test_sources import make_folder
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 
 TABLE_4 = ("reproduce", "--paper", "dfformer", "--table", "4", "--profile", "smoke", "--device", "cpu", "--jobs", "2")
-STOPPED = "stopped; what was done is kept, and the same command goes on from there"
+STOPPED = "stopped; finished work is kept, and the same command resumes from there"
 GRACE = 10  # seconds, of a machine that is busy with other tests
 
 

@@ -107,8 +107,8 @@ def test_spanetv2_segments_with_stochastic_depth(network, model, rate):
     [
         ("base: detektion\npaper: {detector: mask_rcnn}", "unknown base 'detektion': did you mean detection"),
         ("base: detection\npaper: {detector: maskrcnn}", "expected one of 'retinanet', 'mask_rcnn'"),
-        ("base: detection\npaper: {detector: mask_rcnn, updates: 9}", "either so many epochs or so many updates"),
-        ("base: detection\npaper: {detector: mask_rcnn, schedule: poly}", "milestones are for the schedule step"),
+        ("base: detection\npaper: {detector: mask_rcnn, updates: 9}", "give either epochs or updates"),
+        ("base: detection\npaper: {detector: mask_rcnn, schedule: poly}", "give milestones for schedule step"),
         ("paper: {detector: mask_rcnn}", "profile 'smoke' is missing"),
     ],
 )
@@ -205,7 +205,7 @@ def test_profiles_differ_only_in_what_they_name():
         ("weight_decay:", "weight_deccay:", "unknown key 'weight_deccay': did you mean weight_decay"),
         ("{drop_path: 0.3}", "{dropp_path: 0.3}", "unknown key 'dropp_path': did you mean drop_path"),
         ("{drop_path: 0.3}", "{drop_path: high}", "expected a number, found 'high'"),
-        ("epochs: 300 ", "epochs: 20 ", "warm-up of 20 epochs leaves nothing of 20"),
+        ("epochs: 300 ", "epochs: 20 ", r"warmup_epochs \(20\) must be less than epochs \(20\)"),
     ],
 )
 def test_a_mistake_is_an_error(tmp_path, old, new, message):

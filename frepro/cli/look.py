@@ -1,4 +1,4 @@
-"""`frepro sizes`, `bench`, `list` and `doctor`: what there is, and what this machine can do."""
+"""`frepro sizes`, `bench`, `list` and `doctor`: inspect the models, papers and recipes, and this machine."""
 
 import os
 import sys
@@ -20,7 +20,10 @@ from frepro.store import provenance
 
 @cli.command("sizes")
 def sizes_command() -> None:
-    """Parameters and FLOPs of every model, and drawings of their blocks, into results/models. Half a minute."""
+    """Count parameters and FLOPs, and draw the models' blocks.
+
+    Writes a table of all models and the drawings of each family to results/models. Takes about half a minute.
+    """
     from frepro import report
     from frepro.analysis import sizes
     from frepro.figures import drawings
@@ -32,20 +35,26 @@ def sizes_command() -> None:
 
 
 @cli.command("bench")
-@click.option("--only", callback=blank_as_none, help="Pattern of what to measure, as scan, models/ or resolution/c*.")
-@click.option("--rounds", type=click.IntRange(1), help="Turns of each side. Default: 5.")
+@click.option(
+    "--only",
+    callback=blank_as_none,
+    help="Measure only what matches this pattern, for example scan, models/ or resolution/c*.",
+)
+@click.option("--rounds", type=click.IntRange(1), help="Number of measurements of each implementation. Default: 5.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option(
     "--beside",
     type=click.Path(path_type=Path),
-    help="A Python file that makes models or operations of others, to be timed in the same rounds \
+    help="Python file that defines other models or operations to time in the same rounds \
 (see frepro/bench/beside.py).",
 )
-@click.option("--smoke", is_flag=True, help="Everything tiny, to see that it runs.")
+@click.option("--smoke", is_flag=True, help="Use tiny sizes, only to check that the benchmark runs.")
 def bench_command(only: str | None, rounds: int | None, device: str, beside: Path | None, smoke: bool) -> None:
-    """Speed and memory, measured side by side, in turn: ours, the plain reference, timm's models.
+    """Measure speed and memory against PyTorch and timm.
 
-    Minutes on a CPU; keep the machine free meanwhile. The book's page on performance is made from the results.
+    Times frepro's operations against their plain PyTorch reference, and its models against timm's. The measurements
+    are interleaved, so that all of them see the same state of the machine. Takes minutes on a CPU; run nothing else
+    meanwhile. The performance page of the book shows the results.
     """
     from frepro.bench.results import SECTIONS
     from frepro.bench.run import run
@@ -57,7 +66,7 @@ def bench_command(only: str | None, rounds: int | None, device: str, beside: Pat
     try:
         from frepro.figures import speed
     except ImportError:
-        click.echo("no pictures: they need pip install -e '.[book]'", err=True)
+        click.echo("no figures: to draw them, run pip install -e '.[book]'", err=True)
     else:
         for name, picture in speed.pictures(found).items():
             picture.savefig(folder / f"{name}.png")
@@ -75,7 +84,7 @@ def bench_command(only: str | None, rounds: int | None, device: str, beside: Pat
 @cli.command("list")
 @click.argument("what", type=click.Choice(["all", "models", "papers", "recipes"]), default="all")
 def list_command(what: str) -> None:
-    """Models, papers with their tables and figures, and recipes."""
+    """List models, papers with their tables and figures, and recipes."""
     if what in ("all", "models"):
         click.echo("models (timm.create_model after `import frepro`)")
         for module in sorted(set(provenance.own_models().values())):
@@ -96,7 +105,10 @@ def list_command(what: str) -> None:
 
 @cli.command("doctor")
 def doctor_command() -> None:
-    """What this machine has, what loads, and why not what does not."""
+    """Show hardware, packages and backends of this machine.
+
+    Gives the reason for each backend that is unavailable.
+    """
     record = provenance.record()
     machine = record["machine"]
     click.echo(f"frepro {frepro.__version__}, commit {record['commit']}{' with changes' if record['dirty'] else ''}")
@@ -125,9 +137,9 @@ def doctor_command() -> None:
 
     for name, reason in backends.reasons().items():
         built = f", kernels for {cpu.instruction_set()}" if name == "cpu" else ""
-        click.echo(f"backend {name}: {f'can be used{built}' if reason is None else f'not here, {reason}'}")
+        click.echo(f"backend {name}: {f'available{built}' if reason is None else f'unavailable, {reason}'}")
     folder = paths.results()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    state = "can be written" if os.access(existing, os.W_OK) and existing.is_dir() else "can NOT be written"
+    state = "writable" if os.access(existing, os.W_OK) and existing.is_dir() else "NOT writable"
     click.echo(f"results in {folder}: {state}")
     click.echo(f"data: {locate(None)}")

@@ -1,4 +1,4 @@
-"""The entry point."""
+"""The entry point of the command line."""
 
 import os
 import sys
@@ -7,16 +7,21 @@ import warnings
 import click
 
 from frepro import processes
-from frepro.cli import data, look, reproduce, train  # noqa: F401 - they add their commands
+from frepro.cli import data, look, reproduce, train  # noqa: F401 - importing them registers their commands
 from frepro.cli.options import cli, fail
 from frepro.errors import FreproError, one_line, printable
 
 
 def main() -> None:
-    """Run the command line; what a user can mend ends in one line and status 1, Ctrl-C in 130, SIGTERM in 143."""
-    # After Ctrl-C the processes that tidy up behind Python's own would warn of what they found to do.
+    """Run the command line.
+
+    A ``FreproError`` is printed as one line and exits with status 1, Ctrl-C exits with 130, and SIGTERM with 143.
+    """
+    # After Ctrl-C, Python's resource tracker processes would warn about the resources that they clean up.
     os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
-    warnings.filterwarnings("ignore", message=".*tasks which were still being processed")  # by joblib, of the same
+    warnings.filterwarnings(
+        "ignore", message=".*tasks which were still being processed"
+    )  # joblib's warning after Ctrl-C
     processes.terminate_as_interrupt()
     try:
         cli(standalone_mode=False)
@@ -24,7 +29,7 @@ def main() -> None:
         fail(one_line(error))
     except click.Abort as abort:
         processes.end_children()
-        click.echo("\nstopped; what was done is kept, and the same command goes on from there", err=True)
+        click.echo("\nstopped; finished work is kept, and the same command resumes from there", err=True)
         os._exit(processes.status(abort.__cause__))
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

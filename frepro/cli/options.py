@@ -1,4 +1,4 @@
-"""The group of commands, and what several of them take: kinds of values, choices, and how they end."""
+"""The command group, and what its commands share: parameter types, options and exit statuses."""
 
 import json
 import sys
@@ -14,9 +14,9 @@ from frepro.training.runs import MOST_PROCESSES
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-DATA_HELP = "ImageNet-style folder (train/ and val/ with a folder for each class), or a name that timm reads with its \
-root, as torch/cifar10:/path; of detectors a folder like COCO's, of segmenters like ADE20K's. Embedded: \
-textured (default), digits, cues; scenes for detectors and segmenters."
+DATA_HELP = "Folder in ImageNet layout (train/ and val/ with a folder for each class), or a timm dataset name and its \
+root, for example torch/cifar10:/path. Detectors need a folder in COCO layout, segmenters one in ADE20K layout. \
+Embedded data: textured (default), digits or cues for classifiers; scenes for detectors and segmenters."
 
 
 class Seeds(click.ParamType):
@@ -33,7 +33,11 @@ class Seeds(click.ParamType):
             self.fail(f"{value!r} is neither a number of seeds nor a list of them like 0,1,2", parameter, context)
         if "," not in str(value):
             if not 1 <= numbers[0] <= MOST_SEEDS:
-                self.fail(f"{numbers[0]} is no number of seeds: give one from 1 to {MOST_SEEDS}", parameter, context)
+                self.fail(
+                    f"{numbers[0]} is not a valid number of seeds: use a number from 1 to {MOST_SEEDS}",
+                    parameter,
+                    context,
+                )
             return list(range(numbers[0]))
         try:
             check_seeds(numbers)
@@ -55,45 +59,46 @@ class Value(click.ParamType):
 
 
 def blank_as_none(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
-    """The Makefile passes options on even when their variable is empty."""
+    """Return ``None`` for an empty value: the Makefile passes options on even when their variable is empty."""
     return None if value == "" else value
 
 
 @click.group(context_settings=HELP)
 @click.version_option(frepro.__version__)
 def cli() -> None:
-    """Frequency-domain vision backbones, and the tables and figures of their papers measured anew.
+    """Frequency-domain vision backbones, and their papers' tables and figures, reproduced.
 
     \b
     frepro reproduce                       every table and figure, on embedded data
     frepro reproduce --table 4             Table 4 of every paper that has one
     frepro reproduce --paper dfformer      everything of one paper
-    frepro submit --paper dfformer         its training runs to a Slurm cluster
-    frepro train --model dfformer_s18      one training run
-    frepro replay FOLDER                   what led to a loss that is not finite
-    frepro data check PATH                 what a data set holds, and what is missing or damaged
-    frepro sizes                           parameters and FLOPs of every model, and drawings of their blocks
-    frepro bench                           speed and memory, beside the plain reference and timm's models
-    frepro list                            what there is
-    frepro doctor                          what this machine can do
+    frepro submit --paper dfformer         send its training runs to a Slurm cluster
+    frepro train --model dfformer_s18      train one model
+    frepro eval --model dfformer_s18 ...   evaluate stored weights on test images
     """
 
 
 def choice_options(command: Any) -> Any:
-    """The options that reproduce and submit share: which artefacts, and how their runs are carried out."""
+    """Add the options that reproduce and submit share: which artefacts to make, and how to run them."""
     options = [
-        click.option("--table", type=int, help="Number of a table."),
-        click.option("--figure", type=int, help="Number of a figure."),
-        click.option("--paper", callback=blank_as_none, help="One paper. Default: all."),
+        click.option("--table", type=int, help="Make only the tables of this number."),
+        click.option("--figure", type=int, help="Make only the figures of this number."),
+        click.option("--paper", callback=blank_as_none, help="Make only the artefacts of this paper. Default: all."),
         click.option(
             "--profile",
             default="demo",
             show_default=True,
-            help="smoke (all in minutes), demo (in an hour and more) or paper (weeks).",
+            help="smoke (everything in minutes), demo (an hour or more) or paper (weeks on a GPU).",
         ),
-        click.option("--data", callback=blank_as_none, help=DATA_HELP),
         click.option(
-            "--seeds", type=Seeds(), help="How many, or which, as 0,7,11. Default: 3 with profile demo, else 1."
+            "--data",
+            callback=blank_as_none,
+            help=f"{DATA_HELP} Separate several data sets with commas; each artefact uses the first that suits it.",
+        ),
+        click.option(
+            "--seeds",
+            type=Seeds(),
+            help="Number of seeds, or a list such as 0,7,11. Default: 3 in profile demo, else 1.",
         ),
         click.option(
             "-p",
@@ -102,30 +107,31 @@ def choice_options(command: Any) -> Any:
             nargs=2,
             type=(str, Value()),
             multiple=True,
-            help="Any other parameter of the notebook, as: -p models '[\"dfformer_s18\"]'.",
+            help="Another parameter of the notebook, for example -p models '[\"dfformer_s18\"]'.",
         ),
         click.option(
             "--checkpoint",
             callback=blank_as_none,
-            help="Authors' weights, to be evaluated in place of training: a file like dfformer_s18.pth, or a folder.",
+            help="Authors' weights to evaluate instead of training: a file such as dfformer_s18.pth, or a folder.",
         ),
         click.option(
             "--backbones",
             callback=blank_as_none,
-            help="Folder with weights that detectors and segmenters start from, files as above; none for random ones.",
+            help="Folder of backbone weights (dfformer_s18.pth, ...) that detectors and segmenters start from, or none \
+for random weights.",
         ),
         click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
         click.option(
             "--per-device",
             type=click.IntRange(1),
-            help="Most samples in a forward pass; the rest is accumulated.",
+            help="Maximum samples in a forward pass; gradients are accumulated up to the recipe's batch size.",
         ),
         click.option(
             "--workers",
             type=click.IntRange(0, MOST_PROCESSES),
-            help="Data-loading processes of a run. Default: as many as help.",
+            help="Data-loading processes of a run. Default: chosen for this machine.",
         ),
-        click.option("--dry-run", is_flag=True, help="Print the plan and stop."),
+        click.option("--dry-run", is_flag=True, help="Print the plan and exit."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -135,24 +141,25 @@ def choice_options(command: Any) -> Any:
 fsdp_option = click.option(
     "--fsdp",
     is_flag=True,
-    help="Leave each of several processes a part of weights, gradients and optimizer state, for networks too large "
-    "for one GPU.",
+    help="Shard weights, gradients and optimizer state across processes (FSDP), for networks too large for one GPU.",
 )
 
 
 def training_options(command: Any) -> Any:
-    """The options that train and eval share."""
+    """Add the options that train and eval share."""
     options = [
-        click.option("--model", required=True, help="A name of frepro or timm; `frepro list models` shows ours."),
+        click.option(
+            "--model", required=True, help="Name of a frepro or timm model; `frepro list models` lists those of frepro."
+        ),
         click.option(
             "--recipe",
-            help="As `frepro list recipes` has them; one like spanet-mask_rcnn makes the model the backbone of a \
-detector or segmenter. Default: the classifier's of the model's family.",
+            help="A recipe from `frepro list recipes`; one such as spanet-mask_rcnn makes the model the backbone of a \
+detector or segmenter. Default: the classification recipe of the model's family.",
         ),
         click.option("--profile", default="demo", show_default=True, help="smoke, demo or paper."),
         click.option("--data", callback=blank_as_none, help=DATA_HELP),
         click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
-        click.option("--per-device", type=click.IntRange(1), help="Most samples in a forward pass on one device."),
+        click.option("--per-device", type=click.IntRange(1), help="Maximum samples in a forward pass on one device."),
         click.option(
             "--workers",
             type=click.IntRange(0, MOST_PROCESSES),
@@ -167,8 +174,7 @@ detector or segmenter. Default: the classifier's of the model's family.",
             nargs=2,
             type=(str, Value()),
             multiple=True,
-            help="An argument of the \
-model, as: -a num_filters 2.",
+            help="Model argument, for example -a num_filters 2.",
         ),
     ]
     for option in reversed(options):
@@ -177,7 +183,7 @@ model, as: -a num_filters 2.",
 
 
 def end(failures: list[str]) -> None:
-    """Name what failed, if anything did, and end with status 1."""
+    """Print each failure and exit with status 1 if there are any."""
     for line in failures:
         click.echo(f"frepro: error: {line}", err=True)
     if failures:

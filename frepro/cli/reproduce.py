@@ -1,4 +1,4 @@
-"""`frepro reproduce` and `frepro submit`: tables and figures, here or with their runs on a cluster."""
+"""`frepro reproduce` and `frepro submit`: make tables and figures, on this machine or on a Slurm cluster."""
 
 import json
 import re
@@ -33,15 +33,18 @@ def choose(
     backbones: str | None,
     extra: tuple[tuple[str, Any], ...],
 ) -> tuple[list[reproduce.Plan | reproduce.FigurePlan], list[str], list[reproduce.Artefact]]:
-    """The plans that the shared options ask for, why others cannot be made (so of tables of ADE20K, where DATA names
-    ImageNet alone), and what is not built yet; says so where data are not ImageNet.
+    """Plan the artefacts that the shared options select, and print a line if they use embedded data.
+
+    Returns:
+        The plans; a line for each artefact that cannot be made, such as a table on ADE20K when DATA names only
+        ImageNet; and the artefacts that have no notebook yet.
 
     Raises:
-        FreproError: None of them can be made.
+        FreproError: No selected artefact can be made.
     """
     chosen, unbuilt = reproduce.find(paper, table, figure)
     if data is not None:
-        reproduce.parts(data)  # a slip of the keyboard is not a reason that some table cannot be made
+        reproduce.parts(data)  # raise for a typing error, instead of leaving every table out because of it
     seeds = seeds or reproduce.SEEDS.get(profile, [0])
     given = {"profile": profile, "data": data, "seeds": seeds, "device": device}
     given |= {name: value for name, value in (("checkpoints", checkpoint), ("backbones", backbones)) if value}
@@ -61,8 +64,8 @@ def choose(
         names = " and ".join(dict.fromkeys(table.source.name for table in tables))
         sets = dict.fromkeys(table.published.dataset or "ImageNet-1K" for table in tables)
         click.echo(
-            f"No DATA given: profile {profile} on embedded data ({names}). "
-            f"Numbers from them are not {' or '.join(sets)}'s."
+            f"No DATA given: profile {profile} uses embedded data ({names}). "
+            f"Its numbers are not comparable to {' or '.join(sets)}."
         )
     return plans, left_out, unbuilt
 
@@ -72,19 +75,20 @@ def choose(
 @click.option(
     "--jobs",
     type=click.IntRange(1, MOST_PROCESSES),
-    help="Runs and notebooks at a time. Default: one a core, or one on a GPU.",
+    help="Runs and notebooks in parallel. Default: one per CPU core, or one on a GPU.",
 )
 @click.option(
-    "--retrain", is_flag=True, help="Train and time again what is stored; the stored runs are kept under another name."
+    "--retrain", is_flag=True, help="Repeat stored runs and timings; the old ones are kept under another name."
 )
 def reproduce_command(
     jobs: int | None, per_device: int | None, workers: int | None, retrain: bool, dry_run: bool, **choice: Any
 ) -> None:
-    """Make tables and figures anew, published beside measured: all of them, or those that the options name.
+    """Reproduce tables and figures of the papers.
 
-    Prints the plan first, and why what is stale is so; runs only what is missing; ends with the table, or of many
-    artefacts with an overview. What fails takes along only what rests on it, and is named at the end. Runs are stored,
-    so that a second call answers at once, and a call that was stopped goes on where it was.
+    Makes all of them, or those that the options select. Prints the plan first, with the reason why each artefact is
+    stale, and then runs only what is missing. Ends with the tables, published next to measured, or with an overview if
+    there are many. A failure affects only the artefacts that depend on it, and is reported at the end. Runs are stored:
+    a second call returns at once, and an interrupted call resumes where it stopped.
     """
     from frepro.reproduce.batch import Batch
 
@@ -99,7 +103,7 @@ def reproduce_command(
 
 
 def set_aside(plans: list[reproduce.Plan | reproduce.FigurePlan]) -> None:
-    """Rename the folders of all stored runs and timings that plans rest on, so that they are made again."""
+    """Rename the folders of all stored runs and timings that plans depend on, so that they are repeated."""
     measurements = [run.measurement for plan in plans for run in plan.runs]
     measurements += [
         timing.measurement
@@ -111,11 +115,11 @@ def set_aside(plans: list[reproduce.Plan | reproduce.FigurePlan]) -> None:
     kept = [folder for each in by_key.values() if (folder := each.set_aside()) is not None]
     if kept:
         where = reproduce.shown(kept[0].parent)
-        click.echo(f"Retraining: {len(kept)} stored runs and timings are kept as {where}/*.before-*")
+        click.echo(f"Retraining: {len(kept)} stored runs and timings were renamed to {where}/*.before-*")
 
 
 def make_and_show(batch: Any, per_device: int | None, workers: int | None) -> list[str]:
-    """Make the artefacts of a ``Batch`` and print them, of many an overview; returns a line for each that failed."""
+    """Make the artefacts of a ``Batch``, print them or an overview of many, and return a line for each failure."""
     from frepro.reproduce.batch import FEW, summary
 
     made = batch.make(per_device, workers, click.echo)
@@ -130,14 +134,16 @@ def make_and_show(batch: Any, per_device: int | None, workers: int | None) -> li
 
 
 class Limit(click.ParamType):
-    """A limit of time as Slurm writes it, in whole minutes."""
+    """A time limit in Slurm's notation, converted to whole minutes."""
 
     name = "TIME"
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
         match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(value))
         if not match:
-            self.fail(f"{value!r} is no time like 90 (minutes), 12:00:00 or 3-00 (days-hours)", parameter, context)
+            self.fail(
+                f"{value!r} is not a time limit: use minutes (90), 12:00:00 or days-hours (3-00)", parameter, context
+            )
         days, *rest = match.groups()
         parts = [int(part) for part in rest if part is not None]
         if days is not None:
@@ -151,10 +157,10 @@ class Limit(click.ParamType):
 
 @cli.command("submit")
 @choice_options
-@click.option("--gpus", default="1", show_default=True, help="GPUs of a node, as 8 or a100:8; 0 computes on CPUs.")
-@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Nodes that share a run.")
+@click.option("--gpus", default="1", show_default=True, help="GPUs per node, for example 8 or a100:8; 0 to use CPUs.")
+@click.option("--nodes", type=click.IntRange(1), default=1, show_default=True, help="Nodes per run.")
 @click.option(
-    "--tasks", type=click.IntRange(1), default=1, show_default=True, help="Processes on a node, with --gpus 0."
+    "--tasks", type=click.IntRange(1), default=1, show_default=True, help="Processes per node, with --gpus 0."
 )
 @click.option(
     "--time",
@@ -162,30 +168,30 @@ class Limit(click.ParamType):
     type=Limit(),
     default="1-00",
     show_default=True,
-    help="Limit of a run, as Slurm writes it; after it the run is requeued and goes on.",
+    help="Time limit of a job in Slurm's notation; after it, the run is requeued and resumes.",
 )
-@click.option("--partition", help="Where it runs. Default: the cluster's.")
-@click.option("--account", help="Who it is charged to. Default: yours.")
-@click.option("--cpus", type=click.IntRange(1), help="Cores of each process. Default: the cluster's.")
-@click.option("--mem", help="Memory of a node, as 64G. Default: the cluster's.")
+@click.option("--partition", help="Slurm partition. Default: the cluster's.")
+@click.option("--account", help="Slurm account to charge. Default: yours.")
+@click.option("--cpus", type=click.IntRange(1), help="CPU cores per process. Default: the cluster's.")
+@click.option("--mem", help="Memory per node, for example 64G. Default: the cluster's.")
 @click.option(
     "--slurm",
     "settings",
     nargs=2,
     multiple=True,
     metavar="NAME VALUE",
-    help="Any further setting of sbatch, as: --slurm constraint h100; a flag as: --slurm exclusive true.",
+    help="Another sbatch option, for example --slurm constraint h100; for a flag, --slurm exclusive true.",
 )
-@click.option("--at-once", type=click.IntRange(1), help="Most runs that compute at a time. Default: all that fit.")
+@click.option("--at-once", type=click.IntRange(1), help="Maximum number of runs at a time. Default: no limit.")
 @click.option(
     "--requeues",
     type=click.IntRange(0),
     default=30,
     show_default=True,
-    help="Times that a run may use up its --time and go on; preemptions are not counted.",
+    help="How often a run may reach its --time and resume; preemptions are not counted.",
 )
 @fsdp_option
-@click.option("--wait", "is_waiting", is_flag=True, help="Wait for the runs, then make tables and figures.")
+@click.option("--wait", "is_waiting", is_flag=True, help="Wait for the runs, then make the tables and figures.")
 @click.pass_context
 def submit_command(
     context: click.Context,
@@ -207,12 +213,12 @@ def submit_command(
     dry_run: bool,
     **choice: Any,
 ) -> None:
-    """Send the training runs of tables and figures to Slurm, all at once.
+    """Submit the training runs of tables and figures to Slurm.
 
-    Prints the plan and the script first; sends what is neither in the store nor queued or running already. A run that
-    is preempted, or whose time is up, is requeued and goes on from its last state. With --wait, ends with the tables
-    as `frepro reproduce` does, which also makes them once the runs are done. FREPRO_RESULTS must be a folder that all
-    nodes see.
+    Submits them all at once. Prints the plan and the batch script first, then submits the runs that are not stored,
+    queued or running already. A run that is preempted or reaches its time limit is requeued and resumes from its last
+    state. With --wait, makes the tables and figures when the runs are done; otherwise, run `frepro reproduce` then.
+    FREPRO_RESULTS must be on a file system that all nodes share.
     """
     from frepro.reproduce import cluster
     from frepro.reproduce.batch import Batch
@@ -240,7 +246,7 @@ def submit_command(
     where.check(runs.values())
     found = cluster.survey(runs.values())
     live, new = [sent for sent in found if sent.is_live], [sent.run for sent in found if not sent.is_live]
-    click.echo(f"Training runs: {len(new)} to send, {len(live)} queued or running")
+    click.echo(f"Training runs: {len(new)} to submit, {len(live)} queued or running")
     for sent in found:
         click.echo(f"  {sent.summary_line()}")
     if new:
@@ -250,30 +256,32 @@ def submit_command(
         return
     if new:
         sent = where.send(new)
-        click.echo(f"Sent as {cluster.named(sent)}; logs in {reproduce.shown(cluster.folder())}")
+        click.echo(f"Submitted as {cluster.named(sent)}; logs in {reproduce.shown(cluster.folder())}")
         live += sent
     if not is_waiting:
-        click.echo(f"Once they are done, `{same_choice(context)}` makes the tables; this with --wait does both.")
+        click.echo(
+            f"When they are done, run `{same_choice(context)}` to make the tables. With --wait, submit does both."
+        )
         end(left_out)
         return
     try:
         if live:
-            click.echo(f"Waiting for {cluster.named(live)}; Ctrl-C ends the waiting and leaves them running")
+            click.echo(f"Waiting for {cluster.named(live)}; Ctrl-C stops waiting and leaves the jobs running")
         failed = cluster.wait(live, click.echo)
     except KeyboardInterrupt as stop:
-        click.echo(f"\nstopped waiting; {cluster.named(live)} go on, and the same command waits again", err=True)
+        click.echo(f"\nstopped waiting; {cluster.named(live)} continue, and the same command waits again", err=True)
         sys.exit(processes.status(stop))
-    plans = [replace(plan) for plan in plans]  # which look anew at what is missing
+    plans = [replace(plan) for plan in plans]  # so that they look up again which runs are missing
     failures = [*left_out, *(f"{run.title}: {failure.cause}" for run, failure in failed)]
-    if lost := [plan.artefact for plan in plans if plan.missing]:  # made now, it would be trained here
-        failures.append(f"not made, as runs of theirs failed: {reproduce.listed(lost)}")
-    if whole := [plan for plan in plans if not plan.missing]:
-        failures += make_and_show(Batch(whole, choice["device"]), per_device, workers)
+    if lost := [plan.artefact for plan in plans if plan.missing]:  # otherwise its runs would be trained on this machine
+        failures.append(f"not made because their runs failed: {reproduce.listed(lost)}")
+    if complete := [plan for plan in plans if not plan.missing]:
+        failures += make_and_show(Batch(complete, choice["device"]), per_device, workers)
     end(failures)
 
 
 def same_choice(context: click.Context) -> str:
-    """The command that reproduces what the options of this one chose."""
+    """Return the `frepro reproduce` command that selects the same artefacts as this command."""
     words = ["frepro", "reproduce"]
     for name in ("paper", "table", "figure", "profile", "data", "checkpoint", "backbones", "device"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE and context.params[name] is not None:

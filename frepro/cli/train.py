@@ -1,4 +1,4 @@
-"""`frepro train`, `eval`, `replay` and `convert`: single runs and weights."""
+"""`frepro train`, `eval`, `replay` and `convert`: single runs, and files of weights."""
 
 import os
 from functools import partial
@@ -21,20 +21,25 @@ from frepro.store import provenance
 
 @cli.command("train")
 @training_options
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 @click.option(
     "--backbone",
     type=click.Path(path_type=Path),
-    help="File with the weights that the backbone of a detector or segmenter starts from.",
+    help="File of weights that initialize the backbone of a detector or segmenter.",
 )
 @click.option(
     "--checkpoint-every",
     type=click.IntRange(1),
     default=1000,
     show_default=True,
-    help="Optimizer updates between two checkpoints within an epoch.",
+    help="Optimizer steps between two checkpoints within an epoch.",
 )
-@click.option("--damaged", default="stop", show_default=True, help="A damaged image: stop, or skip (and count it).")
+@click.option(
+    "--damaged",
+    default="stop",
+    show_default=True,
+    help="What to do with a damaged image: stop, or skip (skipped images are counted).",
+)
 @click.option("--compile", is_flag=True, help="Compile the network (torch.compile).")
 @fsdp_option
 def train_command(
@@ -47,10 +52,10 @@ def train_command(
     args: tuple,
     **execution: Any,
 ) -> None:
-    """Train one model and store the run; a run that is there is not made again.
+    """Train one model and store the run. A stored run is not repeated.
 
-    On several GPUs: torchrun --nproc-per-node 8 -m frepro train ... The recipe's batch is the effective one: it is
-    shared by the processes, and cut by --per-device into accumulation steps.
+    For several GPUs, run torchrun --nproc-per-node 8 -m frepro train ... The batch size of the recipe is the effective
+    one: it is divided among the processes, and --per-device splits it further into gradient accumulation steps.
     """
     from frepro.training import loop
     from frepro.training.runs import Run, Start
@@ -74,12 +79,12 @@ def train_command(
     "--checkpoint",
     type=click.Path(path_type=Path),
     required=True,
-    help="A model.safetensors of a run, or an authors' checkpoint.",
+    help="The model.safetensors of a run, or an authors' checkpoint.",
 )
 def eval_command(
     model: str, recipe: str | None, profile: str, data: str | None, checkpoint: Path, args: tuple, **execution: Any
 ) -> None:
-    """Scores of stored weights on test images, each counted once."""
+    """Evaluate stored weights on the test images, each counted once."""
     from frepro.training.evaluate import evaluate_checkpoint
     from frepro.training.loop import Execution
     from frepro.training.runs import Run
@@ -99,26 +104,30 @@ def eval_command(
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 def replay_command(folder: Path, device: str) -> None:
-    """Go again through an update whose loss was not finite, as a run left it in FOLDER, and name where it began."""
+    """Find where a non-finite loss began.
+
+    Repeats the optimizer step whose loss was not finite, from the state in FOLDER, which the training run wrote and
+    named in its error message. Reports the first module with a non-finite output.
+    """
     from frepro.training.loop import make_accelerator
     from frepro.training.nonfinite import replay
 
     found = replay(folder, partial(make_accelerator, device))
-    click.echo(f"{found['title']}, update {found['update']}: loss {found['loss']} then, {found['again']} now")
+    click.echo(f"{found['title']}, optimizer step {found['update']}: loss {found['loss']} then, {found['again']} now")
     click.echo(f"  largest input: {found['inputs']:.4g}")
-    click.echo(f"  weights that are not finite: {', '.join(found['weights'][:8]) or 'none'}")
-    click.echo(f"  first module whose answer is not finite: {found['module'] or 'none'}")
+    click.echo(f"  weights with non-finite values: {', '.join(found['weights'][:8]) or 'none'}")
+    click.echo(f"  first module with a non-finite output: {found['module'] or 'none'}")
 
 
 def resolve(model: str, recipe: str | None, profile: str, source: str | None) -> tuple[recipes.Recipe, str, Source]:
-    """Recipe, profile and data of a run, as the options name them."""
+    """Return the recipe, profile and data of a run that the options select."""
     if recipe is None:
         module = provenance.own_models().get(model, "").rpartition(".")[2]
         recipe = recipes.of_family(module)
         if recipe is None:
             if not module:
                 check_model(model)
-            raise FreproError(f"{model} has no recipe of its own: add --recipe, one of {', '.join(recipes.names())}")
+            raise FreproError(f"{model} has no default recipe: add --recipe with one of {', '.join(recipes.names())}")
     if profile == "paper" and not source:
         raise FreproError("profile paper needs the real data set: add --data /path/to/it, or use profile demo")
     found = recipes.load(recipe, profile)
@@ -129,11 +138,12 @@ def resolve(model: str, recipe: str | None, profile: str, source: str | None) ->
 @click.argument("model")
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--ema", is_flag=True, help="Take the moving average of the weights.")
+@click.option("--ema", is_flag=True, help="Use the moving average of the weights.")
 def convert_command(model: str, checkpoint: Path, output: Path, ema: bool) -> None:
-    """Authors' CHECKPOINT of MODEL to OUTPUT, a safetensors file for `frepro eval` and timm's checkpoint_path.
+    """Convert an authors' checkpoint to safetensors.
 
-    Every tensor must fit by name and shape. Pickles are read as data; one that would run code is refused.
+    Writes the weights of MODEL in CHECKPOINT to OUTPUT, a file for `frepro eval` and timm's checkpoint_path. Every
+    tensor must match by name and shape. Pickles are read as data only; a file that would run code is rejected.
     """
     from safetensors.torch import save_file
 

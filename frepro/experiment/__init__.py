@@ -1,12 +1,12 @@
-"""An experiment: the variants of a published table, to be trained with several seeds, timed and counted.
+"""An experiment: train the variants of a published table with several seeds, time them, and count their cost.
 
-A notebook's cells define one, once: ``frepro reproduce`` runs the same cells to tell what is still to do. Making one
-imports no torch.
+The cells of a notebook define the experiment, and nothing else does: ``frepro reproduce`` runs the same cells to find
+out what is still to do. Creating an experiment does not import torch.
 
-    spec.py         what is asked, checked          runner.py    training, evaluating, timing
-    variants.py     a variant as it is trained      findings.py  published values and measured ones
-    weights.py      files of weights by name        claims.py    claims, tested
-    trained_networks.py   networks that a figure looks at        origin.py    what is stored of it
+    spec.py         the specification, checked      runner.py    training, evaluating, timing
+    variants.py     a variant as it is trained      findings.py  published and measured values
+    weights.py      files of weights by name        claims.py    tests of the paper's claims
+    trained_networks.py   networks that a figure analyses        origin.py    what is stored of an experiment
 """
 
 from collections.abc import Callable, Mapping
@@ -27,31 +27,32 @@ from frepro.training.runs import Run, Throughput, code_of, dependencies
 
 __all__ = ["TASKS", "Experiment", "Finding", "Outcome", "Spec", "TrainedVariant", "Variant"]
 
-# Said of a model that was timed after the others of its table, and not in turn with them.
+# Added to the setting of a model that was timed after the others of its table, instead of interleaved with them.
 LATER = ", in another session"
 
 
 @dataclass(frozen=True)
 class Experiment(Spec):
-    """What is asked, in training runs and timings, and what came of them; arguments as for ``Spec``."""
+    """A specification with its training runs, timings and findings. The arguments are those of ``Spec``."""
 
     def with_variant(
         self, label: str, model: str, claim: str | None = None, over: str | None = None, **model_args: Any
     ) -> "Experiment":
-        """Return this experiment with one more variant, which is trained, timed and counted as the others are.
+        """Return this experiment with one more variant, which is trained, timed and counted like the others.
 
         Args:
-            claim: What the variant is there to show, as a sentence: that it has a higher score than ``over``.
-            over: Label of the variant that it is compared with; ``None`` for the first.
-            **model_args: Arguments of the model. Activations and norms are given by name, as ``act_layer="tanh"``.
+            claim: A sentence that states what the variant shows. It is tested as: its score is higher than that of
+                ``over``.
+            over: Label of the variant to compare it with; ``None`` for the first.
+            **model_args: Arguments of the model. Give activations and norms by name, as ``act_layer="tanh"``.
 
         Raises:
-            FreproError: There is no such model or no such label, or a variant of these is there already.
+            FreproError: The model or the label ``over`` is unknown, or the experiment already has this variant.
         """
         trained = self.trained
         if isinstance(trained, Mapping):
             trained = {network: [*dict.fromkeys([*models, model])] for network, models in trained.items()}
-        elif trained:  # an experiment that trains nothing counts the new variant, too, and no more
+        elif trained:  # an experiment that trains nothing only counts the new variant, too
             trained = [*dict.fromkeys([*trained, model])]
         claims = [*self.claims]
         if claim is not None:
@@ -75,8 +76,9 @@ class Experiment(Spec):
 
     @cached_property
     def trained_variants(self) -> list[TrainedVariant]:
-        """What is trained, the variants that are timed, or the networks on those that are named; of given weights
-        whatever has a file.
+        """What is trained: the variants that are timed, or the detectors and segmenters on the models in ``trained``.
+
+        A variant with a file of weights is included too; it is evaluated instead of trained.
         """
         networks = dict.fromkeys([*(self.trained or ()), *self.networks]) if self.networks else [None]
         variants = [variant for variant in self.variants if variant[0] not in self.broken]
@@ -85,7 +87,7 @@ class Experiment(Spec):
 
     @cached_property
     def broken(self) -> dict[str, str]:
-        """Label -> reason of the variants that cannot be built, as far as ``check_variants`` has found out."""
+        """Label -> reason of each variant that cannot be built; empty until ``check_variants`` has run."""
         return {}
 
     def _is_trained(self, model: str, network: str | None) -> bool:
@@ -104,7 +106,7 @@ class Experiment(Spec):
 
     @cached_property
     def runs(self) -> list[Run]:
-        """Every training run, one seed of all variants after the other, so that early results compare all variants."""
+        """Every training run, ordered by seed, so that early results compare all variants."""
         if self.checkpoints is not None:
             return []
         return [
@@ -116,12 +118,12 @@ class Experiment(Spec):
 
     @cached_property
     def evaluated(self) -> list[TrainedVariant]:
-        """The learners whose weights come from files."""
+        """The variants whose weights come from files."""
         return [learner for learner in self.trained_variants if learner.checkpoint]
 
     @cached_property
     def timings(self) -> dict[str, Throughput]:
-        """Label of each variant that is timed -> its throughput at full size on this device."""
+        """Label of each timed variant -> its throughput at full size on this device."""
         if not self.measured:
             return {}
         device, name = self.device_name
@@ -133,8 +135,10 @@ class Experiment(Spec):
         return device_name(self.device)
 
     def to_time(self) -> list[Throughput]:
-        """Return what is still to be timed: variants without a record, and pairs that a claim compares and that did
-        not take turns in one session, without which their difference would be that of two states of the machine.
+        """Return what must still be timed.
+
+        These are variants without a record, and pairs that a claim compares but that were not interleaved in the same
+        session. The difference of such a pair would include a difference between two states of the machine.
         """
         records = {label: timing.measurement.record() for label, timing in self.timings.items()}
         missing = {label for label, record in records.items() if record is None}
@@ -149,13 +153,13 @@ class Experiment(Spec):
 
     @property
     def rates(self) -> dict[str, list[float]]:
-        """Label of each variant that is timed -> its images per second, round by round."""
+        """Label of each timed variant -> its images per second, round by round."""
         records = {label: timing.measurement.record() for label, timing in self.timings.items()}
         return {label: record["values"]["images_per_second"] for label, record in records.items() if record}
 
     @cached_property
     def timing_settings(self) -> dict[str, str]:
-        """Label of each variant that is timed -> on what; it says which did not take turns with most of the others."""
+        """Label of each timed variant -> the device, with a remark if most others were timed in another session."""
         records = {label: timing.measurement.record() for label, timing in self.timings.items()}
         sessions = [record["values"]["session"] for record in records.values() if record]
         main = max(sessions, key=sessions.count, default=None)
@@ -167,7 +171,7 @@ class Experiment(Spec):
 
     @property
     def made_from(self) -> dict[str, str]:
-        """All that the findings rest on, by name, each with a fingerprint."""
+        """Everything that the findings depend on, as name -> fingerprint."""
         models = [model for _, model, _ in self.variants]
         parts = code_of(["frepro.experiment", "frepro.analysis.cost"], models)
         if self.runs:
@@ -182,11 +186,11 @@ class Experiment(Spec):
         return parts
 
     def scores(self, metric: str | None = None, network: str | None = None) -> dict[str, list[float]]:
-        """Label of each variant that is trained -> a score of it in percent, seed by seed.
+        """Return the label of each trained variant -> its score in percent, seed by seed.
 
         Args:
-            metric: As a run's record has it; none for the task's own.
-            network: Of which detector or segmenter; none for classifiers.
+            metric: Key in the record of a run; ``None`` for the main metric of the task.
+            network: The detector or segmenter; ``None`` for classifiers.
         """
         metric = metric or SHOWN[self.task][0]
         return {
@@ -196,16 +200,16 @@ class Experiment(Spec):
         }
 
     def trained_seeds(self) -> dict[str, list[bool]]:
-        """Return for each variant of a classifier that is trained whether its runs learnt anything, seed by seed."""
+        """Return for each trained classifier whether its runs learned anything (``claims.did_train``), seed by seed."""
         return {learner.label: learner.trained() for learner in self.trained_variants if learner.network is None}
 
     def default_jobs(self) -> int:
         return runner.default_jobs(self.device_name[0], self.profile)
 
-    # What is done and found; each has a module of its own.
+    # Each of the following delegates to a module of its own.
 
     def check_variants(self) -> dict[str, str]:
-        """Leave out, before anything is trained, the variants that cannot be built; as ``runner.check_variants``."""
+        """Exclude variants that cannot be built before anything is trained (see ``runner.check_variants``)."""
         return runner.check_variants(self)
 
     def run(
@@ -215,38 +219,38 @@ class Experiment(Spec):
         workers: int | None = None,
         log: Callable[[str], None] = print,
     ) -> None:
-        """Train and time what has not been yet; arguments as in ``runner.run``."""
+        """Train and time what is missing, with the arguments of ``runner.run``."""
         runner.run(self, jobs, per_device, workers, log)
 
     def evaluate(self, per_device: int | None, workers: int | None, log: Callable[[str], None]) -> None:
-        """Evaluate the weights of files that have not been yet; arguments as for ``run``."""
+        """Evaluate the weights of files that have not been evaluated yet, with the arguments of ``run``."""
         runner.evaluate(self, per_device, workers, log)
 
     def time(self) -> None:
-        """Time in turn what has not been timed, and store what comes of it."""
+        """Time what is missing, with interleaved measurements, and store the results."""
         from frepro.analysis import cost
 
         cost.throughput(self.to_time())
 
     @cached_property
     def findings(self) -> list[Finding]:
-        """What was published and measured, as ``findings.compute`` has it."""
+        """Published and measured values (see ``findings.compute``)."""
         return findings.compute(self)
 
     def outcomes(self) -> list[Outcome]:
-        """Return every claim about the variants, tested, as ``claims.outcomes`` has it."""
+        """Return the outcome of each claim about the variants (see ``claims.outcomes``)."""
         return claims.outcomes(self)
 
     def provenance(self) -> dict[str, Any]:
-        """Return every run and timing with its seed, values and origin, as ``origin.origin`` has it."""
+        """Return every run and timing with its seed, values and origin (see ``origin.origin``)."""
         return origin.origin(self)
 
     def frame(self) -> Any:
-        """Return the findings as a pandas DataFrame, a line for each value of each variant."""
+        """Return the findings as a pandas DataFrame, with a row for each value of each variant."""
         import pandas as pd
 
         return pd.DataFrame([asdict(finding) for finding in self.findings])
 
     def write(self, output: str | None, **figures: Any) -> None:
-        """Write findings, origin and the figures given as name=figure into a folder; with none, nothing."""
+        """Write findings, origin and the figures, given as name=figure, to a folder; ``None`` writes nothing."""
         origin.write(self, output, **figures)

@@ -1,4 +1,4 @@
-"""Claims of a paper, tested on what was measured here, and whether a training run learnt anything at all."""
+"""Test the claims of a paper on measured values, and decide whether a training run learned anything."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,25 +12,26 @@ if TYPE_CHECKING:
     from frepro.experiment import Experiment
 
 CONFIDENCE = 0.95
-# A classifier whose training loss ends within this share of the loss of a uniform guess, ln(classes), did not train.
+# A classifier whose final training loss is within this fraction of ln(classes), that of a uniform guess, did not train.
 PLATEAU = 0.1
-# The probability that a guess scores as well must be below this, or the run did not train either.
+# A run also did not train if the probability that guessing scores as well is not below this.
 CHANCE = 0.01
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A claim and what the measurements here say about it.
+    """A claim and its test on the measured values.
 
     Attributes:
-        rows: Labels of the two rows, the one that has more according to the paper first.
-        published: Difference of the two printed values; ``None`` where one is not printed.
-        measured: Mean over the pairs of (better - worse), a pair being runs of one seed or timings of one round;
-            ``None`` where nothing measures it here.
-        low, high: Student's t interval of the mean; ``None`` for a single pair.
-        n: Pairs.
-        setting: The data set or device that was measured on.
-        untrained: Training runs behind it that did not train, as "SPANet-S, seed 0".
+        rows: Labels of the two rows; the one with the higher value according to the paper is first.
+        unit: Unit of the differences.
+        published: Difference of the two published values; ``None`` if one is not published.
+        measured: Mean of (better - worse) over the pairs; ``None`` if it was not measured. A pair is two runs with the
+            same seed, or two timings in the same round.
+        low, high: 95 % confidence interval of the mean by Student's t; ``None`` for a single pair.
+        n: Number of pairs.
+        setting: Data set or device of the measurement.
+        untrained: Runs that it depends on and that did not train, as "SPANet-S, seed 0".
     """
 
     claim: papers.Claim
@@ -46,14 +47,14 @@ class Outcome:
 
     @property
     def verdict(self) -> str:
-        """Return the verdict on the paper's direction: "not run", "did not train" or that of ``verdict``."""
+        """The verdict on the paper's direction: "not run", "did not train", or the result of ``verdict``."""
         if self.measured is None:
             return "not run"
         return "did not train" if self.untrained else verdict(self.low, self.high)
 
 
 def verdict(low: float | None, high: float | None) -> str:
-    """Return "agrees" or "disagrees" where the whole interval is on one side of zero, else "undecided"."""
+    """Return "agrees" or "disagrees" if the whole interval is on one side of zero, else "undecided"."""
     if low is not None and low > 0:
         return "agrees"
     if high is not None and high < 0:
@@ -62,9 +63,9 @@ def verdict(low: float | None, high: float | None) -> str:
 
 
 def paired(better: Sequence[float], worse: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Return the mean of the paired differences (better - worse) and its 95 % interval by Student's t.
+    """Return the mean of the paired differences (better - worse) and its 95 % confidence interval by Student's t.
 
-    A single pair has no interval. Differences that are all the same have one of no width.
+    The interval is ``None`` for a single pair, and has zero width if all differences are equal.
     """
     differences = [b - w for b, w in zip(better, worse, strict=True)]
     centre = mean(differences)
@@ -78,14 +79,14 @@ def paired(better: Sequence[float], worse: Sequence[float]) -> tuple[float, floa
 
 
 def did_train(values: Mapping[str, Any], classes: int | None) -> bool:
-    """Return whether a training run learnt anything, by the values of its record.
+    """Return whether a training run learned anything, according to the values of its record.
 
-    A classifier did not if its training loss is within ``PLATEAU`` of the loss of a uniform guess, or if its top-1
-    accuracy is no better than chance by a one-sided binomial test at the level ``CHANCE``. Label smoothing and mixup
-    leave the loss of a uniform guess as it is, ln(classes).
+    A classifier did not train if its training loss is within ``PLATEAU`` of the loss of a uniform guess, or if its
+    top-1 accuracy is not better than chance in a one-sided binomial test at the level ``CHANCE``. Label smoothing and
+    mixup do not change the loss of a uniform guess, ln(classes).
 
     Args:
-        classes: Number of classes; ``None`` for detectors and segmenters, of which no loss of a guess is known.
+        classes: Number of classes; ``None`` for detectors and segmenters, whose loss of a guess is unknown.
     """
     if "top1" not in values or classes is None:
         return True
@@ -99,7 +100,7 @@ def did_train(values: Mapping[str, Any], classes: int | None) -> bool:
 
 
 def outcomes(experiment: "Experiment") -> list[Outcome]:
-    """Return every claim about the table's variants, each tested by itself on what was measured here."""
+    """Return the outcome of each claim about the variants of the table. Each claim is tested on its own."""
     found = []
     for claim, rows in experiment.all_claims():
         is_speed = claim.metric == "throughput"
@@ -117,7 +118,7 @@ def outcomes(experiment: "Experiment") -> list[Outcome]:
 
 
 def _untrained(experiment: "Experiment", claim: papers.Claim, rows: Sequence[str]) -> tuple[str, ...]:
-    """Return the runs behind a claim that did not train."""
+    """Return the runs that a claim depends on and that did not train."""
     network = experiment.claimed_network(claim)[0]
     learners = [each for each in experiment.trained_variants if each.label in rows and each.network == network]
     return tuple(run for learner in learners for run in learner.untrained())

@@ -1,4 +1,4 @@
-"""What an experiment found: each published value, and what was measured for it."""
+"""Findings of an experiment: published values with the corresponding measured ones."""
 
 import csv
 import io
@@ -14,10 +14,10 @@ from frepro.experiment.variants import TrainedVariant
 if TYPE_CHECKING:
     from frepro.experiment import Experiment
 
-# Columns whose values are measured; a published column of another kind stays as it is printed.
+# Columns whose values are measured. Other columns are shown as published.
 MEASURED = ("params", "flops", "throughput", "top1")
 UNITS = {"params": "M", "flops": "G", "throughput": "img/s", "top1": "%"}
-# The scores of each task that are shown on other data than the published.
+# The metrics of each task that are shown on other data sets than the published one.
 SHOWN = {
     "classification": ("top1",),
     "detection": ("box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75"),
@@ -27,15 +27,15 @@ SHOWN = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One published value and what was measured for it, in the unit of its column; none where there is no such value.
+    """A published value and the measured one in the unit of the column; ``None`` for a missing value.
 
     Attributes:
-        setting: Where the measured value comes from: a data set, or a device.
-        spread: Standard deviation over seeds, or of the rounds of a timing.
-        n: Seeds, or rounds.
-        weights: File whose weights were evaluated, where nothing was trained here.
-        untrained: How many of the seeds did not train, as ``claims.did_train`` has it; their scores are in the mean.
-        problem: Why the variant cannot be built, where nothing of it could be measured.
+        setting: Data set or device of the measurement.
+        spread: Standard deviation over the seeds, or over the rounds of a timing.
+        n: Number of seeds or rounds.
+        weights: File of the evaluated weights; empty if they were trained here.
+        untrained: Number of seeds that did not train (see ``claims.did_train``). Their scores are part of the mean.
+        problem: Why the variant cannot be built; empty for a variant that can be.
     """
 
     group: str
@@ -54,10 +54,10 @@ class Finding:
 
 
 def compute(experiment: "Experiment") -> list[Finding]:
-    """All there is to tell, in order of the variants; what was not measured is left empty.
+    """Return all findings in the order of the variants. Values that were not measured are ``None``.
 
     Raises:
-        FreproError: Something is still to be run.
+        FreproError: A run or timing is missing.
     """
     if (
         experiment.to_train()
@@ -98,7 +98,7 @@ def _of_classifier(
 
 
 def _scored(experiment: "Experiment", learner: TrainedVariant, metric: str) -> dict[str, Any]:
-    """A score of a learner as a finding has it; empty where there is none."""
+    """Return the fields of a finding for a score of a trained variant; empty if there is no score."""
     values = [record["values"][metric] for record in learner.records() if metric in record["values"]]
     if not values or (experiment.checkpoints is not None and learner.checkpoint is None):
         return {}
@@ -110,13 +110,13 @@ def _scored(experiment: "Experiment", learner: TrainedVariant, metric: str) -> d
 def _of_backbone(
     experiment: "Experiment", label: str, model: str, args: dict[str, Any], rates: list[float] | None
 ) -> list[Finding]:
-    """The whole networks as printed, counted and scored; the backbone alone; and scores on data at hand."""
+    """Return findings of complete detectors or segmenters, of the backbone alone, and scores on other data."""
     from frepro.analysis import cost
 
     table, found = experiment.published, []
     counted_at = experiment.networks if experiment.sizes else ()
     images = {network: tuple((experiment.images or {}).get(network, experiment.sizes[0])) for network in counted_at}
-    wholes = {
+    complete = {
         network: cost.count_whole(network, model, size, experiment.native_size, **args)
         for network, size in images.items()
     }
@@ -129,9 +129,9 @@ def _of_backbone(
                 continue
             network, metric = experiment.meant(row, column)
             measured = {}
-            if metric in ("params", "flops") and network in wholes:
+            if metric in ("params", "flops") and network in complete:
                 scale = {"params": 1e6, "flops": 1e9}[metric]
-                counted = wholes[network]["macs" if metric == "flops" else "params"]
+                counted = complete[network]["macs" if metric == "flops" else "params"]
                 measured = {"measured": counted / scale, "setting": pixels(images[network])}
             elif experiment.is_published_setting and network in learners:
                 measured = _scored(experiment, learners[network], metric)
@@ -174,12 +174,12 @@ def _group(experiment: "Experiment", model: str) -> str:
 
 
 def spread_of(values: Sequence[float], centre: Callable[[Sequence[float]], float]) -> dict[str, Any]:
-    """The centre of some values, their standard deviation (none for a single one) and their number."""
+    """Return the centre of values, their standard deviation (``None`` for a single value) and their number."""
     return {"measured": centre(values), "spread": stdev(values) if len(values) > 1 else None, "n": len(values)}
 
 
 def to_csv(findings: Sequence[Finding]) -> str:
-    """Tidy CSV: a line for each value of each variant, unrounded; empty where nothing was published or measured."""
+    """Return tidy CSV: an unrounded row for each value of each variant, with empty cells for missing values."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(column.name for column in fields(Finding))
@@ -188,7 +188,7 @@ def to_csv(findings: Sequence[Finding]) -> str:
 
 
 def from_csv(text: str) -> list[Finding]:
-    """The findings that ``to_csv`` wrote."""
+    """Return the findings that ``to_csv`` wrote."""
 
     def number(cell: str) -> float | None:
         return float(cell) if cell else None
@@ -207,6 +207,6 @@ def from_csv(text: str) -> list[Finding]:
 
 
 def pixels(size: Sequence[int]) -> str:
-    """Height and width of images, as a setting that something was counted in."""
+    """Format height and width of images as the setting of a finding."""
     height, width = size
     return f"{height} × {width} pixels"

@@ -1,4 +1,4 @@
-"""What a table rests on, in words and numbers, and the files that it is stored in."""
+"""The origin of a table's numbers, and the files that it is stored in."""
 
 import json
 from dataclasses import asdict
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def origin(experiment: "Experiment") -> dict[str, Any]:
-    """Every run with its seed, score and origin; the timing with all its rounds, if anything was timed."""
+    """Return every run with its seed, scores and origin, and every timing with all its rounds."""
     records = [(run, run.measurement.record(), None) for run in experiment.runs]
     records += [(each.runs[0], each.records()[0], each.checkpoint.file.name) for each in experiment.evaluated]
     return {
@@ -54,7 +54,7 @@ def origin(experiment: "Experiment") -> dict[str, Any]:
 
 
 def write(experiment: "Experiment", output: str | None, **figures: Any) -> None:
-    """Write findings.csv, origin.json and the figures given as name=figure into a folder; with none, nothing."""
+    """Write findings.csv, origin.json and the figures, given as name=figure, to a folder; ``None`` writes nothing."""
     if output is None:
         return
     folder = Path(output)

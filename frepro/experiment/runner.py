@@ -1,4 +1,4 @@
-"""Carrying an experiment out: training, evaluating and timing what has not been yet."""
+"""Run an experiment: train, evaluate and time what is missing."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -18,13 +18,13 @@ def run(
     workers: int | None = None,
     log: Callable[[str], None] = print,
 ) -> None:
-    """Train and time what has not been yet.
+    """Train, evaluate and time what is missing.
 
     Args:
-        jobs: Training runs at a time; none for one a core on a CPU (small models gain nothing from more threads),
+        jobs: Training runs in parallel; ``None`` for one per CPU core (small models gain nothing from more threads), or
             one on a GPU.
-        per_device: Most samples in a forward pass; none for the recipe's whole batch.
-        workers: Processes that load data for each run; none for as many as help.
+        per_device: Maximum samples in a forward pass; ``None`` for the full batch of the recipe.
+        workers: Data-loading processes of each run; ``None`` for a default that suits the machine.
         log: Called with a line for each run that ends.
     """
     if experiment.to_train() or experiment.to_time():
@@ -38,7 +38,7 @@ def run(
 
 
 def evaluate(experiment: "Experiment", per_device: int | None, workers: int | None, log: Callable[[str], None]) -> None:
-    """Evaluate the weights of files that have not been yet; arguments as for ``run``."""
+    """Evaluate the weights of files that have not been evaluated yet, with the arguments of ``run``."""
     for learner in experiment.evaluated:
         if not learner.records():
             from frepro.training import evaluate, parallel
@@ -52,12 +52,13 @@ def evaluate(experiment: "Experiment", per_device: int | None, workers: int | No
 
 
 def check_variants(experiment: "Experiment") -> dict[str, str]:
-    """Build on the meta device, before anything is trained, what is trained or has arguments of its own.
+    """Exclude variants that cannot be built, before anything is trained.
 
-    A variant that cannot be built is left out from here on; the others are made. Nothing is allocated or computed.
+    Variants that are trained or have arguments of their own are built on the meta device, so that nothing is allocated
+    or computed.
 
     Returns:
-        Label of each variant that cannot be built -> why.
+        Label of each variant that cannot be built -> the reason.
     """
     from frepro.analysis import cost
 
@@ -71,7 +72,7 @@ def check_variants(experiment: "Experiment") -> dict[str, str]:
                 found[label] = problem
     if found:
         for name in ("measured", "trained_variants", "runs", "evaluated", "timings", "timing_settings", "findings"):
-            experiment.__dict__.pop(name, None)  # were worked out with these variants in
+            experiment.__dict__.pop(name, None)  # these cached values include the variants that cannot be built
         experiment.__dict__["broken"] = found
     return found
 
@@ -84,7 +85,7 @@ def train_missing(
     workers: int | None,
     log: Callable[[str], None],
 ) -> None:
-    """Train runs that are not in the store, as ``Experiment.run`` says; the first that fails ends it."""
+    """Train runs that are not in the store, with the arguments of ``run``. Stop at the first failure."""
     if not runs:
         return
     from frepro.training import parallel
@@ -97,5 +98,5 @@ def train_missing(
 
 
 def default_jobs(device: str, profile: str) -> int:
-    """One run a core on a CPU; one at a time on a GPU, and in smoke, whose runs end before a process is up."""
+    """Return one run per CPU core, but one on a GPU and in profile smoke, where starting a process takes longer."""
     return provenance.machine()["cores"] if device == "cpu" and profile != "smoke" else 1

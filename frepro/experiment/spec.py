@@ -1,4 +1,4 @@
-"""What is asked of an experiment, checked when it is made. Making one imports no torch."""
+"""The specification of an experiment, checked on creation. Creating one does not import torch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,34 +13,39 @@ from frepro.experiment.findings import SHOWN
 from frepro.experiment.variants import Variant
 from frepro.training.device import check_device
 
-# The task of a table by its data set.
+# The task of a table by its data set; "classification" for all others.
 TASKS = {"COCO": "detection", "ADE20K": "segmentation"}
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What is asked of an experiment: the variants of one table, and how they are trained and shown.
+    """The specification of an experiment: the variants of a table, and how they are trained and shown.
 
     Args:
-        paper, table: Which table; ``papers.load(paper).tables[table]``.
-        variants: (label, model, model_args) in the order in which they are to stand. A variant whose model is a row of
-            the table has that row's published values beside it; others stand for themselves.
+        paper, table: The table ``papers.load(paper).tables[table]``.
+        variants: (label, model, model_args) in the order of display. A variant whose model is a row of the table is
+            shown next to the published values of that row.
         profile: "smoke", "demo" or "paper".
-        seeds: One training run of each variant for each of them.
-        models: Keep only the variants of these models; none for all.
-        data: What to train on, as ``data.locate`` takes it; none for the embedded data.
+        seeds: Each seed is one training run of each variant.
+        models: Keep only the variants of these models; ``None`` for all.
+        data: Training data as ``data.locate`` accepts it; ``None`` for the embedded data.
         device: "auto", "cpu" or "cuda".
-        trained: Train and time only the variants of these models, and count the others; none for all. Of a table of
-            detectors or segmenters a mapping: network -> the models that are trained as its backbones, and none for
-            nothing; all of its variants are counted, with and without the network, and timed as classifiers.
-        sizes: Height and width of the images that such backbones are counted at; the networks at the first of them.
-        images: Network -> another height and width that it is counted at.
-        native_size: Pixels a side that filters, masks and position embeddings of ours are made for; none for ``sizes``.
-        checkpoints: Weights by model as ``find_weights`` takes them: these are evaluated, and nothing is trained. Of a
-            table of detectors or segmenters they are of whole networks, as our runs leave them, and go by
-            <network>_<model>.
-        backbones: The same for the weights that detectors and segmenters start from; "none" for random ones.
-        claims: Claims beside the table's, of variants: ``better`` and ``worse`` are labels, and ``group`` is a network.
+        trained: Train and time only the variants of these models, and count the others; ``None`` for all. For a table
+            of detectors or segmenters, this maps each network to the models that are trained as its backbones, and
+            ``None`` trains nothing. All variants of such a table are counted with and without the network, and timed
+            as classifiers.
+        sizes: (height, width) of the images at which backbones of detectors and segmenters are counted. Complete
+            networks are counted at the first size.
+        images: Network -> another (height, width) at which it is counted.
+        native_size: Pixels per side for which filters, masks and position embeddings of frepro's models are created;
+            ``None`` for ``sizes``.
+        checkpoints: Weights by model, as ``find_weights`` accepts them. They are evaluated, and nothing is trained.
+            For a table of detectors or segmenters, these are weights of complete networks as frepro's runs store them,
+            named <network>_<model>.
+        backbones: Weights from which the backbones of detectors and segmenters start, in the same form; "none" for
+            random weights.
+        claims: Claims in addition to those of the table. ``better`` and ``worse`` are labels of variants, and ``group``
+            is a network.
     """
 
     paper: str
@@ -66,7 +71,7 @@ class Spec:
             raise unknown(f"table of {self.paper}", self.table, papers.load(self.paper).tables)
         source = locate(self.data, self.task) if isinstance(self.data, str | None) else None
         if source is None:
-            raise FreproError(f"data is the name of a folder or nothing, not {self.data!r}")
+            raise FreproError(f"data must be the name of a data set or None, not {self.data!r}")
         if self.published.is_of_backbones:
             self._check_networks()
         trains = self.trained != [] and not (self.published.is_of_backbones and not self.trained)
@@ -78,7 +83,7 @@ class Spec:
             if name == "trained" and self.networks:
                 continue
             if not isinstance(given, list | tuple | None) or not all(isinstance(each, str) for each in given or ()):
-                raise FreproError(f"{name} are a list of names, or nothing for all, not {given!r}")
+                raise FreproError(f"{name} must be a list of names, or None for all, not {given!r}")
         check_sizes(self.sizes, self.native_size)
         check_images(self.images, self.networks)
         check_device(self.device)
@@ -87,7 +92,7 @@ class Spec:
             ("model with the same arguments", [f"{model} {args}" for _, model, args in self.variants]),
         ):
             if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
-                raise FreproError(f"two variants have the same {kind}: {doubled[0]}")
+                raise FreproError(f"two variants have the same {kind}, {doubled[0]}: change or remove one")
         known = [model for _, model, _ in self.variants]
         named = chain(*self.trained.values()) if isinstance(self.trained, Mapping) else self.trained or ()
         for model in [*(self.models or ()), *named]:
@@ -117,7 +122,7 @@ class Spec:
 
     @cached_property
     def networks(self) -> dict[str, recipes.Recipe]:
-        """The detectors or segmenters that the table is about -> recipe; empty for a table of classifiers."""
+        """Name of each detector or segmenter of the table -> its recipe; empty for a table of classifiers."""
         if not self.published.is_of_backbones:
             return {}
         return recipes.dense_recipes(self.paper, self.task, self.profile)
@@ -126,8 +131,8 @@ class Spec:
         given = {} if self.trained is None else self.trained
         if not isinstance(given, Mapping):
             raise FreproError(
-                f"Table {self.table} of {self.paper} is about {self.published.dataset}: trained names models for each "
-                f"of {', '.join(self.networks)}, as {{{next(iter(self.networks))!r}: ['spanet_small']}}"
+                f"Table {self.table} of {self.paper} is on {self.published.dataset}: trained must map networks "
+                f"({', '.join(self.networks)}) to models, as {{{next(iter(self.networks))!r}: ['spanet_small']}}"
             )
         for network in given:
             if network not in self.networks:
@@ -136,13 +141,13 @@ class Spec:
     def _check_paper(self, source: Source) -> None:
         if source.embedded:
             raise FreproError(
-                "profile paper needs the real data set: add DATA=/path/to/it, for ImageNet a folder with train/ and "
-                "val/, or use profile demo, which trains on embedded data"
+                "profile paper needs the real data set: add DATA=/path/to/it (for ImageNet, a folder with train/ and "
+                "val/), or use profile demo, which trains on embedded data"
             )
         if self.networks and self.backbones is None and self.checkpoints is None:
             raise FreproError(
-                "profile paper trains from backbones that were trained on ImageNet: add BACKBONES=/folder with files "
-                "like spanet_small.pth, or BACKBONES=none for random weights"
+                "profile paper starts from backbones trained on ImageNet: add BACKBONES=/folder with files such as "
+                "spanet_small.pth, or BACKBONES=none for random weights"
             )
 
     def _check_weights(self) -> None:
@@ -152,22 +157,22 @@ class Spec:
                     f"{each.network}_{each.model}" if each.network else each.model for each in self.trained_variants
                 ]
                 given = self.checkpoints if isinstance(self.checkpoints, str) else ", ".join(self.checkpoints)
-                raise FreproError(f"no weights of this table at {given}: it takes files like {names[0]}.pth")
+                raise FreproError(f"no weights of this table at {given}: add files such as {names[0]}.pth")
         elif self.networks and self.backbones not in (None, "none"):
             for learner in self.trained_variants:
                 if learner.runs[0].start is None:
-                    given = self.backbones if isinstance(self.backbones, str) else "what is given"
+                    given = self.backbones if isinstance(self.backbones, str) else "backbones"
                     model = learner.model
-                    raise FreproError(f"no weights of {model} in {given}: add {model}.pth, or leave the model out")
+                    raise FreproError(f"no weights of {model} in {given}: add {model}.pth, or omit the model")
 
     @property
     def is_published_setting(self) -> bool:
-        """Whether the published recipe runs on the published data set, so that accuracies may stand side by side."""
+        """Whether the published recipe runs on the published data set, so that accuracies are comparable."""
         return self.profile == "paper" and self.source.name == self.published.dataset
 
     @property
     def own_metric(self) -> str:
-        """Metric of the score on the data at hand: the table's own if they are its data set, else one apart."""
+        """Metric of the measured score: that of the table in the published setting, else with the data set's name."""
         metric = SHOWN[self.task][0]
         return metric if self.is_published_setting else f"{self.source.name}_{metric}"
 
@@ -177,7 +182,7 @@ class Spec:
         return f"{self.source.name} test {names[self.task]}"
 
     def printed(self, network: str, metric: str) -> dict[str, float]:
-        """Label of each variant -> what is printed of it in a detector or segmenter, by metrics of a run's record."""
+        """Return label -> published value of each variant, for a network and a metric as in the record of a run."""
         table = self.published
         return {
             label: table.value(row, column.key)
@@ -189,9 +194,9 @@ class Spec:
         }
 
     def meant(self, row: papers.Row, column: papers.Column) -> tuple[str, str]:
-        """The network that a printed value is of, and its metric as a run's record has it.
+        """Return the network of a published value, and its metric as in the record of a run.
 
-        In a table without sections a network's columns begin with its name, and "retinanet_ap" is a box AP.
+        In a table without sections, the columns of a network start with its name, and "retinanet_ap" is a box AP.
         """
         if group := self.published.group(row):
             return next(name for name in self.networks if recipes.NETWORKS[name] == group), column.key
@@ -205,7 +210,7 @@ class Spec:
     def all_claims(self) -> list[tuple[papers.Claim, tuple[str, str]]]:
         """Return the claims of the table, then those of variants, each with the labels of its two rows.
 
-        Of the table's, those are left out that are about a model which ``models`` leaves out.
+        Claims of the table about a model that ``models`` excludes are omitted.
         """
         labels = {model: label for label, model, args in self.variants if not args}
         published = []
@@ -220,7 +225,7 @@ class Spec:
         return str(self.published.value(self.published.row(model, group), "label"))
 
     def claimed_network(self, claim: papers.Claim) -> tuple[str | None, str]:
-        """Return the network and the metric of a run's record that a claim is about."""
+        """Return the network of a claim, and its metric as in the record of a run."""
         if not self.networks or claim in self.claims:
             return claim.group, claim.metric
         return self.meant(self.published.row(claim.better, claim.group), self.published.column(claim.metric))

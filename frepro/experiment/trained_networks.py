@@ -1,7 +1,7 @@
-"""Networks that a figure looks at, trained here: the same runs that tables rest on, where their keys agree.
+"""Networks that are trained for the analysis in a figure. Tables with the same run keys share these runs.
 
-A figure's notebook defines a ``Trained`` in its cells, once, and takes the networks from it; ``frepro reproduce`` runs
-the same cells to tell what is still to train. Making one imports no torch.
+The notebook of a figure defines a ``Trained`` in its cells and takes the networks from it. ``frepro reproduce`` runs
+the same cells to find out what must still be trained. Creating a ``Trained`` does not import torch.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,20 +23,20 @@ from frepro.training.runs import Run, dependencies
 
 @dataclass(frozen=True)
 class Trained:
-    """The networks of one figure, one for each variant and seed.
+    """The networks of a figure, one for each variant and seed.
 
-    A network is trained here, small, by a paper's recipe on embedded data. One for which there is a checkpoint has the
-    weights of that file instead, at full size. In profile "paper" the others are at full size too, with random weights:
-    no figure starts weeks of training.
+    A network is small and trained with the recipe of a paper on embedded data. A network with a checkpoint instead has
+    full size and the weights of that file. In profile "paper", the other networks have full size and random weights, so
+    that a figure never starts weeks of training.
 
     Args:
-        paper: Whose recipe they are trained by.
-        variants: (label, model, model_args). The arguments, with the recipe's, are those of the small network.
+        paper: The paper whose recipe they are trained with.
+        variants: (label, model, model_args). The small network takes these arguments and those of the recipe.
         profile: "smoke", "demo" or "paper".
-        seeds: One network of each variant for each of them; of a file there is one alone.
-        data: What to train on, as ``data.locate`` takes it; none for the embedded data of the tables.
-        checkpoints: Model -> file with its weights, as ``analysis.networks.load`` takes it.
-        device: "auto", "cpu" or "cuda", to train on.
+        seeds: Each seed is one network of each variant. A variant with a checkpoint has only one network.
+        data: Training data as ``data.locate`` accepts it; ``None`` for the embedded data of the tables.
+        checkpoints: Model -> file of its weights, as ``analysis.networks.load`` accepts it.
+        device: Training device: "auto", "cpu" or "cuda".
     """
 
     paper: str
@@ -62,7 +62,7 @@ class Trained:
 
     @cached_property
     def by_label(self) -> dict[str, list[Run]]:
-        """Label of each variant that is trained here -> its runs, seed by seed."""
+        """Label of each trained variant -> its runs, seed by seed."""
         if self.profile == "paper":
             return {}
         return {
@@ -77,7 +77,7 @@ class Trained:
 
     @property
     def runs(self) -> list[Run]:
-        """Every training run, one seed of all variants after the other."""
+        """Every training run, ordered by seed."""
         return [run for of_seed in zip(*self.by_label.values(), strict=True) for run in of_seed]
 
     def to_train(self) -> list[Run]:
@@ -85,7 +85,7 @@ class Trained:
 
     @property
     def made_from(self) -> dict[str, str]:
-        """All that the networks rest on but files, by name, each with a fingerprint."""
+        """Everything that the networks depend on except files of weights, as name -> fingerprint."""
         return dependencies(self.runs, self.paper) if self.runs else {}
 
     def run(
@@ -95,14 +95,14 @@ class Trained:
         workers: int | None = None,
         log: Callable[[str], None] = print,
     ) -> None:
-        """Train what has not been yet; arguments as in ``Experiment.run``."""
+        """Train what is missing, with the arguments of ``Experiment.run``."""
         train_missing(self.to_train(), self.device, jobs or self.default_jobs(), per_device, workers, log)
 
     def default_jobs(self) -> int:
         return default_jobs(device_name(self.device)[0], self.profile)
 
     def untrained(self) -> list[str]:
-        """Return the runs that learnt nothing, as "SPANet-S, seed 0"."""
+        """Return the runs that did not train, as "SPANet-S, seed 0"."""
         return [
             f"{label}, seed {run.seed}"
             for label, runs in self.by_label.items()
@@ -111,10 +111,10 @@ class Trained:
         ]
 
     def networks(self) -> dict[str, list[Any]]:
-        """Label of each variant -> its networks (torch modules, in evaluation mode), seed by seed.
+        """Return the label of each variant -> its networks (torch modules in evaluation mode), seed by seed.
 
         Raises:
-            FreproError: Something is still to be trained, or a file does not fit its model.
+            FreproError: A run is missing, or a file does not match its model.
         """
         if self.to_train():
             raise FreproError("not every network has been trained: call run() first")
@@ -132,17 +132,17 @@ class Trained:
         return found
 
     def test_images(self, count: int) -> tuple[Any, str]:
-        """Images to show to the networks: the first test images of what they were trained on.
+        """Return input images for the networks: the first test images of the data set they were trained on.
 
-        Where nothing is trained here, they are pieces of the two embedded photographs.
+        If no network is trained, these are crops of the two embedded photographs.
 
         Returns:
-            A tensor (N, 3, H, W) with values in [0, 1], N being ``count`` or as many as there are; and what it is.
+            A tensor (N, 3, H, W) with values in [0, 1], where N is at most ``count``; and a description of the images.
         """
         if not self.by_label:
             from frepro.data import pictures
 
-            return pictures.crops(count, seed=self.seeds[0]), f"{count} pieces of two photographs"
+            return pictures.crops(count, seed=self.seeds[0]), f"{count} crops of two photographs"
         import torch
 
         from frepro.data.loading import samples
@@ -159,11 +159,11 @@ class Trained:
         images: str = "",
         in_place_of: str = "ImageNet's images",
     ) -> Illustration:
-        """What stands behind a figure of these networks: their weights one by one, and what is not the paper's.
+        """Return the sources of a figure of these networks: all weights, and what differs from the paper.
 
         Args:
             figure, values: As in ``Illustration``.
-            images: What the networks were shown; it and ``in_place_of`` are as in ``analysis.networks.stands_in``.
+            images, in_place_of: The input images, and what they replace; as in ``analysis.networks.stands_in``.
         """
         from frepro.analysis import networks
 
@@ -182,7 +182,7 @@ class Trained:
         return Illustration(self.paper, figure, values, sources, stands_in)
 
     def _source(self, run: Run, model: str) -> dict[str, Any]:
-        """A run in words; ``model`` is what the variant is called, and the run's may be ours of the same frame."""
+        """Describe a run. ``model`` is that of the variant; the run may have an equivalent one (see ``built_as``)."""
         record = run.measurement.record()
         arguments = ", ".join(f"{name} {value}" for name, value in run.all_model_args.items())
         return {

@@ -1,4 +1,4 @@
-"""Files of weights by the name of the model that they are for."""
+"""Find files of weights by the name of their model."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,11 +8,12 @@ from frepro.training.runs import Start
 
 
 def find_weights(given: Mapping[str, str] | str | None, name: str) -> Start | None:
-    """The weights of that name; none where there are none.
+    """Return the weights of a name; ``None`` if there are none.
 
     Args:
-        given: Files by name; or one file, or a folder of files, that have the name's, as spanet_small.safetensors or
+        given: Name -> file; or one file or a folder of files named after the model, as spanet_small.safetensors or
             SPANet-small.pth.
+        name: Name of a model, or <network>_<model>.
 
     Raises:
         FreproError: There is no such file or folder.
@@ -23,11 +24,13 @@ def find_weights(given: Mapping[str, str] | str | None, name: str) -> Start | No
         return Start.of(Path(given[name])) if name in given else None
     path = Path(given)
     if not path.exists():
-        raise FreproError(f"no weights at {path}: give a file or folder of files like {name}.safetensors or {name}.pth")
+        raise FreproError(
+            f"no weights at {path}: give a file, or a folder of files, such as {name}.safetensors or {name}.pth"
+        )
     files = sorted(path.iterdir()) if path.is_dir() else [path]
     return next((Start.of(file) for file in files if named(file) == name), None)
 
 
 def named(file: Path) -> str:
-    """The name that a file of weights goes by; empty for another kind of file."""
+    """Return the model name of a file of weights; empty for another kind of file."""
     return file.stem.lower().replace("-", "_") if file.suffix in (".safetensors", ".pth", ".pt") else ""

@@ -1,6 +1,6 @@
-"""What the papers published, as data: their tables (every row and column as printed) and their figures.
+"""The published tables (every row and column as printed) and figures of the papers, as data.
 
-One YAML file a paper. Nothing measured is in it, and nothing here computes: measured values live in ``results/``.
+Each paper has one YAML file with published values only. Measured values are stored in ``results/``.
 """
 
 import re
@@ -15,7 +15,7 @@ from frepro.store.yaml_schema import Document
 
 Cell = str | int | float | None
 
-# Data sets of detection and of segmentation, where a model is the backbone of something larger.
+# Data sets of detection and segmentation, where a model is the backbone of a detector or segmenter.
 DENSE = ("COCO", "ADE20K")
 
 
@@ -24,11 +24,11 @@ class Column:
     """A column as printed.
 
     Attributes:
-        key: What it holds; the same key names the measured value beside it (params, flops, throughput, top1 ...).
+        key: The quantity (params, flops, throughput, top1 ...). The corresponding measured value has the same key.
         name: The printed heading.
         unit: Unit of a number.
-        decimals: Printed decimals of a number; none for text.
-        under: Heading over this column and its neighbours, as the detector of a column of AP.
+        decimals: Printed decimals of a number; ``None`` for text.
+        under: Heading above this column and its neighbours, such as the detector above columns of AP.
     """
 
     key: str
@@ -40,13 +40,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """A row as printed, one cell for each column; ``null`` where the paper prints nothing.
+    """A row as printed, with one cell for each column; ``null`` for an empty cell.
 
     Attributes:
-        model: The timm or frepro model that the row means; none where neither has one. Where the table is of a detector
-            or a segmentation head, the backbone.
-        marks: "ours" for the paper's own models, "baseline" for the row that others are compared with.
-        note: Where print and code disagree, or what a reader has to know of the row.
+        model: The timm or frepro model of the row; ``None`` if neither has it. In a table of detectors or segmenters,
+            this is the backbone.
+        marks: "ours" for the paper's own models, "baseline" for the row that the others are compared with.
+        note: A difference between paper and official code, or another remark on the row.
     """
 
     cells: list[Cell]
@@ -58,13 +58,13 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a table is there to show, of two of its rows: one model has more of something than another.
+    """A claim of a table: one of two models has a higher value of a metric than the other.
 
     Attributes:
-        better, worse: The models of the two rows.
+        better, worse: Models of the two rows; according to the paper, the first has the higher value.
         text: The claim as a sentence.
-        metric: Of what there is more.
-        group: Section of the two rows, of a table whose sections repeat models.
+        metric: The metric that is compared.
+        group: Section of the two rows, in a table whose sections repeat models.
     """
 
     better: str
@@ -77,10 +77,10 @@ class Claim:
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its columns and rows as printed, and what they are there to show.
+    """A table: its columns and rows as printed, and its claims.
 
-    A column of key "label" names the rows; one of key "group" is the section that a row stands in. Labels are unique in
-    their section.
+    The column with key "label" names the rows, and the one with key "group" is the section of a row. Labels are unique
+    within a section.
     """
 
     caption: str
@@ -92,19 +92,19 @@ class Table:
 
     @property
     def is_of_backbones(self) -> bool:
-        """Whether rows are whole detectors or segmentation models, of which the model named is the backbone alone."""
+        """Whether rows are detectors or segmenters, and ``model`` is only their backbone."""
         return self.dataset in DENSE
 
     def value(self, row: Row, key: str) -> Cell:
         return row.cells[[column.key for column in self.columns].index(key)]
 
     def row(self, model: str, group: str | None = None) -> Row | None:
-        """The row that means ``model``, if the table has one; the first, or the one in a section."""
+        """Return the first row of ``model``, or that in a section; ``None`` if there is none."""
         rows = [row for row in self.rows if row.model == model and group in (None, self.group(row))]
         return rows[0] if rows else None
 
     def group(self, row: Row) -> str:
-        """The section that a row stands in; empty in a table without sections."""
+        """Return the section of a row; empty in a table without sections."""
         return str(self.value(row, "group")) if self.column("group") else ""
 
     def column(self, key: str) -> Column | None:
@@ -113,7 +113,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: its caption as printed and, in our words, what it shows; ``models`` are those it is about."""
+    """A figure: its caption as printed, what it shows in frepro's words, and the models that it is about."""
 
     caption: str
     shows: str
@@ -135,7 +135,7 @@ class Paper:
     figures: dict[int, Figure]
 
     def artefacts(self) -> Iterator[tuple[str, Table | Figure]]:
-        """("table_1", ...), ..., ("figure_1", ...), ... in order."""
+        """Yield ("table_1", table), ..., ("figure_1", figure), ... in order."""
         for number in sorted(self.tables):
             yield f"table_{number}", self.tables[number]
         for number in sorted(self.figures):
@@ -143,21 +143,21 @@ class Paper:
 
 
 def title(item: Table | Figure) -> str:
-    """The first sentence of a caption, without its full stop."""
+    """Return the first sentence of a caption without its full stop."""
     return re.split(r"(?<!\bvs)\.\s+(?=[^a-z\d])", " ".join(item.caption.split()))[0].rstrip(".")
 
 
 def names() -> list[str]:
-    """The papers there are."""
+    """Return the names of the papers."""
     return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml"))
 
 
 @lru_cache
 def load(name: str) -> Paper:
-    """The paper of that name.
+    """Return a paper by name.
 
     Raises:
-        FreproError: No such paper, or its file does not hold what a paper must, with file and line.
+        FreproError: The paper is unknown, or its file is invalid; the message has the file and line.
     """
     if name not in names():
         raise unknown("paper", name, names())
@@ -165,7 +165,7 @@ def load(name: str) -> Paper:
 
 
 def read(path: Path) -> Paper:
-    """The paper in a file of any name; ``load`` for those of the package."""
+    """Read a paper from any file; use ``load`` for the papers of the package."""
     paper = Document.read(path).bind(Paper)
     for number, table in paper.tables.items():
         keys = [column.key for column in table.columns]
@@ -183,7 +183,7 @@ def read(path: Path) -> Paper:
 
 def _check(row: Row, table: Table, where: str) -> None:
     if len(row.cells) != len(table.columns):
-        raise FreproError(f"{where}: {len(table.columns)} columns, but {len(row.cells)} cells in this row")
+        raise FreproError(f"{where}: expected {len(table.columns)} cells, one for each column, found {len(row.cells)}")
     for cell, column in zip(row.cells, table.columns, strict=True):
         if cell is None:
             continue

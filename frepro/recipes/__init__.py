@@ -1,11 +1,12 @@
-"""How networks are trained, as data: one YAML file for each, with three profiles of how much of it.
+"""Training recipes as data: one YAML file for each recipe, with three profiles.
 
-``paper`` is the published recipe on the real data set; ``demo`` takes minutes on embedded data on any laptop; ``smoke``
-takes seconds and only shows that everything runs. ``demo`` and ``smoke`` name only the keys in which they differ.
+``paper`` is the published recipe on the real data set. ``demo`` takes minutes on embedded data on any laptop. ``smoke``
+takes seconds, and only shows that everything runs. ``demo`` and ``smoke`` list only the keys in which they differ from
+``paper``.
 
-A paper's classifiers are trained by the recipe of its name, as "spanet"; its detectors and segmenters by one of their
-own, as "spanet-mask_rcnn". What those have in common stands in ``detection.yaml`` and ``segmentation.yaml``, which they
-name as their ``base`` and overlay key by key.
+The classifiers of a paper are trained with the recipe of the same name, as "spanet", and each of its detectors and
+segmenters with a recipe of its own, as "spanet-mask_rcnn". The common parts of these are in ``detection.yaml`` and
+``segmentation.yaml``: a recipe names one of them as its ``base`` and overrides individual keys.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -19,7 +20,7 @@ from frepro.store.yaml_schema import Document
 PROFILES = ("smoke", "demo", "paper")
 BASES = ("detection", "segmentation")
 
-# Detectors and segmenters as the papers' tables call them.
+# Names of detectors and segmenters in the tables of the papers.
 NETWORKS = {
     "retinanet": "RetinaNet",
     "mask_rcnn": "Mask R-CNN",
@@ -31,7 +32,7 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How throughput is measured: images of ``img_size`` pixels a side in batches, the median of ``rounds``."""
+    """How throughput is measured: batches of images of ``img_size`` pixels per side, median over ``rounds``."""
 
     batch_size: int
     img_size: int
@@ -40,11 +41,11 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class LayerDecay:
-    """Lower rates for a backbone's first layers: ``rate`` ** (``layers`` - number of the layer's group).
+    """Lower learning rates for the first layers of a backbone: a factor of ``rate`` ** (``layers`` - layer group).
 
     Attributes:
-        by: "layer": groups 0 to 6, of the stem, the stages and thirds of the third stage; "stage": 0 for all that makes
-            maps smaller, 1 to 4 for the stages.
+        by: "layer": groups 0 to 6 are the stem, the stages and thirds of the third stage; "stage": group 0 is all
+            downsampling layers, and groups 1 to 4 are the stages.
     """
 
     rate: float
@@ -54,7 +55,7 @@ class LayerDecay:
 
 @dataclass(frozen=True)
 class Change:
-    """What a single model has in place of the recipe's values; none of what it shares with the others."""
+    """Values of a single model that replace those of the recipe; ``None`` keeps the value of the recipe."""
 
     optimizer: Literal["adamw", "lamb"] | None = None
     lr: float | None = None
@@ -69,37 +70,38 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What the recipes of all tasks have. Rates are for one optimizer update of ``batch_size`` samples over all
-    processes together.
+    """The parameters that recipes of all tasks share.
+
+    Learning rates are for one optimizer step on ``batch_size`` samples over all processes.
 
     Attributes:
-        img_size: Pixels a side of the images that the model is made for.
-        batch_size: Effective batch: samples in an optimizer update, over all processes and accumulation steps.
-        epochs: Passes over the training data on the schedule, warm-up included.
-        updates: Optimizer updates in place of ``epochs``; the last pass ends with them.
+        img_size: Native image size of the model, in pixels per side.
+        batch_size: Effective batch size: samples per optimizer step, over all processes and accumulation steps.
+        epochs: Passes over the training data in the schedule, including warm-up.
+        updates: Number of optimizer steps, instead of ``epochs``; the last epoch stops after them.
         lr: Peak learning rate.
-        warmup_lr: Where it starts.
-        warmup_epochs, warmup_updates: How long it rises, in one of the two.
-        schedule: How it falls after that: "cosine" to ``min_lr`` over the epochs, "step" to a tenth at each of the
-            ``milestones`` (epochs), "poly" as (1 - update / updates) ** ``power`` to ``min_lr``.
-        cooldown_epochs: Further passes at ``min_lr``.
-        layer_decay: None for one rate for all layers.
-        decay_all: Weight decay also of norms and biases, as toolboxes have it unless told otherwise.
-        drop_path: Stochastic depth of the last block.
-        ema_decay: Decay of the moving average of the weights; none without one.
-        clip_grad: Largest norm of the gradient; none without clipping.
-        optimizer: AdamW, or LAMB as timm has it.
-        betas: How far it averages the gradient and its square.
-        precision: Of forward and backward on a GPU; a CPU always computes in float32.
-        score_every: Epochs between two evaluations; the last one is always evaluated.
-        by_model: Values of single models (see ``of``).
-        samples: Use only so many training and test samples, spread evenly; none for all.
-        model_args: Arguments of the model, to make it small for embedded data.
+        warmup_lr: Initial learning rate.
+        warmup_epochs, warmup_updates: Length of the warm-up, in epochs or optimizer steps.
+        schedule: Decay of the learning rate after warm-up: "cosine" to ``min_lr`` over the epochs, "step" by a factor
+            of ten at each of the ``milestones`` (epochs), "poly" as (1 - update / updates) ** ``power`` to ``min_lr``.
+        cooldown_epochs: Additional epochs at ``min_lr``.
+        layer_decay: Layer-wise decay of the learning rate; ``None`` for the same rate in all layers.
+        decay_all: Apply weight decay to norms and biases, too, as detection and segmentation toolboxes do by default.
+        drop_path: Stochastic depth rate of the last block.
+        ema_decay: Decay of the moving average of the weights; ``None`` for no average.
+        clip_grad: Maximum norm of the gradient; ``None`` for no clipping.
+        optimizer: AdamW, or timm's LAMB.
+        betas: Decay rates of the moving averages of the gradient and its square.
+        precision: Precision of forward and backward on a GPU. A CPU always computes in float32.
+        score_every: Epochs between evaluations; the last epoch is always evaluated.
+        by_model: Values of individual models (see ``of``).
+        samples: Use only this many training and test samples, evenly spaced; ``None`` for all.
+        model_args: Arguments of the model that make it small for embedded data.
     """
 
     task: ClassVar[str]
-    metric: ClassVar[str]  # key of the score that the task is about,
-    metric_name: ClassVar[str]  # and what people call it
+    metric: ClassVar[str]  # key of the main metric of the task
+    metric_name: ClassVar[str]  # display name of the metric
 
     img_size: int
     batch_size: int
@@ -130,21 +132,21 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.score_every < 1:
-            raise ValueError("batch_size and score_every are at least 1")
+            raise ValueError("batch_size and score_every must be at least 1")
         if (self.epochs < 1) is (self.updates is None):
-            raise ValueError("a recipe lasts either so many epochs or so many updates")
+            raise ValueError("give either epochs or updates")
         if self.updates is None and self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warm-up of {self.warmup_epochs} epochs leaves nothing of {self.epochs}")
+            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be less than epochs ({self.epochs})")
         if (self.schedule == "step") != bool(self.milestones):
-            raise ValueError("milestones are for the schedule step, which needs some")
+            raise ValueError("give milestones for schedule step, and for no other")
 
     @property
     def network(self) -> str | None:
-        """What a model is the backbone of; none for a classifier, which is all of it."""
+        """The detector or segmenter that has the model as its backbone; ``None`` for a classifier."""
         return None
 
     def of(self, model: str) -> "Recipe":
-        """This recipe with the values of one model."""
+        """Return this recipe with the values of one model."""
         change = self.by_model.get(model, Change())
         own = {each.name: value for each in fields(Change) if (value := getattr(change, each.name)) is not None}
         return replace(self, **own, by_model={})
@@ -155,13 +157,13 @@ class Classification(Recipe):
     """How a classifier is trained.
 
     Attributes:
-        smoothing: Of labels.
+        smoothing: Label smoothing.
         reprob: Probability of random erasing, with random pixels.
-        repeats: How often in a row an epoch shows an image, each time augmented anew (repeated augmentation); the epoch
-            is as long, and shows so many fewer images.
+        repeats: Consecutive repeats of an image in an epoch, each with a different augmentation (repeated
+            augmentation). The length of an epoch stays the same, so it has fewer distinct images.
         scale: Range of the area of random resized crops, relative to the image.
-        crop_pct: Share of the resized image that the centre crop keeps in evaluation.
-        benchmark: How throughput is measured; no part of the training.
+        crop_pct: Fraction of the resized image that the centre crop keeps in evaluation.
+        benchmark: How throughput is measured; not part of training.
     """
 
     task, metric, metric_name = "classification", "top1", "top-1"
@@ -181,7 +183,7 @@ class Classification(Recipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.repeats < 1:
-            raise ValueError("repeats are at least 1")
+            raise ValueError("repeats must be at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,11 +192,12 @@ class Detection(Recipe):
 
     Attributes:
         detector: A name of ``tasks.detectors.create``.
-        min_size: Lengths that an image's shorter side is resized to; one of them at random in training, the last else.
-        max_size: Most of the longer side.
-        crop: Whether every second image is cut before it is resized (``data.dense.Detection``).
-        mirror: Whether every second image is mirrored.
-        detector_args: Further arguments of ``tasks.detectors.create``, to make it small for embedded data.
+        min_size: Lengths in pixels to which the shorter side of an image is resized: a random one in training, the last
+            one in evaluation.
+        max_size: Maximum length of the longer side in pixels.
+        crop: Whether an image is cropped before resizing with probability one half (``data.dense.Detection``).
+        mirror: Whether an image is flipped horizontally with probability one half.
+        detector_args: Other arguments of ``tasks.detectors.create``, which make it small for embedded data.
     """
 
     task, metric, metric_name = "detection", "box_ap", "box AP"
@@ -217,14 +220,15 @@ class Segmentation(Recipe):
 
     Attributes:
         segmenter: A name of ``tasks.segmenters.create``.
-        crop_size: Short side that images are resized to and, in training, side of the square that is cut out.
-        ratios: Range of the random factor of the size before that cut.
-        mirror: Whether every second image is mirrored.
-        distort: Whether colours are changed at random.
-        multiple: Sides of test images are rounded up to multiples of so many pixels.
-        window, stride: Of sliding inference, in pixels; none for whole images.
-        class_weights: Of pixels of a class in the loss; 1 for those that it does not name.
-        segmenter_args: Further arguments of ``tasks.segmenters.create``, to make it small for embedded data.
+        crop_size: Length in pixels to which the shorter side of an image is resized; in training, also the side of the
+            square crop.
+        ratios: Range of the random scale factor before cropping.
+        mirror: Whether an image is flipped horizontally with probability one half.
+        distort: Whether colours are distorted randomly.
+        multiple: Height and width of test images are rounded up to multiples of this many pixels.
+        window, stride: Window and stride of sliding inference in pixels; ``None`` for whole images.
+        class_weights: Class -> weight of its pixels in the loss; 1 for other classes.
+        segmenter_args: Other arguments of ``tasks.segmenters.create``, which make it small for embedded data.
     """
 
     task, metric, metric_name = "segmentation", "miou", "mIoU"
@@ -246,21 +250,21 @@ class Segmentation(Recipe):
 
 
 def names() -> list[str]:
-    """The recipes there are."""
+    """Return the names of the recipes."""
     return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml") if path.stem not in BASES)
 
 
 def dense_recipes(paper: str, task: str, profile: str) -> dict[str, Recipe]:
-    """The networks of a task that a paper trains -> recipe."""
-    wholes = [name for name in names() if name.startswith(f"{paper}-")]
-    found = {name.removeprefix(f"{paper}-"): load(name, profile) for name in wholes}
+    """Return network -> recipe for the detectors or segmenters that a paper trains."""
+    own = [name for name in names() if name.startswith(f"{paper}-")]
+    found = {name.removeprefix(f"{paper}-"): load(name, profile) for name in own}
     return {network: recipe for network, recipe in found.items() if recipe.task == task}
 
 
 def of_family(module: str) -> str | None:
-    """The recipe that the models of a module in ``frepro.models`` were trained by, if there is one.
+    """Return the recipe for the models of a module in ``frepro.models``; ``None`` if there is none.
 
-    Vim's is that of Vim-F, whose authors trained Vim anew beside their own models.
+    The recipe of Vim is that of Vim-F, whose authors retrained Vim along with their own models.
     """
     name = {"vim": "vim-f", "vimf": "vim-f"}.get(module, module)
     return name if name in names() else None
@@ -268,10 +272,11 @@ def of_family(module: str) -> str | None:
 
 @lru_cache
 def load(name: str, profile: str) -> Recipe:
-    """The recipe of that name in a profile.
+    """Return a profile of a recipe by name.
 
     Raises:
-        FreproError: No such recipe or profile, or the file holds an unknown key or a wrong type, with file and line.
+        FreproError: The recipe or profile is unknown, or the file has an unknown key or a wrong type; the message has
+            the file and line.
     """
     if name not in names():
         raise unknown("recipe", name, names())
@@ -279,7 +284,7 @@ def load(name: str, profile: str) -> Recipe:
 
 
 def read(path: Path, profile: str) -> Recipe:
-    """The recipe in a file of any name; ``load`` for those of the package."""
+    """Read a recipe from any file; use ``load`` for the recipes of the package."""
     if profile not in PROFILES:
         raise unknown("profile", profile, PROFILES)
     document = Document.read(path)
@@ -305,7 +310,7 @@ def read(path: Path, profile: str) -> Recipe:
 
 
 def _profiles(document: Document) -> dict[str, tuple[Any, Document]]:
-    """The profiles of a file, and its base where it has one."""
+    """Return the profiles of a file, and its base if it has one."""
     found = document.items()
     for key, (key_node, _) in found.items():
         if key not in (*PROFILES, "base"):
@@ -314,12 +319,12 @@ def _profiles(document: Document) -> dict[str, tuple[Any, Document]]:
 
 
 def from_plain(task: str, values: dict[str, Any]) -> Recipe:
-    """The recipe of a task out of what ``dataclasses.asdict`` made of it, and JSON of that."""
+    """Return a recipe from the JSON of its ``dataclasses.asdict``."""
     kind = next((kind for kind in (Classification, Detection, Segmentation) if kind.task == task), None)
     if kind is None:
-        raise FreproError(f"there is no task {task!r}")
+        raise FreproError(f"unknown task {task!r}")
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    if weights := plain.get("class_weights"):  # JSON has text for keys
+    if weights := plain.get("class_weights"):  # the keys of JSON objects are strings
         plain["class_weights"] = {int(label): weight for label, weight in weights.items()}
     parts = {"benchmark": Benchmark, "layer_decay": LayerDecay}
     return kind(**{**plain, **{name: part(**plain[name]) for name, part in parts.items() if plain.get(name)}})

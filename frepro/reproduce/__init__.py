@@ -1,11 +1,10 @@
-"""Which tables and figures there are, which of them are stale, and how they are made anew.
+"""List the tables and figures, find out which are stale, and make them again.
 
-An artefact is up to date when every run that it rests on is in the store, and its result was made from the same
-notebook, parameters, published numbers, recipe, data and code; each of these is kept by name beside the result, so that
-the plan can say why a result is stale. It tells all of that before anything runs, without importing torch; what it
-costs to run is taken from how long the same runs took before. A table rests on an ``Experiment``; a
-figure on what its notebook draws or measures itself, and so on the code that this notebook uses, and on the networks
-that are ``Trained`` for it.
+An artefact is up to date when the store has every run that it depends on, and when its result was made from the current
+notebook, parameters, published numbers, recipe, data and code. A fingerprint of each of these is stored by name with
+the result, so that the plan can say why a result is stale. The plan is made before anything runs, without importing
+torch, and estimates the cost from how long the same runs took before. A table depends on an ``Experiment``. A figure
+depends on the code that its notebook uses, and on the networks that are ``Trained`` for it.
 """
 
 from .artefacts import Artefact, artefacts, find, listed, ranges, shown

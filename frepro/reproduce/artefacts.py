@@ -1,4 +1,4 @@
-"""The tables and figures there are, and which of them can be made."""
+"""The tables and figures of the papers, and which of them can be made."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,7 +12,7 @@ from frepro.errors import FreproError
 
 @dataclass(frozen=True)
 class Artefact:
-    """A table or figure of a paper: ``kind`` is "table" or "figure"."""
+    """A table or figure of a paper. ``kind`` is "table" or "figure"."""
 
     paper: str
     kind: str
@@ -32,7 +32,7 @@ class Artefact:
 
     @property
     def is_built(self) -> bool:
-        """Whether there is a notebook that makes it."""
+        """Whether a notebook makes it."""
         return self.notebook.exists()
 
     def folder(self, profile: str) -> Path:
@@ -40,7 +40,7 @@ class Artefact:
 
 
 def artefacts(paper: str | None = None) -> Iterator[Artefact]:
-    """Every table and figure of one paper, or of all."""
+    """Yield every table and figure of one paper, or of all papers."""
     for name in [paper] if paper else papers.names():
         for artefact, _ in papers.load(name).artefacts():
             kind, _, number = artefact.partition("_")
@@ -50,10 +50,11 @@ def artefacts(paper: str | None = None) -> Iterator[Artefact]:
 def find(
     paper: str | None = None, table: int | None = None, figure: int | None = None
 ) -> tuple[list[Artefact], list[Artefact]]:
-    """The artefacts asked for, of all papers unless one is named: those that can be made, and those not built yet.
+    """Return the selected artefacts, of all papers unless one is named: those that can be made, and those not built
+    yet.
 
     Raises:
-        FreproError: There is no such table or figure, or no notebook makes it in any of the papers yet.
+        FreproError: There is no such table or figure, or no paper has a notebook for it yet.
     """
     wanted = {("table", table), ("figure", figure)} - {("table", None), ("figure", None)}
     every = list(artefacts(paper))
@@ -62,16 +63,16 @@ def find(
         if not any((a.kind, a.number) == (kind, number) for a in every):
             known = listed(a for a in every if a.kind == kind)
             where = f"paper {paper!r}" if paper else "any paper"
-            raise FreproError(f"no {kind} {number} in {where}: there are {known}")
+            raise FreproError(f"no {kind} {number} in {where}: choose from {known}")
     ready, missing = [a for a in chosen if a.is_built], [a for a in chosen if not a.is_built]
     if not ready or {(a.kind, a.number) for a in ready} < wanted:
         can = listed(a for a in artefacts() if a.is_built) or "nothing yet"
-        raise FreproError(f"not built yet: {listed(missing)}; what can be made: {can}")
+        raise FreproError(f"not built yet: {listed(missing)}; available: {can}")
     return ready, missing
 
 
 def listed(chosen: Iterable[Artefact]) -> str:
-    """Artefacts in one line: "Table 4 of dfformer, Tables 1-3, 5 and Figure 2 of spanet"."""
+    """Return artefacts in one line, as "Table 4 of dfformer, Tables 1-3, 5 and Figure 2 of spanet"."""
     parts = []
     for paper, of_paper in groupby(chosen, key=lambda a: a.paper):
         kinds = []
@@ -83,7 +84,7 @@ def listed(chosen: Iterable[Artefact]) -> str:
 
 
 def ranges(numbers: Sequence[int]) -> str:
-    """Rising whole numbers, neighbours drawn together: 1, 2, 3, 5 as "1-3, 5"."""
+    """Format increasing integers with consecutive ones as a range: 1, 2, 3, 5 as "1-3, 5"."""
     runs: list[list[int]] = []
     for number in numbers:
         if runs and number == runs[-1][-1] + 1:
@@ -94,6 +95,6 @@ def ranges(numbers: Sequence[int]) -> str:
 
 
 def shown(path: Path) -> str:
-    """A path as people like to read it: relative to the current folder where that is shorter."""
+    """Return a path for display: relative to the current folder if that is shorter."""
     relative = os.path.relpath(path)
     return relative if len(relative) < len(str(path)) else str(path)

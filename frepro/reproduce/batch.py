@@ -1,6 +1,6 @@
-"""Several tables and figures in one go: first their training runs, each made once, then timings, then notebooks.
+"""Make several tables and figures: first their training runs, each only once, then timings, then notebooks.
 
-What fails takes along only the artefacts that rest on it; all others are finished, and the failures told at the end.
+A failure affects only the artefacts that depend on it. All others are finished, and failures are reported at the end.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,19 +19,21 @@ from frepro.training.parallel import Failure
 from frepro.training.progress import Progress, Stopwatch, Thing, minutes
 from frepro.training.runs import Run
 
-FEW = 4  # as many papers as share a table's number: so many artefacts are told in full, of more an overview
+# Up to this many artefacts are described in full, more as an overview. Four papers share a table number.
+FEW = 4
 
-# What measures seconds or memory in its own notebook; beside another notebook it would measure that one too.
+# Notebooks that measure time or memory use one of these modules. They run alone: a notebook that runs at the same time
+# would distort the measurement.
 MEASURING = ("frepro.analysis.cost", "frepro.analysis.memory", "frepro.analysis.timing", "frepro.bench")
 
 
 @dataclass
 class Made:
-    """How it went with one artefact.
+    """The outcome of making one artefact.
 
     Attributes:
-        seconds: Of the runs, the timing and the notebook that were made for it now.
-        failure: The first thing that failed, if anything did.
+        seconds: Seconds that its runs, timing and notebook took in this call.
+        failure: The first failure; ``None`` means success.
     """
 
     plan: Plan | FigurePlan
@@ -47,11 +49,11 @@ class Made:
 
     @property
     def log(self) -> Path:
-        """Where the traceback of a failure is kept that is not the user's to mend."""
+        """The file for the traceback of a failure that the user cannot fix."""
         return self.plan.folder.with_name(f"{self.plan.folder.name}.failed.txt")
 
     def fail(self, failure: Failure) -> None:
-        """Note what failed; only the first counts."""
+        """Record a failure, unless there is one already."""
         if self.failure is None:
             self.failure = failure
             if failure.details:
@@ -60,23 +62,23 @@ class Made:
 
     @property
     def left_out(self) -> list[str]:
-        """A line for each variant that could not be built."""
+        """One line for each variant that could not be built."""
         broken = self.plan.experiment.broken if isinstance(self.plan, Plan) else {}
         return [f"{self.plan.artefact.title}: {label} is left out: {problem}" for label, problem in broken.items()]
 
     def cause(self) -> str:
-        """The failure in one line: what, why, and where to look."""
+        """Return the failure in one line: the artefact, the cause, and the file with the traceback."""
         where = f" (see {shown(self.log)})" if self.failure.details and self.log.exists() else ""
         return f"{self.plan.artefact.title}: {self.failure.cause}{where}"
 
 
 class Batch:
-    """The artefacts to be made.
+    """A set of artefacts to make.
 
     Args:
-        plans: What each takes.
-        device: What they compute on: "auto", "cpu" or "cuda".
-        jobs: Runs and notebooks at a time; none for as many as suit the machine.
+        plans: The plan of each artefact.
+        device: Device to compute on: "auto", "cpu" or "cuda".
+        jobs: Runs and notebooks in parallel; ``None`` for a default that suits the machine.
     """
 
     def __init__(self, plans: Sequence[Plan | FigurePlan], device: str = "auto", jobs: int | None = None) -> None:
@@ -86,7 +88,7 @@ class Batch:
         self.jobs = jobs or self._default_jobs()
 
     def _default_jobs(self) -> int:
-        """One a core on a CPU, and one at a time on a GPU; for a single artefact as its experiment has it."""
+        """Return one job per CPU core, or one on a GPU; for a single table, the default of its experiment."""
         if len(self.stale) == 1 and isinstance(self.stale[0], Plan):
             return self.stale[0].experiment.default_jobs()
         return provenance.machine()["cores"] if device_name(self.device)[0] == "cpu" else 1
@@ -96,7 +98,7 @@ class Batch:
         return [plan for plan in self.stale if not plan.is_timed]
 
     def progress(self, log: Callable[[str], None]) -> Progress:
-        """All that is to be done, with the seconds that it took before."""
+        """Return the progress display of everything to do, with the seconds that each part took before."""
         paces = {run.measurement.key: plan.pace for plan in self.stale for run in plan.missing}
         expected: dict[Thing, float | None] = {
             ("run", key): run.seconds or (paces[key][0] if paces[key] else None) for key, run in self.runs.items()
@@ -106,28 +108,28 @@ class Batch:
         return Progress(expected, {"run": self.jobs, "notebook": self.jobs}, log)
 
     def describe(self) -> str:
-        """The plan: each artefact in a few lines, or of many each in one, and what all of them take together."""
+        """Describe the plan: each artefact in a few lines; if there are many, in one line each, with a total."""
         if len(self.plans) <= FEW:
             return "\n".join(plan.describe(self.jobs) for plan in self.plans)
         width = max(len(plan.artefact.title) for plan in self.plans)
         lines = [f"{plan.artefact.title:{width}}  {reproduce.because(plan.reasons)}" for plan in self.plans]
         if self.stale:
-            left = self.progress(print).left() or "time not known yet"
+            left = self.progress(print).left() or "time unknown"
             lines.append(
                 f"To do: {len(self.runs)} training runs, {len(self.untimed)} timings and {len(self.stale)} notebooks, "
-                f"{self.jobs} at a time; {left.removesuffix(' left')}"
+                f"{self.jobs} in parallel; {left.removesuffix(' left')}"
             )
         return "\n".join(lines)
 
     def make(
         self, per_device: int | None = None, workers: int | None = None, log: Callable[[str], None] = print
     ) -> list[Made]:
-        """Run all that is missing, then the notebooks.
+        """Run what is missing, then the notebooks.
 
         Args:
-            per_device: Most samples in a forward pass; none for the recipe's whole batch.
-            workers: Processes that load data for each run; none for as many as help.
-            log: Called with a line for each thing that is done, where there is no terminal.
+            per_device: Maximum samples in a forward pass; ``None`` for the full batch of the recipe.
+            workers: Data-loading processes of each run; ``None`` for a default that suits the machine.
+            log: Called with a line for each finished part when there is no terminal.
         """
         made = {plan.artefact: Made(plan, plan.is_current) for plan in self.plans}
         for plan in self.stale:
@@ -166,7 +168,7 @@ class Batch:
     def _evaluate(
         self, made: dict[Artefact, Made], per_device: int | None, workers: int | None, log: Callable[[str], None]
     ) -> None:
-        """Weights of files, in place of training."""
+        """Evaluate the weights of files, which replace training."""
         for plan in self.stale:
             if isinstance(plan, Plan):
                 watch = Stopwatch()
@@ -174,13 +176,15 @@ class Batch:
                 self._note(made[plan.artefact], found, watch.seconds)
 
     def _time(self, made: dict[Artefact, Made], progress: Progress) -> None:
-        """In turn, in this process alone: what is timed beside something else is timed wrongly."""
+        """Time one table after the other in this process: other work at the same time would distort the timing."""
         for plan in self.untimed:
             watch, one = Stopwatch(), made[plan.artefact]
             if one.failure:
                 progress.drop(("timing", plan.artefact))
                 continue
-            found = None if plan.is_timed else parallel.attempt(Plan.time, plan)  # a table before may have had the same
+            found = (
+                None if plan.is_timed else parallel.attempt(Plan.time, plan)
+            )  # an earlier table may have timed the same models
             self._note(one, found, watch.seconds)
             what = f"models of {plan.artefact.title}"
             line = f"{what} not timed: {found.cause}" if isinstance(found, Failure) else f"{what} timed"
@@ -188,7 +192,7 @@ class Batch:
 
     @staticmethod
     def _check(plan: Plan) -> None:
-        """Leave out of a plan what cannot be built, before anything is trained."""
+        """Exclude variants that cannot be built from a plan before anything is trained."""
         if plan.experiment.check_variants():
             plan.__dict__.pop("missing", None)
 
@@ -200,19 +204,19 @@ class Batch:
 
 
 def is_measuring(plan: Plan | FigurePlan) -> bool:
-    """Whether its notebook has to be alone on the machine."""
+    """Return whether the notebook of a plan must run alone on the machine."""
     return any(name.startswith(MEASURING) for name in plan.notebook.modules)
 
 
 def summary_line(made: Made) -> str:
-    """A line about an artefact that is finished."""
+    """Return a line about a finished artefact."""
     if made.failure:
         return f"failed: {made.cause()}"
     return f"{made.plan.artefact.title} made in {minutes(made.seconds)}"
 
 
 def summary(made: Sequence[Made]) -> View:
-    """Each artefact with its state, the seconds that it took and its folder."""
+    """Return a table of the artefacts with their states, seconds and folders."""
     rows = [
         [
             one.plan.artefact.title,
@@ -222,5 +226,5 @@ def summary(made: Sequence[Made]) -> View:
         ]
         for one in made
     ]
-    note = "Of the runs, the timing and the notebook that were made for it; a run that several share counts for each."
+    note = "Of its runs, timing and notebook in this call; a run that several artefacts share counts for each of them."
     return View([("", "Artefact"), ("", "state"), ("", "seconds*"), ("", "folder")], rows, [note])

@@ -1,11 +1,11 @@
-"""Training runs on a Slurm cluster, through submitit: sent at once, requeued and taken up again, waited for.
+"""Submit training runs to a Slurm cluster with submitit, requeue and resume them, and wait for them.
 
-    results/slurm/<job>_submission.sh    the script that Slurm was given
-    results/slurm/<job>_<rank>_log.out   what one process of a run wrote, one attempt after the other
-    results/runs/<key>/job.json          the job that a run was last sent as
+    results/slurm/<job>_submission.sh    the submitted batch script
+    results/slurm/<job>_<rank>_log.out   output of one process of a run, attempt after attempt
+    results/runs/<key>/job.json          the latest job of a run
 
-Whether a run is done is for the store alone to say, and whether its job still lives for ``squeue``, which every cluster
-has; ``sacct`` needs an accounting database.
+Only the store decides whether a run is done. ``squeue`` tells whether its job is still queued or running: every cluster
+has it, whereas ``sacct`` needs an accounting database.
 """
 
 import dataclasses
@@ -31,14 +31,14 @@ from frepro.training import parallel
 from frepro.training.parallel import Failure
 from frepro.training.runs import Run
 
-# States in which Slurm is through with a job; one that it has forgotten has ended too.
+# States of a job that has ended. A job that Slurm no longer knows has ended too.
 ENDED = {
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
     *("REVOKED", "TIMEOUT"),
 }
 FORGOTTEN = "ENDED"
-POLLS = (1.0, 15.0)  # seconds between two questions to Slurm: at first, and at most
-# sbatch settings that have an option of their own, or that requeueing and logs rest on.
+POLLS = (1.0, 15.0)  # seconds between two queries to Slurm: initial and maximum
+# sbatch settings that have their own option here. Below, those that requeueing and logs depend on.
 OPTION_FOR = {
     "account": "--account",
     "cpus_per_task": "--cpus",
@@ -51,7 +51,7 @@ OPTION_FOR = {
 }
 FIXED = {"array", "error", "open_mode", "output", "requeue"}
 
-# In logs: where an attempt begins, what torch puts before lines of a traceback; our own errors, and any.
+# Patterns in logs: the start of an attempt, torch's prefix of traceback lines, frepro's errors, and any error.
 ATTEMPT = " - Starting with JobEnvironment("
 RANK = re.compile(r"^\[rank\d+\]: ", re.M)
 OURS = re.compile(r"^frepro\.errors\.FreproError: ")
@@ -60,20 +60,22 @@ ANY = re.compile(r"^(?:[\w.]+(?:Error|Exception|Interrupt)\b|slurmstepd: error: 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What each run is given on the cluster.
+    """The resources of each run on the cluster.
 
     Attributes:
-        gpus: GPUs of a node, a process for each, as "8" or with their type as "a100:8"; "0" computes on CPUs.
-        tasks: Processes on a node where there are no GPUs.
-        minutes: Limit of time, after which a run is requeued and goes on.
-        cpus: Cores of a process; none for the cluster's default.
-        mem: Memory of a node, as Slurm writes it: "64G".
-        at_once: Most runs that compute at the same time; none for as many as the cluster takes.
-        requeues: Times that a run may use up its minutes and go on. Preemptions are not counted.
-        settings: Any further settings of sbatch, by name.
-        per_device: Most samples in a forward pass; none for as many as the effective batch asks for.
-        workers: Processes that load data for each process that trains; none for a core each but one.
-        fsdp: Leave each process a part of weights, gradients and optimizer state.
+        gpus: GPUs per node, with one process each: a number ("8"), or type and number ("a100:8"); "0" uses CPUs.
+        nodes: Nodes per run.
+        tasks: Processes per node without GPUs.
+        minutes: Time limit, after which a run is requeued and resumes.
+        partition, account: ``None`` for the cluster's defaults.
+        cpus: CPU cores per process; ``None`` for the cluster's default.
+        mem: Memory per node in Slurm's notation ("64G"); ``None`` for the cluster's default.
+        at_once: Maximum number of runs at a time; ``None`` for no limit.
+        requeues: How often a run may reach its time limit and resume. Preemptions are not counted.
+        settings: Other sbatch options by name.
+        per_device: Maximum samples in a forward pass; ``None`` for a process's full share of the effective batch.
+        workers: Data-loading processes of each training process; ``None`` for all its cores except one.
+        fsdp: Shard weights, gradients and optimizer state across processes.
     """
 
     gpus: str = "1"
@@ -93,17 +95,17 @@ class Cluster:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"([^:\s]+:)?\d+", self.gpus):
-            raise FreproError(f"GPUs of a node are a number, or type and number as a100:8, not {self.gpus!r}")
+            raise FreproError(f"--gpus {self.gpus!r} is invalid: give a number, or type and number such as a100:8")
         if self.on_gpus and self.tasks != 1:
-            raise FreproError("with GPUs there is a process for each: leave --tasks out, or add --gpus 0")
+            raise FreproError("--tasks is for CPUs, since each GPU has one process: omit --tasks, or add --gpus 0")
         named = {name.lstrip("-").replace("-", "_"): value for name, value in self.settings.items()}
         if self.fsdp and self.processes == 1:
-            raise FreproError("--fsdp shares weights between processes: ask for more --gpus or --nodes")
+            raise FreproError("--fsdp shards weights across processes: request more --gpus or --nodes")
         for name in named:
             if name in OPTION_FOR:
                 raise FreproError(f"--slurm {name}: use {OPTION_FOR[name]}")
             if name in FIXED:
-                raise FreproError(f"--slurm {name}: requeueing and logs rest on it; leave it as it is")
+                raise FreproError(f"--slurm {name} cannot be changed, since requeueing and logs depend on it: omit it")
         object.__setattr__(self, "settings", named)
 
     @property
@@ -119,43 +121,43 @@ class Cluster:
         return self.nodes * self.processes_of_node
 
     def check(self, runs: Iterable[Run]) -> None:
-        """Refuse before anything waits in a queue what the processes would, as a batch that they cannot share."""
+        """Raise before submission the errors that a job would raise, such as an indivisible batch."""
         for run in runs:
             if self.fsdp and self.on_gpus and run.recipe.precision == "fp16":
-                raise FreproError(f"{run.title}: --fsdp does not go with its precision fp16: leave it out")
+                raise FreproError(f"{run.title}: --fsdp does not support precision fp16: omit --fsdp")
             if run.recipe.batch_size % self.processes:
                 raise FreproError(
-                    f"{run.title}: a batch of {run.recipe.batch_size} cannot be shared by {self.processes} processes: "
-                    "use a number of GPUs and nodes that divides it"
+                    f"{run.title}: a batch of {run.recipe.batch_size} cannot be divided among {self.processes} "
+                    "processes: use a number of GPUs and nodes that divides it"
                 )
 
     def execution(self, run: Run) -> dict[str, Any]:
-        """How a run is carried out there, as arguments of ``loop.Execution``."""
+        """Return the arguments of ``loop.Execution`` for a run on the cluster."""
         workers = self.workers
-        if workers is None:  # as parallel.train has it
+        if workers is None:  # the same default as in parallel.train
             workers = 0 if run.source.embedded else max(1, (self.cpus or 1) - 1)
         device = "cuda" if self.on_gpus else "cpu"
         return {"device": device, "per_device": self.per_device, "workers": workers, "fsdp": self.fsdp}
 
     def script(self, runs: int) -> str:
-        """The sbatch script for so many runs, as submitit writes it."""
+        """Return the sbatch script for a number of runs, as submitit writes it."""
         executor = self._executor()
         if runs > 1:
             executor.parameters["map_count"] = runs
         return executor._make_submission_file_text(executor._submitit_command_str, "")
 
     def send(self, runs: Sequence[Run]) -> list["Sent"]:
-        """Send runs to Slurm, several as one job array, and note in each one's folder its job.
+        """Submit runs to Slurm, several as one job array, and record the job in the folder of each run.
 
-        One array is one request to Slurm, one line in its queue and one id to cancel all; each of its runs is started,
-        requeued and ends by itself.
+        An array is one request to Slurm, one line in its queue, and one id to cancel all jobs. Each of its runs starts,
+        is requeued and ends on its own.
 
         Raises:
-            FreproError: submitit or Slurm is missing, or Slurm refused.
+            FreproError: submitit or Slurm is missing, or Slurm rejected the jobs.
         """
         executor = self._executor()
         if shutil.which("sbatch") is None:
-            raise FreproError("no sbatch here: run this where Slurm takes jobs (a login node), or look with --dry-run")
+            raise FreproError("sbatch is not available: run this on a login node of the cluster, or use --dry-run")
         import submitit
 
         with records.disk_errors(folder()):
@@ -165,7 +167,7 @@ class Cluster:
             with _outside_jobs():
                 jobs = executor.submit_array(tasks)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-            raise FreproError(f"Slurm refused: {said(str(error))}") from error
+            raise FreproError(f"Slurm rejected the jobs: {said(str(error))}") from error
         for run, job in zip(runs, jobs, strict=True):
             records.write_text(note(run), json.dumps({"job": job.job_id}) + "\n")
         return [Sent(run, job.job_id, "PENDING") for run, job in zip(runs, jobs, strict=True)]
@@ -174,10 +176,10 @@ class Cluster:
         try:
             from submitit import SlurmExecutor
         except ImportError as error:
-            raise FreproError("clusters need submitit: pip install -e '.[cluster]'") from error
+            raise FreproError("clusters need submitit: run pip install -e '.[cluster]'") from error
 
         class Executor(SlurmExecutor):
-            """One that writes its script also where there is no Slurm."""
+            """An executor that can write its script on a machine without Slurm."""
 
             @classmethod
             def affinity(cls) -> int:
@@ -188,7 +190,7 @@ class Cluster:
             f"export FREPRO_RESULTS={shlex.quote(str(paths.results()))}",
             f'export PYTHONPATH={shlex.quote(str(paths.ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
         ]
-        if self.cpus:  # which srun does not take from sbatch in all of Slurm's versions
+        if self.cpus:  # srun does not inherit this from sbatch in all versions of Slurm
             setup += [
                 f"export SRUN_CPUS_PER_TASK={self.cpus}",
                 f'export OMP_NUM_THREADS="${{OMP_NUM_THREADS:-{self.cpus}}}"',
@@ -209,7 +211,7 @@ class Cluster:
             stderr_to_stdout=True,
             wckey=None,
             setup=setup,
-            # One process that has failed would leave the others waiting for it until their time is up.
+            # Otherwise, the other processes would wait for a failed one until their time limit.
             srun_args=["--kill-on-bad-exit=1"],
             additional_parameters={"requeue": True, **self.settings},
             **{name: value for name, value in given.items() if value is not None},
@@ -219,7 +221,7 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Task:
-    """What one process of a job does; submitit stores it as a pickle, and calls it in each process.
+    """The work of one process of a job. submitit stores it as a pickle and calls it in each process.
 
     Attributes:
         run: The training run.
@@ -232,7 +234,7 @@ class Task:
     def __call__(self) -> None:
         import submitit
 
-        # Slurm signals every process of a job. A forked one that loads data would requeue the job a second time.
+        # Slurm signals every process of a job. A forked data-loading process would requeue the job a second time.
         os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGUSR2, signal.SIG_IGN))
         from frepro.training import loop
 
@@ -240,12 +242,12 @@ class Task:
             import torch
 
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-            if torch.cuda.device_count() == 1:  # Slurm shows each process its own GPU alone
+            if torch.cuda.device_count() == 1:  # Slurm shows each process only its own GPU
                 os.environ["LOCAL_RANK"] = "0"
         loop.run(self.run, loop.Execution(log=print, **self.execution))
 
     def checkpoint(self) -> Any:
-        """Called by submitit on preemption and when time is up: the same again, which goes on from the run's state."""
+        """Return this task again: submitit calls this on preemption and timeout, and the run resumes from its state."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -253,7 +255,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Sent:
-    """A run with its job, and what Slurm says of that: a state, ``FORGOTTEN``, or nothing for a run never sent."""
+    """A run, its job, and the state of the job: Slurm's, ``FORGOTTEN``, or empty for a run never submitted."""
 
     run: Run
     job: str = ""
@@ -265,7 +267,7 @@ class Sent:
         return bool(self.state) and self.state not in {*ENDED, FORGOTTEN}
 
     def failure(self) -> Failure:
-        """Why the job ended without a result: its last line of error, and where its log is."""
+        """Return why the job ended without a result: its last error line, and the path of its log."""
         line, log = last_error(self.job)
         where = f" (see {shown(log)})" if log else ""
         return Failure(f"job {self.job} {self._state}: {line}{where}")
@@ -275,33 +277,33 @@ class Sent:
         return self.state.lower().replace("_", " ")
 
     def summary_line(self) -> str:
-        """What is to be done with it, in a line."""
+        """Return the state of the run in one line."""
         if self.is_live:
             return f"{self.run.title}: job {self.job} {self._state}"
-        return f"{self.run.title}: to send" + (f" again, {self.failure().cause}" if self.job else "")
+        return f"{self.run.title}: to submit" + (f" again, {self.failure().cause}" if self.job else "")
 
 
 def named(sent: Sequence[Sent]) -> str:
-    """Jobs in a few words: "job 12 (8 runs)"."""
+    """Return jobs in a few words, as "job 12 (8 runs)"."""
     ids = list(dict.fromkeys(one.job.partition("_")[0] for one in sent))
     return f"job{'s' * (len(ids) > 1)} {', '.join(ids)} ({len(sent)} run{'s' * (len(sent) > 1)})"
 
 
 def folder() -> Path:
-    """Where scripts and logs are."""
+    """Return the folder of batch scripts and logs."""
     return paths.results() / "slurm"
 
 
 def note(run: Run) -> Path:
-    """The file that names the job of a run."""
+    """Return the file that records the job of a run."""
     return run.measurement.folder / "job.json"
 
 
 def survey(runs: Iterable[Run]) -> list[Sent]:
-    """Each run with the job that it was last sent as, and how that is.
+    """Return each run with its latest job and the state of that job.
 
     Raises:
-        FreproError: Slurm does not answer.
+        FreproError: Slurm does not respond.
     """
     noted = [(run, _noted(run)) for run in runs]
     known = states(job["job"] for _, job in noted if job)
@@ -317,7 +319,7 @@ def _noted(run: Run) -> dict[str, str] | None:
 
 @contextmanager
 def _outside_jobs() -> Iterator[None]:
-    """The environment without what Slurm tells a job, where this runs inside one; only its configuration is kept."""
+    """Remove Slurm's variables from the environment while inside a job, except for the path of its configuration."""
     if "SLURM_JOB_ID" not in os.environ:
         yield
         return
@@ -330,10 +332,10 @@ def _outside_jobs() -> Iterator[None]:
 
 
 def states(jobs: Iterable[str]) -> dict[str, str]:
-    """Job -> its state, ``FORGOTTEN`` where Slurm no longer knows it.
+    """Return job -> state, ``FORGOTTEN`` for a job that Slurm no longer knows.
 
     Raises:
-        FreproError: Slurm does not answer.
+        FreproError: Slurm does not respond.
     """
     array = {job: job.partition("_")[0] for job in jobs}
     if not array or shutil.which("squeue") is None:
@@ -342,41 +344,41 @@ def states(jobs: Iterable[str]) -> dict[str, str]:
     command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--jobs={ids}"]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode and "Invalid job id" not in done.stderr:
-        raise FreproError(f"Slurm does not answer: {said(done.stderr)}")
+        raise FreproError(f"Slurm does not respond: {said(done.stderr)}")
     known = dict(line.strip().split("|") for line in done.stdout.splitlines())
-    # An array that was cancelled before any of it began is told as one job.
+    # squeue lists an array that was cancelled before any of its jobs started as a single job.
     return {job: known.get(job, known.get(array[job], FORGOTTEN)) for job in array}
 
 
 def said(text: str) -> str:
-    """What Slurm's commands say in their lines of error, in one."""
+    """Return the error lines of a Slurm command as one line."""
     found = re.findall(r"^\w+: (?:error: )?(.+)$", text, re.M)
     return "; ".join(dict.fromkeys(found)) or " ".join(text.split()) or "no message"
 
 
 def last_error(job: str) -> tuple[str, Path | None]:
-    """The last error of a job's last attempt in one line, and the log that it stands in.
+    """Return the last error of a job's last attempt in one line, and the log that contains it.
 
-    Of several processes that failed, the one that did so first: the others fail because it is gone.
+    If several processes failed, this is the error of the first one: the others fail because it is gone.
     """
     logs = sorted(folder().glob(f"{job}_*_log.out"), key=lambda path: path.stat().st_mtime_ns)
     if not logs:
-        return "it left no log", None
+        return "it wrote no log", None
     texts = {log: log.read_text(errors="replace").rpartition(ATTEMPT)[2] for log in logs}
     lines = {log: RANK.sub("", text).strip().splitlines() for log, text in texts.items()}
     for pattern in (OURS, ANY):
         for log in logs:
             if errors := [line for line in lines[log] if pattern.match(line)]:
                 return OURS.sub("", errors[-1]), log
-    told = [line for line in lines[logs[-1]] if not line.startswith(("srun:", "submitit "))]
-    return (told[-1] if told else "its log tells no error"), logs[-1]
+    output = [line for line in lines[logs[-1]] if not line.startswith(("srun:", "submitit "))]
+    return (output[-1] if output else "its log has no error"), logs[-1]
 
 
 def wait(waiting: Sequence[Sent], log: Callable[[str], None] = print) -> list[tuple[Run, Failure]]:
-    """Wait until each of the runs is in the store or its job has ended without; returns those that failed.
+    """Wait until each run is stored or its job has ended without a result, and return the failed runs.
 
     Args:
-        log: Called with a line for each job that changes its state, and for each run that ends.
+        log: Called with a line for each change of a job's state, and for each run that ends.
     """
     left = {sent.run.measurement.key: sent for sent in waiting}
     failed: list[tuple[Run, Failure]] = []
@@ -394,9 +396,9 @@ def wait(waiting: Sequence[Sent], log: Callable[[str], None] = print) -> list[tu
                 end(key, record)
         try:
             known, is_answered = states(sent.job for sent in left.values()), True
-        except FreproError as error:  # its controller may be starting anew
+        except FreproError as error:  # its controller may be restarting
             if is_answered:
-                log(f"{one_line(error)}; asking again")
+                log(f"{one_line(error)}; retrying")
             is_answered = False
         for key, sent in list(left.items()) if is_answered else ():
             now = left[key] = dataclasses.replace(sent, state=known[sent.job])

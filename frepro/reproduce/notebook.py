@@ -15,7 +15,7 @@ from frepro.experiment.weights import find_weights
 from frepro.reproduce.artefacts import Artefact, shown
 from frepro.store import provenance
 
-# The tag of cells that invite the reader to change something: papermill leaves them out, and the tests run them.
+# The tag of cells that the reader may change: papermill skips them, and the tests run them.
 SKIPPED = "skip-execution"
 
 
@@ -31,7 +31,7 @@ class Notebook:
         try:
             self.cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         except (OSError, ValueError, KeyError) as error:
-            raise FreproError(f"{path} is not a notebook that can be read: {error}") from error
+            raise FreproError(f"{path} is not a readable notebook: {error}") from error
 
     @cached_property
     def fingerprint(self) -> str:
@@ -39,11 +39,11 @@ class Notebook:
 
     @property
     def title(self) -> str:
-        """Its first line, as "SPANet, Table 5: ablation of SPANet-S"."""
+        """The first line of the notebook, as "SPANet, Table 5: ablation of SPANet-S"."""
         return "".join(self.cells[0]["source"]).splitlines()[0].removeprefix("# ")
 
     def parameters(self) -> dict[str, Any]:
-        """Name -> default of everything that the cell tagged ``parameters`` sets: plain values, as papermill needs."""
+        """Return name -> default of all parameters, which the cell tagged ``parameters`` sets to plain values."""
         values = {}
         try:
             for node in ast.parse("".join(self._tagged("parameters"))).body:
@@ -59,8 +59,8 @@ class Notebook:
     def definition(self, parameters: dict[str, Any]) -> Any:
         """Return the ``Experiment`` or ``Trained`` that the notebook defines with these parameters.
 
-        It is what the notebook itself works with: its cells tagged ``parameters``, ``variants`` and ``experiment`` are
-        run as they stand, with the parameters set in between. ``None`` for a notebook without such a cell.
+        This runs the unchanged cells tagged ``parameters``, ``variants`` and ``experiment``, and sets the parameters
+        after the first of them, as papermill does. ``None`` for a notebook without such a cell.
         """
         if not any("experiment" in _tags(cell) for cell in self.cells):
             return None
@@ -77,7 +77,7 @@ class Notebook:
                 names |= parameters
         found = [names[name] for name in ("experiment", "trained") if isinstance(names.get(name), Experiment | Trained)]
         if not found:
-            raise FreproError(f"{shown(self.path)}: the cell tagged 'experiment' sets no experiment and no trained")
+            raise FreproError(f"{shown(self.path)}: the cell tagged 'experiment' sets neither experiment nor trained")
         return found[0]
 
     def _tagged(self, tag: str) -> list[str]:
@@ -94,7 +94,7 @@ class Notebook:
 
     @cached_property
     def modules(self) -> list[str]:
-        """The frepro modules that its code imports, and those of the models that it names."""
+        """The frepro modules that the notebook imports, and those of the models that it names."""
         models = provenance.own_models()
         named = [node.value for node in ast.walk(self.code) if isinstance(node, ast.Constant)]
         named += [row.model for table in self.tables.values() for row in table.rows]
@@ -103,8 +103,11 @@ class Notebook:
 
     @cached_property
     def tables(self) -> dict[str, papers.Table]:
-        """The published tables that its code reads, by names as "Table 2 of spanet": those that it names as
-        ``papers.load("spanet").tables[2]``; all of its paper where it reads them in another way."""
+        """The published tables that the notebook reads, by name, as "Table 2 of spanet".
+
+        These are the tables that it accesses as ``papers.load("spanet").tables[2]``. If it reads tables in another
+        way, these are all tables of its paper.
+        """
         if "frepro.papers" not in provenance.imports(self.code):
             return {}
         found = {}
@@ -119,12 +122,12 @@ class Notebook:
         return found or {f"Table {number} of {paper}": table for number, table in papers.load(paper).tables.items()}
 
     def task(self, artefact: Artefact) -> str:
-        """What the models of an artefact are trained for."""
+        """Return the task of an artefact's models: "classification", "detection" or "segmentation"."""
         item = dict(papers.load(artefact.paper).artefacts())[artefact.name]
         return TASKS.get(item.dataset, "classification")
 
     def weights(self, given: dict[str, str] | str, is_by_model: bool) -> dict[str, str] | str:
-        """Weights with whole paths: as they were given, or those of a folder that its code names, by model."""
+        """Return weights with absolute paths: those given or, by model, the files in a folder for the named models."""
         if isinstance(given, dict):
             return {name: str(Path(file).absolute()) for name, file in given.items()}
         if not is_by_model:
@@ -137,17 +140,20 @@ class Notebook:
         return {model: str(start.file) for model, start in found.items() if start}
 
     def check(self, parameters: dict[str, Any]) -> None:
-        """Refuse parameters that the notebook does not have, of which papermill would only warn, or of another kind."""
+        """Raise an error for unknown parameters, for which papermill only warns, or for values of another type."""
         known = self.parameters()
         for name, value in parameters.items():
             if name not in known:
                 raise unknown(f"parameter of {self.path.name}", name, known)
             if not fits(value, known[name], KINDS.get(name, ())):
-                like = f"is given as {known[name]!r}" if known[name] is not None else "is left out"
-                raise FreproError(f"{name} cannot be {value!r}: in {self.path.name} it {like}")
+                kinds = " or ".join(kind.__name__ for kind in KINDS.get(name, (type(known[name]),)))
+                raise FreproError(
+                    f"{name} cannot be {value!r}: use a value of type {kinds.replace('NoneType', 'None')}, "
+                    f"as in {self.path.name}"
+                )
 
 
-# Parameters whose default does not tell all that they can be.
+# Types of parameters that may have another type than their default.
 KINDS = {
     "data": (str, type(None)),
     "models": (list, type(None)),
@@ -162,7 +168,7 @@ KINDS = {
 
 
 def fits(value: Any, default: Any, kinds: tuple[type, ...]) -> bool:
-    """Whether a value may take the place of a parameter's default: of the kinds given, or of the default's own."""
+    """Return whether a value has one of the given types, or else the type of the parameter's default."""
     if isinstance(value, tuple):
         value = list(value)
     return type(value) in (kinds or (type(default), *((int,) if isinstance(default, float) else ())))

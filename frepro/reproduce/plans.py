@@ -1,4 +1,4 @@
-"""What making a table or figure takes: its parameters, its runs, and whether its result is up to date."""
+"""Plans of tables and figures: parameters, runs, and whether the result is up to date."""
 
 import re
 from dataclasses import dataclass
@@ -26,14 +26,14 @@ from frepro.store import provenance, records
 from frepro.training.progress import minutes
 from frepro.training.runs import Run
 
-# What a profile takes where nothing is said; fewer seeds narrow a result.
+# Default seeds of a profile. A result with fewer seeds gets a folder of its own.
 SEEDS = {"demo": [0, 1, 2]}
 
 
 GENERAL = ("profile", "seeds", "models", "data", "device")
 
 
-# General parameters that another folder, or nothing, tells apart.
+# Parameters that ``narrowed`` ignores: results that differ in them already have different folders, or are the same.
 PLACES = ("profile", "data", "device", "output")
 
 
@@ -42,10 +42,10 @@ WEIGHTS = ("checkpoints", "backbones")
 
 @dataclass(frozen=True)
 class Plan:
-    """What making a table takes.
+    """The plan of a table.
 
     Attributes:
-        parameters: What the notebook is run with.
+        parameters: Parameters that the notebook is executed with.
     """
 
     artefact: Artefact
@@ -59,7 +59,7 @@ class Plan:
 
     @property
     def folder(self) -> Path:
-        """Where the result goes: the profile's folder; one of its own for a user's data, and for a narrowed run."""
+        """The folder of the result: that of the profile, or a separate one for your own data or a narrowed run."""
         experiment, source = self.experiment, self.experiment.source
         name = experiment.profile
         if not (source.embedded or experiment.is_published_setting):
@@ -74,17 +74,17 @@ class Plan:
 
     @property
     def runs(self) -> list[Run]:
-        """The training runs that it rests on."""
+        """The training runs that the table depends on."""
         return self.experiment.runs
 
     @cached_property
     def missing(self) -> list[Run]:
-        """Those that are not in the store."""
+        """The training runs that are not in the store."""
         return self.experiment.to_train()
 
     @cached_property
     def reasons(self) -> list[str]:
-        """Why it has to be made anew; none where it is up to date."""
+        """Why the table must be made again; empty if it is up to date."""
         return reasons_for(self.made_from, self.folder, self.missing, not self.is_timed)
 
     @property
@@ -96,22 +96,22 @@ class Plan:
         return self.experiment.is_timed()
 
     def time(self) -> None:
-        """Time its models."""
+        """Time the models of the table."""
         self.experiment.time()
 
     @cached_property
     def _origin(self) -> dict[str, Any]:
-        """What its last result says of the runs and the timing; empty where there is none."""
+        """Runs and timings as stored with the last result; empty if there is none."""
         return read_json(self.folder / "origin.json")
 
     @cached_property
     def pace(self) -> tuple[float, str] | None:
-        """As ``pace`` has it of its training runs."""
+        """Mean seconds of a training run, and on which processor (see ``staleness.pace``)."""
         return pace(self.experiment.runs, self._origin.get("runs", []))
 
     @property
     def timing_seconds(self) -> float | None:
-        """How long its timing took when it was last made."""
+        """Seconds that the timing took the last time; ``None`` if unknown."""
         seconds = {timing["key"]: timing["seconds"] for timing in self._origin.get("timings", [])}
         found = [seconds.get(timing.measurement.key) for timing in self.experiment.to_time()]
         return sum(found) if found and None not in found else None
@@ -121,17 +121,17 @@ class Plan:
         return {}
 
     def run(self, *how: Any) -> None:
-        """Train and time what is missing; ``how`` is that of ``Experiment.run``."""
+        """Train and time what is missing, with the arguments of ``Experiment.run``."""
         self.experiment.run(*how)
 
     def text(self) -> str:
-        """The result as a table for a terminal."""
+        """Return the result as a table for a terminal."""
         findings = from_csv((self.folder / "findings.csv").read_text(encoding="utf-8"))
         experiment = self.experiment
         return report.summary(findings, experiment.published, experiment.own_metric, experiment.own_title).text()
 
     def describe(self, jobs: int | None) -> str:
-        """The plan in a few lines; ``jobs`` training runs at a time, none for as many as suit the machine."""
+        """Describe the plan in a few lines; ``jobs`` runs train in parallel, ``None`` for a default."""
         experiment = self.experiment
         jobs = jobs or experiment.default_jobs()
         lines = [
@@ -142,15 +142,15 @@ class Plan:
         if self.is_current:
             return "\n".join(lines)
         done = len(experiment.runs) - len(self.missing)
-        lines.append(f"  training runs: {done} cached, {len(self.missing)} to do, {jobs} at a time")
+        lines.append(f"  training runs: {done} cached, {len(self.missing)} to do, {jobs} in parallel")
         lines += made_with_other_code(experiment.runs)
         timed, to_time = len(experiment.measured), len(experiment.to_time())
         lines.append(f"  throughput of models at full size: {timed - to_time} cached, {to_time} to do")
         if self.missing:
-            about = "not known yet"
+            about = "unknown"
             if self.pace:
                 seconds, cpu = self.pace
-                about = f"about {minutes(seconds * len(self.missing) / jobs)} (as on {cpu})"
+                about = f"about {minutes(seconds * len(self.missing) / jobs)} (estimated from runs on {cpu})"
             lines.append(f"  training time: {about}")
         lines.append(f"  result: {shown(self.folder)}")
         return "\n".join(lines)
@@ -158,11 +158,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class FigurePlan:
-    """What making a figure takes: its notebook run anew, if anything that the notebook uses has changed.
+    """The plan of a figure: its notebook is executed again if anything that the notebook uses has changed.
 
     Attributes:
-        parameters: What the notebook is run with.
-        trained: The networks that it looks at; none for a notebook that rests on no training runs.
+        parameters: Parameters that the notebook is executed with.
+        trained: The trained networks that it analyses; ``None`` for a notebook without training runs.
     """
 
     artefact: Artefact
@@ -196,7 +196,7 @@ class FigurePlan:
         )
 
     def _benchmarks(self) -> dict[str, str]:
-        """The stored results of the benchmark by name, of a notebook that draws them."""
+        """Return a fingerprint of each stored benchmark by name; empty for a notebook that does not draw them."""
         if not any(name.startswith("frepro.bench") for name in self.notebook.modules):
             return {}
         files = sorted(paths.results().glob("bench/*/resolution.csv"))
@@ -204,12 +204,12 @@ class FigurePlan:
 
     @property
     def checkpoints(self) -> dict[str, str]:
-        """Model -> file with its weights, of a notebook that takes such files."""
+        """Model -> file of its weights; empty for a notebook that takes no such files."""
         return self.parameters.get("checkpoints") or {}
 
     @staticmethod
     def _state(file: str) -> tuple[int, int]:
-        """Size and time of change of a file, so that other weights under the same name are seen."""
+        """Return size and modification time of a file, to detect other weights under the same name."""
         try:
             found = Path(file).stat()
         except OSError as error:
@@ -218,12 +218,12 @@ class FigurePlan:
 
     @property
     def runs(self) -> list[Run]:
-        """The training runs that it rests on."""
+        """The training runs that the figure depends on."""
         return self.trained.runs if self.trained else []
 
     @cached_property
     def missing(self) -> list[Run]:
-        """Those that are not in the store."""
+        """The training runs that are not in the store."""
         return self.trained.to_train() if self.trained else []
 
     @property
@@ -233,14 +233,14 @@ class FigurePlan:
 
     @property
     def pace(self) -> tuple[float, str] | None:
-        """As ``pace`` has it of its training runs."""
+        """Mean seconds of a training run, and on which processor (see ``staleness.pace``)."""
         return pace(self.runs, [])
 
     is_timed = True
 
     @cached_property
     def reasons(self) -> list[str]:
-        """Why it has to be made anew; none where it is up to date."""
+        """Why the figure must be made again; empty if it is up to date."""
         return reasons_for(self.made_from, self.folder, self.missing)
 
     @property
@@ -257,17 +257,17 @@ class FigurePlan:
         runs = "no training runs"
         if self.runs:
             jobs = jobs or self.trained.default_jobs()
-            runs = f"{len(self.missing)} of {len(self.runs)} training runs, {jobs} at a time"
+            runs = f"{len(self.missing)} of {len(self.runs)} training runs, {jobs} in parallel"
             runs = "\n".join([runs, *made_with_other_code(self.runs)])
         return f"{title}\n  to do: one notebook, {runs}\n  result: {shown(self.folder)}"
 
     def run(self, *how: Any) -> None:
-        """Train what is missing; ``how`` is that of ``Trained.run``."""
+        """Train what is missing, with the arguments of ``Trained.run``."""
         if self.trained:
             self.trained.run(*how)
 
     def text(self) -> str:
-        """The numbers behind the figure for a terminal; of a drawing, its title in the paper."""
+        """Return the numbers behind the figure for a terminal; for a drawing, its title in the paper."""
         path = self.folder / "values.csv"
         if not path.exists():
             return papers.title(papers.load(self.artefact.paper).figures[self.artefact.number])
@@ -277,10 +277,10 @@ class FigurePlan:
 
 
 def narrowed(notebook: Notebook, parameters: dict[str, Any]) -> str:
-    """Return what is added to the name of a profile's folder for a run that shows less, or other, than the notebook.
+    """Return the suffix of a profile's folder for a narrowed run; empty for a complete one.
 
-    That is one of fewer seeds than the profile has, or with a parameter of the notebook's own that is not its default.
-    So no such run replaces a whole result.
+    A run is narrowed if it has fewer seeds than the profile, or if a parameter that only this notebook has differs from
+    its default. The suffix keeps a narrowed run from replacing a complete result.
     """
     defaults = notebook.parameters()
     given = {name: value for name, value in parameters.items() if name not in (*PLACES, *WEIGHTS, "seeds")}
@@ -293,10 +293,11 @@ def narrowed(notebook: Notebook, parameters: dict[str, Any]) -> str:
 
 
 def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan | FigurePlan:
-    """The plan for an artefact with these parameters in place of the notebook's defaults.
+    """Return the plan of an artefact with these parameters instead of the defaults of its notebook.
 
-    Of the general parameters a figure takes those that its notebook has, of weights every artefact does. ``data`` may
-    name several data sets, with commas between them; an artefact takes the first that its task can learn from.
+    Weights that the notebook does not have as parameters are ignored, and so are general parameters for a figure.
+    ``data`` may name several data sets separated by commas; the artefact uses the first that its task can be trained
+    on.
     """
     notebook = Notebook(artefact.notebook)
     known = notebook.parameters()
@@ -304,7 +305,7 @@ def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan | FigurePlan:
     parameters = {name: value for name, value in parameters.items() if name in known or name not in optional}
     notebook.check(parameters)
     merged = {**known, **parameters}
-    # The notebook runs in another folder.
+    # The notebook runs in another folder, so relative paths would not resolve.
     if isinstance(merged.get("data"), str):
         merged["data"] = absolute(fitting(merged["data"], notebook.task(artefact)))
     for name in WEIGHTS:
@@ -316,25 +317,25 @@ def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan | FigurePlan:
         return FigurePlan(artefact, notebook, merged, notebook.definition(merged))
     experiment = notebook.definition(merged)
     if not isinstance(experiment, Experiment):
-        raise FreproError(f"{shown(notebook.path)} defines no experiment in a cell tagged 'experiment'")
+        raise FreproError(f"{shown(notebook.path)} defines no experiment: set one in a cell tagged 'experiment'")
     check_named(notebook, artefact, experiment.paper, "table", experiment.table)
     return Plan(artefact, notebook, experiment, merged)
 
 
 def check_named(notebook: Notebook, artefact: Artefact, paper: str, kind: str, number: int) -> None:
-    """Raise where a notebook makes another artefact than the one that its place stands for."""
+    """Raise an error if a notebook makes another artefact than its path says."""
     if (paper, kind, number) != (artefact.paper, artefact.kind, artefact.number):
         raise FreproError(
-            f"{shown(notebook.path)} makes {kind.capitalize()} {number} of {paper}, and its place is that of "
-            f"{artefact.title}: change the paper and the number in it"
+            f"{shown(notebook.path)} makes {kind.capitalize()} {number} of {paper}, but its path is that of "
+            f"{artefact.title}: correct the paper and number in the notebook"
         )
 
 
 def fitting(data: str, task: str) -> str:
-    """Of several data sets, with commas between them, the first that a task can learn from; of one, that.
+    """Return the first of several data sets, separated by commas, that a task can be trained on; a single one as it is.
 
     Raises:
-        FreproError: One of several has no name, or a task can learn from none of them; it names each.
+        FreproError: One of several is empty, or none of them suits the task; the message has the reason for each.
     """
     named = parts(data)
     if len(named) == 1:
@@ -347,14 +348,14 @@ def fitting(data: str, task: str) -> str:
             found.append(one_line(error))
         else:
             return each
-    raise FreproError(f"none of the {len(named)} data sets of DATA is there for {task}: {'; '.join(found)}")
+    raise FreproError(f"none of the {len(named)} data sets in DATA can be used for {task}: {'; '.join(found)}")
 
 
 def parts(data: str) -> list[str]:
-    """The data sets that a text names with commas between them; where a path that is there has commas, it is one.
+    """Split data sets at commas; an existing path that contains commas stays in one part.
 
     Raises:
-        FreproError: There is nothing before, between or after commas.
+        FreproError: A part before, between or after commas is empty.
     """
     words, named = data.split(","), []
     while words:
@@ -362,7 +363,7 @@ def parts(data: str) -> list[str]:
         candidates = ((end, path) for end, text in joined for path in (text, text.strip()))
         end, path = next((found for found in candidates if is_there(found[1])), (1, words[0].strip()))
         if not path:
-            raise FreproError(f"DATA {data!r} has an empty part: name a data set, or several with a comma between two")
+            raise FreproError(f"DATA {data!r} has an empty part: give one data set, or several separated by commas")
         named.append(path)
         words = words[end:]
     return named

@@ -1,4 +1,4 @@
-"""Executing the notebook of a plan, and putting its result in place of the old one."""
+"""Execute the notebook of a plan, and replace the old result with the new one."""
 
 import html
 import json
@@ -25,17 +25,17 @@ from frepro.training.progress import Stopwatch
 def make(
     job: Plan | FigurePlan, jobs: int | None, per_device: int | None, workers: int | None, log: Callable[[str], None]
 ) -> None:
-    """Run what is missing, then the notebook, and put its result in place of the old one."""
+    """Run what is missing, then execute the notebook and replace the old result."""
     job.run(jobs, per_device, workers, log)
     log(f"running {shown(job.notebook.path)}")
     render(job)
 
 
 def render(job: Plan | FigurePlan) -> float:
-    """Execute the notebook of a plan of which nothing is missing, and put its result in place of the old one.
+    """Execute the notebook of a plan whose runs are all stored, and replace the old result.
 
     Returns:
-        The seconds that it took.
+        The elapsed seconds.
     """
     watch = Stopwatch()
     with records.atomic_replace(job.folder) as fresh:
@@ -55,14 +55,15 @@ def render(job: Plan | FigurePlan) -> float:
             **provenance.record(),
         }
         records.write_text(fresh / "provenance.json", json.dumps(made, indent=1, ensure_ascii=False) + "\n")
-    for kind in ("ipynb", "txt"):  # of an earlier try
+    for kind in ("ipynb", "txt"):  # of an earlier attempt
         job.folder.with_name(f"{job.folder.name}.failed.{kind}").unlink(missing_ok=True)
     return watch.seconds
 
 
 def without_paths(job: Plan | FigurePlan) -> tuple[dict[str, Any], dict[str, str]]:
-    """The parameters of a plan without a path of this machine, and each path with the name that stands in its place:
-    of data the data set's, of others the file's or folder's.
+    """Return the parameters of a plan without paths of this machine, and a mapping from each path to its replacement.
+
+    A data path is replaced by the name of the data set, any other path by the name of the file or folder.
     """
     names = {str(paths.results()): "results", str(paths.ROOT): "frepro"}
 
@@ -89,18 +90,18 @@ def without_paths(job: Plan | FigurePlan) -> tuple[dict[str, Any], dict[str, str
 
 
 def execute(notebook: Notebook, parameters: dict[str, Any], output: Path, kept: Path) -> None:
-    """Execute a notebook into ``output`` by papermill, in the folder of ``output``.
+    """Execute a notebook with papermill, in the folder of ``output``, and write it to ``output``.
 
     Raises:
-        FreproError: A parameter is unknown, Jupyter is not installed, or a cell failed; the notebook as far as it came
-            is then beside ``kept``.
+        FreproError: A parameter is unknown, Jupyter is not installed, or a cell failed. After a failed cell, the
+            partly executed notebook is stored next to ``kept``.
     """
     notebook.check(parameters)
     try:
         import papermill
         from papermill.exceptions import PapermillException
     except ImportError as error:
-        raise FreproError("notebooks need Jupyter and papermill: pip install -e '.[book]'") from error
+        raise FreproError("notebooks need Jupyter and papermill: run pip install -e '.[book]'") from error
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(paths.ROOT), os.environ.get("PYTHONPATH")])),
         "FREPRO_RESULTS": str(paths.results()),
@@ -111,12 +112,12 @@ def execute(notebook: Notebook, parameters: dict[str, Any], output: Path, kept: 
                 str(notebook.path),
                 str(output),
                 parameters,
-                kernel_name="python3",  # of the running environment, whatever the notebook's author had
+                kernel_name="python3",  # the current environment, whatever kernel the notebook names
                 progress_bar=False,
                 cwd=str(output.parent),
                 request_save_on_cell_execute=False,
-                start_timeout=600,  # seconds: the kernel imports torch before it answers
-                shutdown_kernel="immediate",  # asked to stop amid a cell it would print what broke
+                start_timeout=600,  # seconds: the kernel imports torch before it responds
+                shutdown_kernel="immediate",  # a kernel asked to stop within a cell would print a traceback
                 extra_arguments=[
                     "--IPKernelApp.log_level=ERROR",
                     f"--IPKernelApp.exec_lines=__import__('frepro.processes').processes.end_with({os.getpid()})",
@@ -131,11 +132,11 @@ def execute(notebook: Notebook, parameters: dict[str, Any], output: Path, kept: 
 
 
 def _forget_paths(path: Path, parameters: dict[str, Any], names: dict[str, str]) -> None:
-    """Take paths, clock times and warnings of this machine out of an executed notebook; its provenance stands apart.
+    """Remove paths, times and warnings of this machine from an executed notebook. Provenance is stored separately.
 
     Args:
-        parameters: What the cell of injected parameters is to show.
-        names: What is to stand in place of each path.
+        parameters: Parameters to show in the cell of injected parameters.
+        names: Path -> its replacement.
     """
     from papermill.translators import PythonTranslator
 
@@ -153,9 +154,9 @@ def _forget_paths(path: Path, parameters: dict[str, Any], names: dict[str, str])
 
 
 def _replaced(value: Any, names: dict[str, str]) -> Any:
-    """Some JSON with the name of each path in its place, wherever in a text it stands and however it is spelled."""
+    """Return JSON data in which each path is replaced by its name, anywhere in a text and in any spelling."""
     spelled = {form: name for path, name in names.items() for form in _spellings(path)}
-    # A path as short as /data is one only where nothing around makes it part of another.
+    # A short path such as /data is replaced only if it is not part of a longer path.
     forms = [
         re.escape(form) if form.count("/") > 1 else rf"(?<![\w.~/-]){re.escape(form)}(?![\w.-])"
         for form in sorted(spelled, key=len, reverse=True)
@@ -168,7 +169,7 @@ def _replaced(value: Any, names: dict[str, str]) -> Any:
                 return pattern.sub(lambda found: spelled[found[0]], item)
             case list():
                 return [of(each) for each in item]
-            case dict():  # pictures are base64, in which a short path may stand by chance
+            case dict():  # images are base64, which may contain a short path by chance
                 return {key: each if key in PICTURES else of(each) for key, each in item.items()}
         return item
 
@@ -179,7 +180,7 @@ PICTURES = ("image/png", "image/jpeg", "application/pdf")
 
 
 def _spellings(path: str) -> set[str]:
-    """A path as it is, without symbolic links, and as Python, JSON, HTML, a URL and a shell write it."""
+    """Return the spellings of a path: as given, with links resolved, and as in Python, JSON, HTML, URLs and a shell."""
     found = set()
     for each in {path, os.path.realpath(path)} - {os.sep}:
         found |= {
@@ -196,7 +197,7 @@ def _spellings(path: str) -> set[str]:
 
 
 class _environment:  # noqa: N801 - used like a function
-    """os.environ for a while."""
+    """A context manager that replaces the environment variables temporarily."""
 
     def __init__(self, values: dict[str, str]) -> None:
         self.values = values

@@ -1,4 +1,4 @@
-"""Why a result has to be made again, told without importing torch."""
+"""Why a result must be made again, determined without importing torch."""
 
 import json
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ NOT_MADE = "not made yet"
 def notebook_dependencies(
     notebook: Notebook, parameters: dict[str, Any], published: papers.Table | papers.Figure, *modules: str
 ) -> dict[str, str]:
-    """What the result of a notebook is made from, whatever it does, by name, each with a fingerprint.
+    """Return what every result of a notebook is made from, as name -> fingerprint.
 
     Args:
-        published: What the paper prints of the artefact.
-        modules: Code beside that which the notebook uses itself.
+        published: The artefact as published.
+        modules: Modules that the result depends on in addition to those that the notebook uses itself.
     """
     printed = [records.canonical(item) for item in (published, notebook.tables)]
     return {
@@ -33,13 +33,13 @@ def notebook_dependencies(
 
 
 def reasons_for(made_from: dict[str, str], folder: Path, missing: Sequence[Run], is_untimed: bool = False) -> list[str]:
-    """Return why a result has to be made, of what is missing first; empty where it is up to date."""
+    """Return why a result must be made, missing parts first; empty if it is up to date."""
     changed = changes(made_from, folder)
     if changed == [NOT_MADE]:
         return changed
     reasons = []
     if missing:
-        reasons.append("training runs that it rests on are not in the store")
+        reasons.append("training runs that it depends on are not in the store")
         changed = [reason for reason in changed if reason != f"{RUNS} changed"]
     if is_untimed:
         reasons.append("its models have not been timed on this device")
@@ -48,7 +48,7 @@ def reasons_for(made_from: dict[str, str], folder: Path, missing: Sequence[Run],
 
 
 def changes(made_from: dict[str, str], folder: Path) -> list[str]:
-    """Why the result in a folder is not what would be made from these parts; empty where it is whole and is."""
+    """Return why the result in a folder is not made from these parts; empty if it is, and is complete."""
     made = read_json(folder / "provenance.json")
     if not made:
         return [NOT_MADE]
@@ -56,13 +56,13 @@ def changes(made_from: dict[str, str], folder: Path) -> list[str]:
         return [f"{name} is missing" for name in gone]
     before = made.get("made_from")
     if before is None:
-        return ["made by an earlier frepro, which did not note from what"]
+        return ["made by an earlier version of frepro, which did not record its inputs"]
     changed = [name for name in {**made_from, **before} if made_from.get(name) != before.get(name)]
     return [f"{'code of ' if name.startswith('frepro.') else ''}{name} changed" for name in changed]
 
 
 def because(reasons: Sequence[str]) -> str:
-    """The reasons in one line; of many the first."""
+    """Return the reasons in one line; only the first if there are many."""
     if not reasons:
         return "up to date: nothing has changed since it was made"
     if list(reasons) == [NOT_MADE]:
@@ -72,7 +72,7 @@ def because(reasons: Sequence[str]) -> str:
 
 
 def made_with_other_code(runs: Sequence[Run]) -> list[str]:
-    """Return a line on what has changed since stored runs were made; they are used as they are."""
+    """Return a line on the code that has changed since stored runs were made. These runs are still used."""
     records = [(run, record) for run in runs if (record := run.measurement.record())]
     changed = [found for run, record in records if (found := run.measurement.changed_since(record))]
     if not changed:
@@ -80,14 +80,14 @@ def made_with_other_code(runs: Sequence[Run]) -> list[str]:
     names = dict.fromkeys(name for found in changed for name in found)
     more = f" and {len(names) - 4} more" if len(names) > 5 else ""
     shown_names = ", ".join([*names][: 4 if more else None])
-    return [f"    {len(changed)} of them made with other code: {shown_names}{more} (RETRAIN=1 makes them again)"]
+    return [f"    {len(changed)} of them made with other code: {shown_names}{more} (RETRAIN=1 repeats them)"]
 
 
 def pace(runs: Sequence[Run], before: Sequence[dict[str, Any]]) -> tuple[float, str] | None:
-    """Mean seconds of training runs when they were last made, and on what machine; none where nothing tells.
+    """Return the mean seconds of training runs the last time, and the processor; ``None`` if unknown.
 
     Args:
-        before: The runs of the last result, for where the store has none.
+        before: Runs of the last result, used if the store has none.
     """
     stored = [found for run in runs if (found := run.measurement.record())]
     known = [(found["seconds"], found["provenance"]["machine"]["cpu"]) for found in stored]
@@ -96,12 +96,12 @@ def pace(runs: Sequence[Run], before: Sequence[dict[str, Any]]) -> tuple[float, 
 
 
 def rendered_in(folder: Path) -> float | None:
-    """Seconds that the notebook of a result took; none where there is none, or an earlier frepro made it."""
+    """Return the seconds that the notebook of a result took; ``None`` without a result or without this record."""
     return read_json(folder / "provenance.json").get("seconds")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """What a JSON file holds; nothing where there is none that can be read."""
+    """Return the content of a JSON file; empty if there is no readable file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
-"""Where a number comes from: commit, versions, machine, and the code that a run passes through.
+"""The provenance of a number: commit, versions, machine, and the code that a run uses.
 
-Nothing here imports torch, so that a plan can be made at once; what only torch knows is added by ``device_record``.
+Nothing here imports torch, so that a plan is made quickly. ``device_record`` adds what only torch knows.
 """
 
 import ast
@@ -21,7 +21,7 @@ PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "scikit-learn
 
 
 def record() -> dict[str, Any]:
-    """Commit, versions and machine, as of now."""
+    """Return the current time, commit, versions and machine."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         **_commit(),
@@ -32,7 +32,7 @@ def record() -> dict[str, Any]:
 
 
 def device_record(device: str) -> dict[str, Any]:
-    """The device that torch computes on, and the number of CPU threads."""
+    """Return the device that torch computes on, and the number of CPU threads."""
     import torch
 
     if device.startswith("cuda"):
@@ -45,7 +45,7 @@ def device_record(device: str) -> dict[str, Any]:
 
 @lru_cache
 def machine() -> dict[str, Any]:
-    """Processor, cores that this process may use, memory and operating system."""
+    """Return the processor, the cores available to this process, the memory (GiB) and the operating system."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists() and (found := re.search(r"model name\s*:\s*(.+)", info.read_text())):
@@ -63,7 +63,7 @@ def version(name: str) -> str | None:
 
 
 def _commit() -> dict[str, Any]:
-    """Commit of the checkout, and whether the code differed from it; results do not count as a difference."""
+    """Return the commit of the checkout, and whether the code differs from it. Changes of results do not count."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(paths.ROOT), *arguments]
@@ -71,7 +71,7 @@ def _commit() -> dict[str, Any]:
 
     try:
         if Path(git("rev-parse", "--show-toplevel")) != paths.ROOT:
-            raise FileNotFoundError("the package does not stand in a checkout of its own")
+            raise FileNotFoundError("the package is not in a checkout of its own")
         return {
             "commit": git("rev-parse", "HEAD"),
             "dirty": bool(git("status", "--porcelain", "--", ".", ":!results", ":!book/results")),
@@ -90,9 +90,9 @@ def sha256(*parts: bytes | str) -> str:
 
 
 def code(*modules: str) -> dict[str, str]:
-    """Name -> hash of each of the frepro modules named and of all frepro modules that they import.
+    """Return name -> hash of the given frepro modules and of all frepro modules that they import.
 
-    It is taken over the syntax trees without docstrings, so that comments, docstrings and formatting do not count.
+    The hash is that of the syntax tree without docstrings, so that comments, docstrings and formatting do not count.
     """
     found: dict[str, str] = {}
     waiting = list(modules)
@@ -107,19 +107,19 @@ def code(*modules: str) -> dict[str, str]:
 
 
 def code_fingerprint(*modules: str) -> str:
-    """One hash of all that ``code`` finds."""
+    """Return a single hash of everything that ``code`` returns."""
     return sha256(*(part for item in code(*modules).items() for part in item))
 
 
 def imports_of(path: Path) -> tuple[str, ...]:
-    """Return what a file of the package imports from frepro, as ``imports`` has it."""
+    """Return what a file of the package imports from frepro (see ``imports``)."""
     return _parsed(path, path.stat().st_mtime_ns)[1]
 
 
-# Importing these makes no code part of a run: they register models, read the recipe (which is part of a run's key),
-# keep records and states, stop a run that broke, or show how far things have come. (Tests compare a run that was
-# resumed, or computed in parts, with one that was not.) What trains and evaluates is part of the runs, which a result
-# names by their records.
+# These modules, and what they import, do not become part of a run's code: they register models, read the recipe (which
+# is part of the key), store records and states, stop a run with a non-finite loss, or show progress. (Tests compare a
+# resumed run, and one split into parts, with an uninterrupted one.) The code that trains and evaluates is in the
+# records of the runs, which a result refers to.
 _KEEPING = ("checkpoint", "evaluate", "fsdp", "loop", "nonfinite", "parallel", "progress")
 NOT_FOLLOWED = {
     *("frepro", "frepro.errors", "frepro.models", "frepro.papers", "frepro.paths", "frepro.processes"),
@@ -138,14 +138,17 @@ def _parsed(path: Path, modified: int) -> tuple[str, tuple[str, ...]]:
         if isinstance(body, list) and body and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
             first = body[0]
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-                del body[0]  # a docstring
+                del body[0]  # the docstring
     return sha256(ast.dump(tree)), imported
 
 
 def imports(tree: ast.AST, package: str = "") -> tuple[str, ...]:
-    """Names that code imports from frepro, modules and others; ``package`` is that of relative imports.
+    """Return the names of modules and other objects that code imports from frepro.
 
-    What is imported for annotations alone, below ``if TYPE_CHECKING``, runs nothing and does not count.
+    Imports under ``if TYPE_CHECKING`` do not count, since they do not run.
+
+    Args:
+        package: The package that relative imports refer to.
     """
     guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     skipped = {node for guard in guards for node in guard.body}
@@ -164,7 +167,7 @@ def imports(tree: ast.AST, package: str = "") -> tuple[str, ...]:
 
 
 def module_path(name: str) -> Path | None:
-    """Return the file of a module of frepro; ``None`` where there is no such module."""
+    """Return the file of a frepro module; ``None`` if there is no such module."""
     base = paths.ROOT.joinpath(*name.split("."))
     for path in (base.with_suffix(".py"), base / "__init__.py"):
         if path.exists():
@@ -174,7 +177,7 @@ def module_path(name: str) -> Path | None:
 
 @lru_cache
 def own_models() -> dict[str, str]:
-    """Name of every model that frepro registers -> its module, read from the source so that nothing is imported."""
+    """Return the name of every model that frepro registers -> its module, read from the source without importing it."""
     models = {}
     for path in sorted((paths.PACKAGE / "models").glob("*.py")):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:

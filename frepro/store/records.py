@@ -1,11 +1,11 @@
-"""The store of results: every measurement in a folder named by a hash of what was asked, written whole or not at all.
+"""The store of results. Each measurement has a folder named by a hash of its specification, and is written atomically.
 
-    results/runs/<key>/record.json         the answer, there only when the run is done
-    results/runs/<key>/metrics.jsonl       how it went, one line an epoch
+    results/runs/<key>/record.json         the result; it exists only when the run is done
+    results/runs/<key>/metrics.jsonl       the course of training, one line per epoch
     results/runs/<key>/checkpoint.safetensors
-    results/<profile>/<paper>/<artefact>/  executed notebook, tidy CSV, picture, provenance.json
+    results/<profile>/<paper>/<artefact>/  executed notebook, tidy CSV, figure, provenance.json
 
-Numbers are stored raw; rounding and units are the report's.
+Numbers are stored unrounded. The report rounds them and adds units.
 """
 
 import errno
@@ -31,7 +31,7 @@ from frepro.store.revisions import raised
 
 
 def canonical(value: Any) -> str:
-    """JSON in one form for equal values: keys sorted, no spaces, dataclasses as mappings of what they compare by."""
+    """Return canonical JSON: sorted keys, no spaces, and dataclasses as mappings of their compared fields."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_compared)
 
 
@@ -41,13 +41,12 @@ def _compared(value: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One thing to measure: what kind, and everything that decides about the answer.
+    """A measurement: its kind, and everything that determines the result.
 
     Attributes:
-        spec: What was asked.
-        revisions: Behaviour -> revision of everything that the measurement passes through, as ``revisions`` has them.
-        modules: The modules that it passes through. The hash of their code is recorded and shown; it is no part of
-            what the measurement is known by.
+        spec: The specification.
+        revisions: Behaviour -> revision of everything that the measurement uses (see ``revisions``).
+        modules: The modules that it uses. The hash of their code is recorded and shown, but is not part of the key.
     """
 
     kind: str
@@ -57,7 +56,7 @@ class Measurement:
 
     @property
     def asked(self) -> dict[str, Any]:
-        """Return the specification with the revisions that are not the first, all that the key is made of."""
+        """The specification with all revisions except first ones. The key is the hash of this and of the kind."""
         found = raised(self.revisions)
         return {**self.spec, "revisions": found} if found else self.spec
 
@@ -70,20 +69,20 @@ class Measurement:
         return paths.results() / "runs" / self.key
 
     def record(self) -> dict[str, Any] | None:
-        """Return the stored answer, if there is one."""
+        """Return the stored record; ``None`` if there is none."""
         path = self.folder / "record.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError):
             return None
         except ValueError as error:
-            raise FreproError(f"{path} is damaged ({error}): delete it, and the run is made again") from error
+            raise FreproError(f"{path} is damaged ({error}): delete it to repeat the run") from error
 
     def changed_since(self, record: dict[str, Any]) -> list[str]:
-        """Return what is no longer as it was when a record was made: modules of frepro, and versions of libraries."""
+        """Return what has changed since a record was made: modules of frepro, and versions of libraries."""
         stored = record["code"]
         now = provenance.code(*self.modules)
-        is_by_module = isinstance(stored, dict)  # records of earlier versions hold one hash of all code
+        is_by_module = isinstance(stored, dict)  # records of earlier versions have a single hash of all code
         changed = [name for name in {**stored, **now} if stored.get(name) != now.get(name)] if is_by_module else []
         versions = record["provenance"]["versions"]
         for name in ("torch", "timm"):
@@ -92,13 +91,13 @@ class Measurement:
         return changed
 
     def earlier(self) -> Iterator[tuple[str, "Measurement"]]:
-        """Return the same measurement at each lower revision of one behaviour, with that behaviour and number."""
+        """Yield the same measurement at each lower revision of one behaviour, with that behaviour and revision."""
         for name, number in raised(self.revisions).items():
             for lower in range(number - 1, 0, -1):
                 yield f"{name} {lower}", replace(self, revisions={**self.revisions, name: lower})
 
     def set_aside(self) -> Path | None:
-        """Rename the folder of a measurement that is to be made anew; return its new place, ``None`` without one."""
+        """Rename the folder of a measurement to repeat it, and return the new path; ``None`` without a folder."""
         if not self.folder.exists():
             return None
         with self.lock(), disk_errors(self.folder):
@@ -108,7 +107,7 @@ class Measurement:
         return kept
 
     def write(self, values: dict[str, Any], seconds: float, device: str) -> dict[str, Any]:
-        """Store the answer with its provenance, in one step; returns the record."""
+        """Store the result with its provenance atomically, and return the record."""
         record = {
             "kind": self.kind,
             "key": self.key,
@@ -124,10 +123,10 @@ class Measurement:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep another process from the same run.
+        """Prevent other processes from making the same measurement.
 
         Raises:
-            FreproError: Another process is at it.
+            FreproError: Another process is making it.
         """
         with disk_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -144,20 +143,20 @@ class Measurement:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what a disk can refuse into one clear line that names the folder."""
+    """Convert disk errors to a ``FreproError`` that names the path."""
     try:
         yield
     except (OSError, SafetensorError) as error:
         reasons = {
             errno.ENOSPC: "the disk is full: free some space and run the same command again",
-            errno.EDQUOT: "the disk quota is used up: free some space and run the same command again",
+            errno.EDQUOT: "the disk quota is exceeded: free some space and run the same command again",
             errno.EROFS: "it is on a read-only file system: choose another folder (for results, FREPRO_RESULTS)",
-            errno.EACCES: "permission denied: choose a folder that you can write (for results, FREPRO_RESULTS)",
-            errno.EPERM: "permission denied: choose a folder that you can write (for results, FREPRO_RESULTS)",
-            errno.ENOTDIR: "a part of this path is a file, not a folder: name another (for results, FREPRO_RESULTS)",
-            errno.EEXIST: "a part of this path is a file, not a folder: name another (for results, FREPRO_RESULTS)",
+            errno.EACCES: "permission denied: choose a writable folder (for results, FREPRO_RESULTS)",
+            errno.EPERM: "permission denied: choose a writable folder (for results, FREPRO_RESULTS)",
+            errno.ENOTDIR: "a part of this path is a file, not a folder: choose another (for results, FREPRO_RESULTS)",
+            errno.EEXIST: "a part of this path is a file, not a folder: choose another (for results, FREPRO_RESULTS)",
         }
-        said = re.search(r"os error (\d+)", str(error))  # safetensors tells the number in its text alone
+        said = re.search(r"os error (\d+)", str(error))  # safetensors gives the number only in its message
         reason = reasons.get(int(said[1]) if said else getattr(error, "errno", None))
         if reason is None:
             raise
@@ -166,7 +165,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A neighbour of ``path`` to write into; when all is written it takes the place of ``path``, else it is gone."""
+    """Yield a temporary file that replaces ``path`` on success, and is deleted on an error."""
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -175,7 +174,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield Path(name)
             with open(name, "rb+") as file:
                 os.fsync(file.fileno())
-            os.chmod(name, 0o644)  # mkstemp makes files private
+            os.chmod(name, 0o644)  # mkstemp creates private files
             os.replace(name, path)
         except BaseException:
             Path(name).unlink(missing_ok=True)
@@ -183,14 +182,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def atomic_replace(folder: Path) -> Iterator[Path]:
-    """A fresh folder to write into; when all is written it takes the place of ``folder``, else it is gone."""
+    """Yield a temporary folder that replaces ``folder`` on success, and is deleted on an error."""
     old = folder.with_name(f".{folder.name}.old")
     with disk_errors(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,15 @@
-"""Revisions of behaviours: part of what a run is known by, in place of the code that it passes through.
+"""Revisions of behaviours. They are part of the key of a run, instead of the code that the run uses.
 
-A module that decides about a measured number declares the behaviour that it is and its revision, a whole number:
+A module that affects measured numbers declares its behaviour and a revision, an integer:
 
     REVISION = {"dfformer": 1}
 
-Whoever changes what it computes raises the number, and runs made before are no longer taken for the same. Moving or
-renaming the module, rewording a message, making it faster or adding a model changes no number.
-``tests/store/test_revisions.py`` computes small probes of every behaviour and fails where one changed without it.
+Increase the revision when you change what the module computes; earlier runs then no longer have the same key. Moving or
+renaming the module, rewording a message, making it faster or adding a model does not change the revision.
+``tests/store/test_revisions.py`` computes small probes of every behaviour, and fails if one changes without a new
+revision.
 
-Declarations are read from the source, so that a plan needs neither torch nor the module itself.
+Declarations are read from the source, so that a plan imports neither torch nor the module.
 """
 
 import ast
@@ -19,13 +20,13 @@ from pathlib import Path
 from frepro.errors import FreproError
 from frepro.store import provenance
 
-# Packages whose modules a model is made of.
+# The packages with the modules that make up a model.
 PARTS = ("frepro.models", "frepro.ops")
 FIRST = 1
 
 
 def declared(modules: Iterable[str]) -> dict[str, int]:
-    """Return behaviour -> revision of everything that modules declare."""
+    """Return behaviour -> revision for all declarations in modules."""
     found: dict[str, int] = {}
     for module in modules:
         path = provenance.module_path(module)
@@ -37,19 +38,19 @@ def declared(modules: Iterable[str]) -> dict[str, int]:
 def of_model(model: str) -> dict[str, int]:
     """Return behaviour -> revision of a model's family and of all layers and operations that it uses.
 
-    Empty for a model of timm, whose version the record of a run states.
+    Empty for a model of timm: the record of a run states the version of timm.
     """
     family = provenance.own_models().get(model)
     return declared(_closure(family)) if family else {}
 
 
 def raised(revisions: dict[str, int]) -> dict[str, int]:
-    """Return the revisions that are not the first: a run's key holds no others, so a new behaviour changes none."""
+    """Return the revisions other than the first. Keys contain only these, so a new behaviour changes no key."""
     return {name: number for name, number in sorted(revisions.items()) if number != FIRST}
 
 
 def _closure(module: str) -> list[str]:
-    """Return a module and everything below ``PARTS`` that it imports, directly or not."""
+    """Return a module and all modules in ``PARTS`` that it imports directly or indirectly."""
     found: dict[str, None] = {}
     waiting = [module]
     while waiting:
@@ -65,9 +66,9 @@ def _closure(module: str) -> list[str]:
 
 
 def _reexported(package: str) -> dict[str, str]:
-    """Return name -> module that defines it, of what a package's ``__init__`` imports from its modules.
+    """Return name -> defining module for the names that the ``__init__`` of a package imports from its modules.
 
-    ``from frepro.ops import gelu`` uses ``frepro.ops.pointwise`` alone, though the package imports all operations.
+    ``from frepro.ops import gelu`` uses only ``frepro.ops.pointwise``, although the package imports all operations.
     """
     path = provenance.module_path(package)
     return _from_imports(path, package, path.stat().st_mtime_ns)
@@ -90,5 +91,5 @@ def _declared(path: Path, modified: int) -> dict[str, int]:
             revision = ast.literal_eval(node.value)
             if all(type(number) is int and number >= FIRST for number in revision.values()):
                 return revision
-            raise FreproError(f"{path}: a REVISION is a whole number from {FIRST} on, as {{'dfformer': 1}}")
+            raise FreproError(f"{path}: a REVISION must be an integer of {FIRST} or more, as {{'dfformer': 1}}")
     return {}

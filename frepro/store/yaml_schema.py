@@ -1,8 +1,8 @@
-"""Strict YAML: a file becomes dataclasses, or an error that names file and line.
+"""Strict YAML: convert a file to dataclasses, or raise an error with file and line.
 
-Papers and recipes are data that people edit by hand, so that a typing error must not pass in silence: unknown keys,
-missing keys, duplicate keys and wrong types are errors. (pydantic would check as much, but knows no line numbers, and a
-bare machine with torch, timm and accelerate does not have it.)
+Papers and recipes are edited by hand, so typing errors must not pass silently: unknown keys, missing keys, duplicate
+keys and wrong types are errors. (pydantic would check the same, but without line numbers, and it is not installed on a
+machine that only has torch, timm and accelerate.)
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Document:
-    """The root of a YAML file, or a part of one, that knows where it stands."""
+    """The root or a part of a YAML file, with its location in the file."""
 
     def __init__(self, path: Path, node: yaml.Node) -> None:
         self.path = path
@@ -31,7 +31,7 @@ class Document:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             mark = getattr(error, "problem_mark", None)
             reason = getattr(error, "problem", None) or getattr(error, "reason", error)
-            raise FreproError(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {reason}") from error
+            raise FreproError(f"{path}:{mark.line + 1 if mark else 1}: invalid YAML: {reason}") from error
         if node is None:
             raise FreproError(f"{path}:1: the file is empty")
         return cls(path, node)
@@ -41,14 +41,14 @@ class Document:
         return FreproError(f"{self.path}:{line}: {message}")
 
     def items(self) -> dict[Any, tuple[yaml.Node, "Document"]]:
-        """Key -> (the key's node, the value) of a mapping."""
+        """Return key -> (node of the key, value) for a mapping."""
         if not isinstance(self.node, yaml.MappingNode):
             raise self.error(f"expected keys and values, found {self._found()}")
         pairs: dict[Any, tuple[yaml.Node, Document]] = {}
         for key_node, value_node in self.node.value:
             key = Document(self.path, key_node).scalar()
             if key in pairs:
-                raise self.error(f"key {key!r} stands twice", key_node)
+                raise self.error(f"duplicate key {key!r}", key_node)
             pairs[key] = (key_node, Document(self.path, value_node))
         return pairs
 
@@ -58,19 +58,19 @@ class Document:
         return self.plain()
 
     def plain(self) -> Any:
-        """The value as YAML has it, unchecked: mappings, lists and scalars."""
+        """Return the unchecked value as YAML parses it: mappings, lists and scalars."""
         return yaml.SafeLoader("").construct_object(self.node, deep=True)
 
     def overlaid(self, other: "Document") -> "Document":
-        """This mapping with the keys of ``other`` in place of its own; lines stay those of each key's file."""
+        """Return this mapping updated with ``other``. Line numbers remain those in the file of each key."""
         keys = set(other.items())
         kept = [pair for pair in self.node.value if Document(self.path, pair[0]).scalar() not in keys]
-        self.items()  # complain about doubled keys here too
+        self.items()  # raises for duplicate keys in this file, too
         node = yaml.MappingNode(self.node.tag, kept + other.node.value, self.node.start_mark, self.node.end_mark)
         return Document(self.path, node)
 
     def bind(self, kind: type[T]) -> T:
-        """The value as ``kind``: a dataclass, dict, list, tuple, union, Literal or plain scalar type."""
+        """Return the value as ``kind``: a dataclass, dict, list, tuple, union, Literal or scalar type."""
         return _bind(self, kind)
 
     def _found(self) -> str:
@@ -124,7 +124,7 @@ def _bind_union(document: Document, arguments: tuple[Any, ...]) -> Any:
         except FreproError as error:
             if argument is not types.NoneType:
                 errors.append(error)
-    if len(errors) == 1:  # X | None: say what is wrong with X
+    if len(errors) == 1:  # X | None: report the error for X
         raise errors[0]
     raise document.error(f"expected {' or '.join(_name(a) for a in arguments)}, found {document._found()}")
 
@@ -150,6 +150,6 @@ def _bind_dataclass(document: Document, kind: Any) -> Any:
 
 
 def _name(kind: Any) -> str:
-    return {str: "text", int: "a whole number", float: "a number", bool: "true or false"}.get(
-        kind, "nothing" if kind is types.NoneType else str(kind)
+    return {str: "text", int: "an integer", float: "a number", bool: "true or false"}.get(
+        kind, "null" if kind is types.NoneType else str(kind)
     )

@@ -71,7 +71,7 @@ def test_parts_of_data(tmp_path, monkeypatch):
     assert parts("/nowhere/a, b") == ["/nowhere/a", "b"]
     assert parts(f"torch/image_folder:{comma},{plain}") == [f"torch/image_folder:{comma}", str(plain)]
     for data in (",", ",,,", f"{plain},", f",{plain}", f"{plain},,{comma}", " ", f"{plain}, "):
-        with pytest.raises(FreproError, match="has an empty part: name a data set, or several"):
+        with pytest.raises(FreproError, match="has an empty part: give one data set, or several"):
             parts(data)
 
 
@@ -79,7 +79,7 @@ def test_what_was_tried_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FreproError) as error:
         fitting(f"{tmp_path}/nowhere,{tmp_path}/empty", "classification")
-    assert str(error.value).startswith("none of the 2 data sets of DATA is there for classification: no data at ")
+    assert str(error.value).startswith("none of the 2 data sets in DATA can be used for classification: no data at ")
     assert f"{tmp_path}/nowhere: give" in str(error.value)
     assert f"; {tmp_path}/empty has no known layout" in str(error.value)
 

@@ -359,7 +359,7 @@ def test_weights_of_files_are_evaluated_and_nothing_is_trained(segmentation, tmp
     with pytest.raises(FreproError, match="no weights at /nowhere: give a file or folder of files like"):
         table_of_segmentation(checkpoints="/nowhere").run()
     (tmp_path / "other").mkdir()
-    with pytest.raises(FreproError, match=r"no weights of this table at .*other: it takes files like sem"):
+    with pytest.raises(FreproError, match=r"no weights of this table at .*other: add files such as sem"):
         table_of_segmentation(checkpoints=str(tmp_path / "other"))
 
 
@@ -410,29 +410,29 @@ def test_findings_before_the_runs_are_an_error():
         ({"profile": "dmeo"}, "did you mean demo"),
         ({"profile": "paper"}, "profile paper needs the real data set: add DATA="),
         ({"profile": "paper", "data": "digits"}, "profile paper needs the real data set"),
-        ({"seeds": []}, "seeds are a list of different whole numbers"),
-        ({"seeds": [1, 1]}, "seeds are a list of different whole numbers"),
-        ({"seeds": [0, -1]}, "seeds are a list of different whole numbers"),
-        ({"seeds": 3}, "seeds are a list of different whole numbers"),
-        ({"models": "dfformer_s18"}, "models are a list of names"),
-        ({"data": 5}, "data is the name of a folder"),
+        ({"seeds": []}, "seeds must be a list of distinct integers"),
+        ({"seeds": [1, 1]}, "seeds must be a list of distinct integers"),
+        ({"seeds": [0, -1]}, "seeds must be a list of distinct integers"),
+        ({"seeds": 3}, "seeds must be a list of distinct integers"),
+        ({"models": "dfformer_s18"}, "models must be a list of names"),
+        ({"data": 5}, "data must be the name of a data set"),
         ({"device": "gpuu"}, "unknown device 'gpuu'"),
         ({"variants": [*VARIANTS, ("DFFormer-S18", "dfformer_s36", {})]}, "two variants have the same label"),
         ({"variants": [*VARIANTS, ("again", "dfformer_s18", {})]}, "the same model with the same arguments"),
         ({"models": ["dfformer_s18_k3"]}, "unknown model of this table"),
         ({"trained": ["dfformer_s18_k3"]}, "unknown model of this table"),
-        ({"trained": "dfformer_s18"}, "trained are a list of names"),
+        ({"trained": "dfformer_s18"}, "trained must be a list of names"),
         ({"variants": [("x", "dfformer_s81", {})]}, "did you mean dfformer_s18"),
         ({"data": "/nowhere"}, "no data at /nowhere"),
         ({"paper": "spanetv2", "table": 4, "variants": BACKBONES, "trained": ["spanetv2_s18_pure"]}, "about ADE20K"),
         ({"paper": "spanetv2", "table": 4, "variants": BACKBONES, "trained": {"fpn": []}}, "unknown network of this"),
         ({"paper": "spanetv2", "table": 4, "variants": BACKBONES, "data": "digits"}, "digits is not data for segment"),
         ({"data": "scenes"}, "scenes is not data for classification"),
-        ({"sizes": [512, 512]}, r"sizes are a list of heights and widths in pixels, as \[\[512, 512\]\]"),
-        ({"sizes": [[512, 0]]}, "sizes are a list of heights and widths"),
+        ({"sizes": [512, 512]}, r"sizes must be a list of \[height, width\] in pixels, such as \[\[512, 512\]\]"),
+        ({"sizes": [[512, 0]]}, r"sizes must be a list of \[height, width\]"),
         ({"native_size": "224"}, "native_size is a number of pixels"),
         ({"images": {"upernet": [512, 512]}}, "unknown network of this table 'upernet'"),
-        ({"images": [512, 512]}, "images name a height and width for a network"),
+        ({"images": [512, 512]}, "images must map networks to"),
     ],
 )
 def test_bad_parameters(changes, message):

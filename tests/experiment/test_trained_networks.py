@@ -35,7 +35,7 @@ def changed_recipe(monkeypatch):
 def test_the_plan_names_the_runs_that_a_figure_needs():
     plan = reproduce.plan(FILTERS, {"profile": "smoke", "seeds": [0, 1]})
     assert [run.title.split(",")[0] for run in plan.runs] == ["gfnet_ti", "gfnet_ti"]
-    assert "one notebook, 2 of 2 training runs, 3 at a time" in plan.describe(3)
+    assert "one notebook, 2 of 2 training runs, 3 in parallel" in plan.describe(3)
     untrained = reproduce.plan(Artefact("dfformer", "figure", 8), {"profile": "smoke"})
     assert "one notebook, no training runs" in untrained.describe(3)
     bias = reproduce.plan(Artefact("spanetv2", "figure", 4), {"profile": "demo", "seeds": [3]})
@@ -134,7 +134,7 @@ def test_a_checkpoint_takes_the_place_of_the_runs_of_its_model(tmp_path):
     assert made.stands_in == ""
     images, words = alone.test_images(2)
     assert images.shape == (2, 3, 224, 224)
-    assert words == "2 pieces of two photographs"
+    assert words == "2 crops of two photographs"
     with pytest.raises(FreproError, match="unknown model with a checkpoint 'gfnet_xs'"):
         Trained("dfformer", [TINY], checkpoints={"gfnet_xs": str(file)})
 
@@ -169,7 +169,7 @@ def test_models_in_our_frame_are_timms(name):
 def test_bad_input_is_named():
     with pytest.raises(FreproError, match="unknown model 'gfnet_it'"):
         Trained("dfformer", [("x", "gfnet_it", {})])
-    with pytest.raises(FreproError, match="seeds are a list"):
+    with pytest.raises(FreproError, match="seeds must be a list"):
         Trained("dfformer", [TINY], seeds=[0, 0])
     with pytest.raises(FreproError, match="unknown profile"):
         Trained("dfformer", [TINY], "dmeo")

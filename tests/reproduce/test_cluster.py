@@ -67,7 +67,7 @@ def test_dry_run_prints_plan_and_script_without_slurm(without_slurm, store):
     done = submit(*TWO, "--gpus", "8", "--nodes", "2", "--cpus", "12", "--time", "2-12", "--mem", "64G", "--dry-run")
     assert done.exit_code == 0, done.output
     assert "Table 4 of dfformer, profile smoke: not made yet\n" in done.output
-    assert "Training runs: 2 to send, 0 queued or running\n  dfformer_s18, seed 0: to send\n" in done.output
+    assert "Training runs: 2 to submit, 0 queued or running\n  dfformer_s18, seed 0: to submit\n" in done.output
     found = settings(done.output)
     assert found == {
         **{"array": "0-1%2", "cpus-per-task": "12", "gpus-per-node": "8", "job-name": "frepro", "mem": "64G"},
@@ -96,11 +96,11 @@ def test_any_setting_of_sbatch_can_be_given():
 
 
 def test_what_cannot_be_in_parts_is_refused():
-    with pytest.raises(FreproError, match="--fsdp shares weights between processes: ask for more --gpus or --nodes"):
+    with pytest.raises(FreproError, match="--fsdp shards weights across processes: request more --gpus or --nodes"):
         Cluster(fsdp=True)
     half = job()
     half = dataclasses.replace(half, recipe=dataclasses.replace(half.recipe, precision="fp16"))
-    with pytest.raises(FreproError, match="dfformer_s18, seed 0: --fsdp does not go with its precision fp16"):
+    with pytest.raises(FreproError, match="dfformer_s18, seed 0: --fsdp does not support precision fp16"):
         Cluster(gpus="2", fsdp=True).check([half])
 
 
@@ -126,13 +126,13 @@ def test_time_is_written_as_slurm_does(given, minutes):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--gpus", "3"], "dfformer_s18, seed 0: a batch of 32 cannot be split evenly among 3 processes"),
+        (["--gpus", "3"], "dfformer_s18, seed 0: a batch of 32 cannot be divided among 3 processes"),
         (["--gpus", "two"], "GPUs of a node are a number, or type and number as a100:8, not 'two'"),
-        (["--tasks", "2"], "with GPUs there is a process for each: leave --tasks out, or add --gpus 0"),
+        (["--tasks", "2"], "--tasks is for CPUs, since each GPU has one process: omit --tasks"),
         (["--slurm", "time", "30"], "--slurm time: use --time"),
         (["--slurm", "cpus-per-task", "3"], "--slurm cpus_per_task: use --cpus"),
         (["--slurm", "output", "x"], "--slurm output: requeueing and logs rest on it"),
-        (["--time", "a day"], "'a day' is no time like 90"),
+        (["--time", "a day"], "'a day' is not a time limit"),
     ],
 )
 def test_what_cannot_be_sent_is_said(options, message):
@@ -142,14 +142,14 @@ def test_what_cannot_be_sent_is_said(options, message):
 
 
 def test_without_slurm_nothing_is_sent(without_slurm, store):
-    with pytest.raises(FreproError, match="no sbatch here: run this where Slurm takes jobs"):
+    with pytest.raises(FreproError, match="sbatch is not available: run this on a login node"):
         Cluster().send([job()])
     assert not store.exists()
 
 
 def test_without_submitit_it_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(FreproError, match=r"clusters need submitit: pip install -e '\.\[cluster\]'"):
+    with pytest.raises(FreproError, match=r"clusters need submitit: run pip install -e '\.\[cluster\]'"):
         Cluster().script(1)
 
 
@@ -249,7 +249,7 @@ def preempted_at(run: Run, epochs: int, *command: str) -> None:
 def test_a_table_is_sent_at_once_and_comes_back(slurm_of_one_node, store, one_thread, tmp_path, monkeypatch):
     done = submit(*TWO, *ON_CPUS, "--wait")
     assert done.exit_code == 0, done.output
-    assert re.search(r"^Sent as job \d+ \(2 runs\); logs in ", done.output, re.M)
+    assert re.search(r"^Submitted as job \d+ \(2 runs\); logs in ", done.output, re.M)
     told = [line for line in done.output.splitlines() if line.startswith(("[1/2]", "[2/2]"))]
     assert sum("18, seed 0: test top-1" in line for line in told) == 2
     assert "\nTable 4 of dfformer, profile smoke\n" in done.output
@@ -258,7 +258,7 @@ def test_a_table_is_sent_at_once_and_comes_back(slurm_of_one_node, store, one_th
     assert plan.is_current
     for run in plan.experiment.runs:
         assert_same(run, tmp_path, monkeypatch)
-    assert "Training runs: 0 to send, 0 queued or running\nOnce they are done" in submit(*TWO, *ON_CPUS).output
+    assert "Training runs: 0 to submit, 0 queued or running\nWhen they are done" in submit(*TWO, *ON_CPUS).output
 
 
 @needs_slurm
@@ -273,11 +273,11 @@ def test_what_is_queued_is_not_sent_twice(slurm_of_one_node, store):
     assert "`frepro reproduce --paper dfformer --table 4 --profile smoke -p models" in first.output
 
     second = submit(*options)
-    assert "Training runs: 0 to send, 2 queued or running\n" in second.output
+    assert "Training runs: 0 to submit, 2 queued or running\n" in second.output
     assert f"  dfformer_s18, seed 0: job {jobs[0]} pending\n" in second.output
     assert queued() == jobs
     more = submit(*TWO[:-1], '["dfformer_s18", "dfformer_s18_k2"]', *options[len(TWO) :], "--dry-run")
-    assert "Training runs: 1 to send, 1 queued or running\n" in more.output
+    assert "Training runs: 1 to submit, 1 queued or running\n" in more.output
 
     waiting = subprocess.Popen(
         [sys.executable, "-m", "frepro", "submit", *options, "--wait"],
@@ -293,7 +293,7 @@ def test_what_is_queued_is_not_sent_twice(slurm_of_one_node, store):
     subprocess.run(["scancel", *jobs], check=True)
     slurm.until(lambda: not queued(), 30, "not cancelled")
     again = submit(*options, "--dry-run")
-    assert f"dfformer_s18, seed 0: to send again, job {jobs[0]} cancelled: it left no log\n" in again.output
+    assert f"dfformer_s18, seed 0: to submit again, job {jobs[0]} cancelled: it wrote no log\n" in again.output
 
 
 @needs_slurm
@@ -337,12 +337,12 @@ def test_a_run_that_fails_is_named(slurm_of_one_node):
     first, second = done.stderr.splitlines()
     assert first.startswith(f"frepro: error: gfformer_s18, seed 0: {failed}")
     assert re.search(rf"\(see \S*slurm/{number}_[01]_log\.out\)$", first)
-    assert second == "frepro: error: not made, as runs of theirs failed: Table 4 of dfformer"
-    assert f"gfformer_s18, seed 0: to send again, {failed}" in submit(*one, "--dry-run").output
+    assert second == "frepro: error: not made because their runs failed: Table 4 of dfformer"
+    assert f"gfformer_s18, seed 0: to submit again, {failed}" in submit(*one, "--dry-run").output
 
 
 @needs_slurm
 def test_what_slurm_refuses_is_said(slurm_of_one_node):
-    with pytest.raises(FreproError, match=r"Slurm refused: .*Invalid partition name specified"):
+    with pytest.raises(FreproError, match=r"Slurm rejected the jobs: .*Invalid partition name specified"):
         Cluster(**CPUS, partition="nowhere").send([job()])
     assert cluster.survey([job()])[0].job == ""

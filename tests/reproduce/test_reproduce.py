@@ -78,7 +78,7 @@ def test_runs_are_made_again_when_asked(frepro_command, store):
     (before,) = (record for record in records if record["kind"] == "train")
     again = frepro_command(*TABLE_4, *one, "--retrain")
     assert again.returncode == 0, again.stderr
-    assert "Retraining: 2 stored runs and timings are kept as" in again.stdout
+    assert "Retraining: 2 stored runs and timings were renamed to" in again.stdout
     assert "training runs: 0 cached, 1 to do" in again.stdout
     record = json.loads((store / "runs" / before["key"] / "record.json").read_text())
     assert record["provenance"]["time"] >= before["provenance"]["time"]
@@ -154,7 +154,7 @@ def test_a_result_that_names_another_figure_is_refused(checkout, store):
     )
     done = in_checkout(checkout, "reproduce", "--paper", "spanet", "--figure", "3", "--profile", "smoke")
     assert done.returncode == 1
-    assert "makes Figure 1 of spanet, and its place is that of Figure 3 of spanet" in done.stderr
+    assert "makes Figure 1 of spanet, but its path is that of Figure 3 of spanet" in done.stderr
     assert not (store / "smoke" / "spanet" / "figure_3").exists()
 
 
@@ -196,7 +196,7 @@ def test_ctrl_c_keeps_what_is_done(frepro_command, store, jobs):
     os.killpg(process.pid, signal.SIGINT)  # to its processes, too, as a terminal does it
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip() == "stopped; what was done is kept, and the same command goes on from there"
+    assert errors.strip() == "stopped; finished work is kept, and the same command resumes from there"
     plan = frepro_command(*SMALL, "--dry-run").stdout
     done = int(plan.split("training runs: ")[1].split(" cached")[0])
     assert done >= 2
@@ -250,7 +250,7 @@ def test_what_has_a_notebook_is_made_and_the_rest_named(notebooks):
             {"table": 2},
             "not built yet: Table 2 of dfformer, Table 2 of spanet, .*made: Table 4 of dfformer, Table 1 of",
         ),
-        ({"table": 4, "paper": "vim-f"}, "not built yet: Table 4 of vim-f; what can be made: Table 4 of dfformer,"),
+        ({"table": 4, "paper": "vim-f"}, "not built yet: Table 4 of vim-f; available: Table 4 of dfformer,"),
         ({"table": 4, "figure": 5}, "not built yet: Figure 5 of dfformer, Table 4 and Figure 5 of spanet"),
         ({"figure": 4, "paper": "vim-f"}, "no figure 4 in paper 'vim-f': there are Figures 1-3 of vim-f"),
     ],
@@ -553,7 +553,7 @@ def test_reasons(made):
     artefact = Artefact("dfformer", "table", 4)
     plan = reproduce.plan(artefact, SETTINGS)
     assert plan.reasons == [
-        "training runs that it rests on are not in the store",
+        "training runs that it depends on are not in the store",
         "its models have not been timed on this device",
     ]
     more = reproduce.plan(artefact, {**SETTINGS, "seeds": [0, 1]})
@@ -563,7 +563,7 @@ def test_reasons(made):
     assert reproduce.changes(plan.made_from, plan.folder) == ["findings.csv is missing"]
     file.write_text(json.dumps({"fingerprint": "25efec1cc551211c", "files": []}))
     (old,) = reproduce.changes(plan.made_from, plan.folder)
-    assert old.startswith("made by an earlier frepro")
+    assert old.startswith("made by an earlier version of frepro")
     file.unlink()
     assert "not made yet" in reproduce.plan(artefact, SETTINGS).describe(1)
     changed = {**plan.made_from, "data": "other", "frepro.training.loop": "other"}
@@ -575,7 +575,7 @@ def test_reasons(made):
 def test_misspelt_make_variable():
     done = subprocess.run([*MAKE, "reproduce", "TABEL=4"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
-    assert "unknown variable TABEL; there is TABLE FIGURE PAPER" in done.stderr
+    assert "unknown variable TABEL: use TABLE FIGURE PAPER" in done.stderr
 
 
 def test_a_store_that_cannot_be_written(frepro_command, tmp_path, monkeypatch):
@@ -611,4 +611,4 @@ def test_other_commands(frepro_command):
     assert unknown.returncode == 1
     assert "did you mean dfformer_s18" in unknown.stderr
     other = frepro_command("train", "--model", "resnet18")
-    assert "resnet18 has no recipe of its own: add --recipe" in other.stderr
+    assert "resnet18 has no default recipe: add --recipe" in other.stderr

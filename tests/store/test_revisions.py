@@ -155,7 +155,7 @@ def test_a_raised_revision_changes_the_keys_of_what_passes_through_it_alone(pack
 
 def test_a_revision_that_is_no_whole_number_is_named(package):
     replace(package / "training" / "loop.py", 'REVISION = {"training loop": 1}', 'REVISION = {"training loop": 1.5}')
-    with pytest.raises(FreproError, match=r"loop\.py: a REVISION is a whole number"):
+    with pytest.raises(FreproError, match=r"loop\.py: a REVISION must be an integer"):
         key()
 
 

@@ -42,14 +42,14 @@ def test_binds_nested_values(tmp_path):
     [
         ("name: x\nrte: 1\n", 2, "unknown key 'rte': did you mean rate"),
         ("rate: 1\n", 1, "'name' is missing"),
-        ("name: x\nname: y\n", 2, "stands twice"),
+        ("name: x\nname: y\n", 2, "duplicate key"),
         ("name: 3\n", 1, "expected text, found 3"),
         ("name: x\nrate: 1e-3\n", 2, "write 1.0e-3"),
         ("name: x\nkind: c\n", 2, "expected one of 'a', 'b'"),
-        ("name: x\nparts:\n  1: {size: true}\n", 3, "expected a whole number, found True"),
+        ("name: x\nparts:\n  1: {size: true}\n", 3, "expected an integer, found True"),
         ("name: x\npair: [1]\n", 2, "expected 2 values, found 1"),
         ("name: x\nlimit: [1]\n", 2, "expected one value, found a list"),
-        ("name: [\n", 2, "not YAML"),
+        ("name: [\n", 2, "invalid YAML"),
         ("", 1, "empty"),
     ],
 )

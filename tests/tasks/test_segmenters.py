@@ -135,5 +135,5 @@ def test_a_backbones_channels_are_its_own(segmenter):
 
 
 def test_an_unknown_segmenter_is_named():
-    with pytest.raises(FreproError, match="unknown segmenter 'fpn': there is semantic_fpn, upernet"):
+    with pytest.raises(FreproError, match="unknown segmenter 'fpn': choose from semantic_fpn, upernet"):
         segmentation.create("fpn", "dfformer_s18")

@@ -398,7 +398,7 @@ def test_damaged_images_stop_a_run_or_are_counted(damaged_folder):
 
 
 def test_an_unknown_way_with_damaged_images_is_refused():
-    with pytest.raises(FreproError, match="unknown choice for damaged images 'ignore': there is skip, stop"):
+    with pytest.raises(FreproError, match="unknown choice for damaged images 'ignore': choose from skip, stop"):
         loop.Execution(damaged="ignore")
 
 
