@@ -1,1 +1,1 @@
-"""Pages of the book for Sphinx: results, status, reference pages, and the audit of papers and code."""
+"""Generate the book's pages for Sphinx: results, status, API reference, and the audit of papers and code."""

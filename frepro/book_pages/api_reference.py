@@ -1,8 +1,8 @@
-"""Sphinx extension of the book: a reference page for each package, made from the docstrings of its modules.
+"""Sphinx extension of the book: an API reference page for each package, from the docstrings of its modules.
 
-Docstrings here are plain text with Google sections and no reStructuredText: bars are moduli, stars are products, a list
-follows its sentence at once, and what is indented or in columns is to stay so. ``as_rest`` makes of that what Sphinx
-reads.
+frepro's docstrings are plain text with Google sections, not reStructuredText: bars are moduli, asterisks are products,
+a list follows its sentence without an empty line, and indented text and columns keep their layout. ``as_rest`` converts
+them to reStructuredText.
 """
 
 import re
@@ -15,35 +15,35 @@ from typing import Any, TypeVar
 from frepro import paths
 from frepro.store import provenance
 
-# What people call and do not import: the command line, and the pages of the book.
+# The command line and the pages of the book, which are not imported by users.
 LEFT_OUT = ("frepro.__main__", "frepro.book_pages", "frepro.cli")
-# What a module defines, whether or not it is in __all__, to which timm adds what it registers.
+# Document what a module defines, whether or not it is in __all__, to which timm adds registered models.
 OPTIONS = ("   :members:", "   :ignore-module-all:")
 
 
 def setup(app: Any) -> dict[str, Any]:
-    """Called by Sphinx; the pages themselves are laid out with all others, by ``frepro.book_pages.pages``."""
-    app.connect("autodoc-process-docstring", _process, priority=600)  # after napoleon, which reads the sections
+    """Set up the extension for Sphinx. ``frepro.book_pages.pages`` writes these pages with all others."""
+    app.connect("autodoc-process-docstring", _process, priority=600)  # after napoleon, which parses the sections
     app.connect("missing-reference", _type_variable)
     return {"version": provenance.version("frepro") or "", "parallel_read_safe": True}
 
 
 def modules() -> list[str]:
-    """Every public module; packages of kernels inside a package are not public."""
+    """Return all public modules. Packages of kernels inside a package are not public."""
     files = [path.relative_to(paths.ROOT) for path in paths.PACKAGE.rglob("*.py")]
     names = {".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in files if len(path.parts) < 4}
     return sorted(name for name in names - {"frepro"} if not name.startswith(LEFT_OUT))
 
 
 def page_of(module: str) -> str:
-    """The page that a module stands on: that of its package, or "core" for the modules of none."""
+    """Return the page of a module: that of its package, or "core" for a top-level module."""
     is_package = (paths.ROOT / Path(*module.split("."))).is_dir()
     parts = module.split(".")
     return parts[1] if is_package or len(parts) > 2 else "core"
 
 
 def lay_out(folder: Path) -> None:
-    """Write a page for each package, with a section for each of its modules; one for the modules of none."""
+    """Write a page for each package with a section for each module, and a page for top-level modules."""
     folder.mkdir(parents=True, exist_ok=True)
     for page, names in groupby(sorted(modules(), key=lambda name: (page_of(name), name)), key=page_of):
         package = "frepro" if page == "core" else f"frepro.{page}"
@@ -59,13 +59,13 @@ def _process(app: Any, what: str, name: str, thing: Any, options: Any, lines: li
 
 
 def _type_variable(app: Any, env: Any, node: Any, text: Any) -> Any:
-    """The text of a reference to a type variable, which has no entry to point at; nothing for other references."""
+    """Return the text of a reference to a type variable, which has no entry; ``None`` for other references."""
     module, _, name = node.get("reftarget", "").rpartition(".")
     return text if isinstance(getattr(sys.modules.get(module), name, None), TypeVar) else None
 
 
 def as_rest(lines: Sequence[str]) -> list[str]:
-    """A docstring's lines as reStructuredText; fields that napoleon has made of sections stay fields."""
+    """Convert the lines of a docstring to reStructuredText, and keep the fields that napoleon made of sections."""
     out: list[str] = []
     in_fields = False
     for is_blank, group in groupby(lines, key=lambda line: not line.strip()):
@@ -83,13 +83,13 @@ def as_rest(lines: Sequence[str]) -> list[str]:
 
 
 def _is_layout(paragraph: Sequence[str]) -> bool:
-    """Whether a paragraph is indented, as formulas and BibTeX are, or has columns."""
+    """Return whether a paragraph is indented, such as formulas and BibTeX, or has columns."""
     is_indented = all(line.startswith("    ") for line in paragraph)
     return is_indented or any(re.search(r"\S {3,}\S", line) for line in paragraph)
 
 
 def _with_lists(paragraph: Sequence[str]) -> list[str]:
-    """Text with its lists set apart by empty lines."""
+    """Return text with empty lines around lists."""
     out: list[str] = []
     in_list = False
     for line in paragraph:
@@ -102,8 +102,8 @@ def _with_lists(paragraph: Sequence[str]) -> list[str]:
 
 
 def _escaped(line: str) -> str:
-    """Characters that reStructuredText would read as marks, made plain, but for literals and *emphasis*."""
-    field = re.match(r":[^:`]*:", line)  # ":param x:", as napoleon writes it
+    """Escape characters with a meaning in reStructuredText, except in literals and *emphasis*."""
+    field = re.match(r":[^:`]*:", line)  # ":param x:", as written by napoleon
     head = field[0] if field else ""
     parts = re.split(r"(``.+?``|(?<![\w*])\*\w[^*]*\w\*(?![\w*]))", line[len(head) :])
     return head + "".join(

@@ -1,7 +1,7 @@
-"""Where papers, official code and frepro differ, and for each difference a command that shows what is said of frepro.
+"""Differences between papers, official code and frepro. A command for each of them shows what frepro does.
 
-The differences are data, ``book/audit.yaml``. ``python -m frepro.book_pages.audit`` runs their commands, in half a
-minute, and stores what they print in ``results/audit``. The book shows both; a test runs all of it again and compares.
+The differences are data in ``book/audit.yaml``. ``python -m frepro.book_pages.audit`` runs their commands, which takes
+half a minute, and stores their output in ``results/audit``. The book shows both, and a test repeats and compares them.
 """
 
 import io
@@ -17,13 +17,13 @@ from frepro.store.yaml_schema import Document
 
 @dataclass(frozen=True)
 class Difference:
-    """A point on which a paper, the official code or frepro do not agree.
+    """A difference between a paper, the official code and frepro.
 
     Attributes:
-        title: What it is about.
-        paper, code: What the paper says and what the official code does.
-        frepro: What frepro does, by which model, argument or value of a recipe.
-        shows: Python that shows it, by what it prints.
+        title: Subject of the difference.
+        paper, code: What the paper states, and what the official code does.
+        frepro: What frepro does, and the model, argument or recipe value for it.
+        shows: Python code that prints it.
     """
 
     title: str
@@ -35,16 +35,16 @@ class Difference:
 
 
 def load() -> dict[str, list[Difference]]:
-    """The differences of each family of models.
+    """Return the differences of each model family.
 
     Raises:
-        FreproError: The file holds an unknown key or a wrong type, with file and line.
+        FreproError: The file has an unknown key or a wrong type; the message has the file and line.
     """
     return Document.read(paths.BOOK / "audit.yaml").bind(dict[str, list[Difference]])
 
 
 def run(command: str) -> str:
-    """What a command prints, run in this process in a namespace of its own."""
+    """Run a command in this process, in a namespace of its own, and return its output."""
     text = io.StringIO()
     with redirect_stdout(text):
         exec(compile(command, "book/audit.yaml", "exec"), {"__name__": "__main__"})
@@ -56,13 +56,13 @@ def folder() -> Path:
 
 
 def stored() -> dict[str, str]:
-    """Command -> what it printed when it was last run."""
+    """Return command -> its output in the last run."""
     path = folder() / "prints.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def write() -> Path:
-    """Run every command and put what they print in place of ``results/audit``."""
+    """Run every command and replace ``results/audit`` with their output."""
     prints = {each.shows: run(each.shows) for family in load().values() for each in family}
     with records.atomic_replace(folder()) as fresh:
         for name, content in (("prints", prints), ("provenance", provenance.record())):
@@ -71,7 +71,7 @@ def write() -> Path:
 
 
 def page() -> str:
-    """All differences as Markdown, each with its command and what that printed."""
+    """Return all differences as Markdown, each with its command and output."""
     prints = stored()
     parts = []
     for family, differences in load().items():

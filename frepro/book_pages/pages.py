@@ -1,7 +1,7 @@
-"""Sphinx extension of the book: lays executed notebooks beside its pages, and writes the status page.
+"""Sphinx extension of the book: add executed notebooks to its pages, and write the status page.
 
-The book is built from results alone and runs nothing. Sphinx reads pages below ``book/`` only, so what is in
-``results/demo`` is laid into ``book/results`` (which git ignores) each time the book is built.
+The book is built only from stored results and runs nothing. Sphinx reads only pages below ``book/``, so each build
+copies the contents of ``results/demo`` to ``book/results``, which git ignores.
 """
 
 import json
@@ -27,13 +27,13 @@ STATES = {
     "": "not run",
 }
 COMPLETE = "complete"
-# The score that a training run is about, by its name in the run's record.
+# Display name of the main metric, by its key in the record of a run.
 SCORES = {"top1": "top-1", "box_ap": "box AP", "miou": "mIoU"}
 NOT_BUILT = "not built"
 
 
 def setup(app: Any) -> dict[str, Any]:
-    """Called by Sphinx before it looks for pages. Warnings are errors from here on."""
+    """Set up the extension for Sphinx before it looks for pages. Later warnings are errors."""
     app.warningiserror = True
     app.add_css_file("frepro.css")
     app.connect("html-page-context", without_thebe)
@@ -42,13 +42,13 @@ def setup(app: Any) -> dict[str, Any]:
 
 
 def without_thebe(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
-    """Called by Sphinx for each page: leave out what Jupyter Book adds to run cells on a server elsewhere."""
+    """Remove, for each page, the scripts that Jupyter Book adds to run cells on a remote server."""
     scripts = context["script_files"]
     context["script_files"] = [s for s in scripts if "thebe" not in f"{s.filename} {s.attributes.get('body')}".lower()]
 
 
 def lay_out(folder: Path) -> None:
-    """Write the pages that come from results."""
+    """Write the pages that are generated from results."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     (folder / "status.md").write_text(status(), encoding="utf-8")
@@ -62,12 +62,12 @@ def lay_out(folder: Path) -> None:
     api_reference.lay_out(folder / "api")
 
 
-# The table and picture that the front page shows.
+# The table and figure on the front page.
 FRONT = Artefact("dfformer", "table", 4)
 
 
 def front(folder: Path) -> None:
-    """What the front page includes: one table as published and as measured with its picture, or that it was not run."""
+    """Write what the front page includes: a table with published and measured values and its figure, or "not run"."""
     profile = state(FRONT)
     if not profile:
         command = f"make reproduce PAPER={FRONT.paper} TABLE={FRONT.number}"
@@ -91,7 +91,7 @@ def front(folder: Path) -> None:
 
 
 def models(folder: Path) -> None:
-    """What the pages of the families include: a table of sizes for each, and the drawings."""
+    """Write what the pages of the model families include: a table of sizes for each, and the drawings."""
     folder.mkdir()
     source = sizes.folder()
     if not (source / "provenance.json").exists():
@@ -115,7 +115,7 @@ def models(folder: Path) -> None:
 
 
 def downloads(files: Iterable[Path], folder: Path, prefix: str = "") -> str:
-    """A line of links to CSV files, which are laid into a folder of the book under names that tell them apart."""
+    """Copy CSV files to a folder of the book under unique names, and return a line of links to them."""
     links = []
     for file in files:
         shutil.copyfile(file, folder / f"{prefix}{file.name}")
@@ -123,17 +123,17 @@ def downloads(files: Iterable[Path], folder: Path, prefix: str = "") -> str:
     return f"Download: {', '.join(links)}\n\n" if links else ""
 
 
-# What the benchmark gives to the page on performance.
+# The parts of the performance page that show the benchmark.
 BENCHMARK = {
     "models": "Models",
     "parts": "Where the time goes",
     "operations": "Operations",
     "roofline": "What the machine allows",
     "resolution": "Throughput and memory against resolution",
-    "slower": "Where ours loses",
+    "slower": "Where frepro is slower",
     "origin": "Where these numbers come from",
 }
-# The file that each part is made from.
+# The source file of each part.
 BENCHMARK_DATA = {
     "models": "models.csv",
     "parts": "parts.csv",
@@ -146,7 +146,7 @@ BENCHMARK_DATA = {
 
 
 def performance(folder: Path) -> None:
-    """What the page on performance includes: each part of a CPU's benchmark, and all of a GPU's."""
+    """Write what the performance page includes: each part of the benchmark on a CPU, and all parts of that on a GPU."""
     folder.mkdir()
     parts = {}
     for device in ("cpu", "gpu"):
@@ -163,8 +163,8 @@ def performance(folder: Path) -> None:
 
 
 def _benchmark(found: bench.Found, folder: Path, device: str) -> dict[str, str]:
-    """The parts of ``BENCHMARK`` as Markdown, with their pictures in the folder."""
-    from frepro.figures import speed  # torch takes seconds
+    """Return the parts of ``BENCHMARK`` as Markdown, and write their figures to the folder."""
+    from frepro.figures import speed  # importing torch takes seconds
 
     pictures = speed.pictures(found)
     for name, figure in pictures.items():
@@ -204,7 +204,7 @@ def _benchmark_origin(made: dict[str, Any]) -> str:
     kernels = made.get("kernels")  # results of before it was recorded have none
     lines = [
         f"measured {made['time']} in {made['seconds'] / 60:.0f} minutes on {_machine(made)}, "
-        f"{made['device']['threads']} threads; before it began, {made['load_before']} processes wanted to run",
+        f"{made['device']['threads']} threads; load average before the start: {made['load_before']}",
         f"code of commit {str(made['commit'])[:12]}{' with uncommitted changes' if made['dirty'] else ''}; "
         f"{_versions(made)}",
         f"{settings['rounds']} rounds; operations and models on batches of {settings['batch_size']}, images of "
@@ -213,17 +213,17 @@ def _benchmark_origin(made: dict[str, Any]) -> str:
     if kernels and kernels["instruction_set"]:
         lines.append(f"CPU kernels for {kernels['instruction_set']} (`-march={kernels['march']}`)")
     if beside:
-        lines.append(f"beside: {beside['source']} (file with SHA-256 `{beside['sha256']}`)")
+        lines.append(f"code given by --beside: {beside['source']} (file with SHA-256 `{beside['sha256']}`)")
     return "".join(f"- {line}\n" for line in lines) + "\n"
 
 
 def state(artefact: Artefact) -> str:
-    """The fullest profile in which there is a result: "paper", "demo" or none."""
+    """Return the most complete profile with a result: "paper", "demo", or empty."""
     return next((p for p in ("paper", "demo") if (artefact.folder(p) / "provenance.json").exists()), "")
 
 
 def progress(artefact: Artefact) -> str:
-    """How far an artefact that has a notebook has come, as the status page says it."""
+    """Return the state of an artefact with a notebook for the status page."""
     profile = state(artefact)
     if artefact.kind == "figure" and profile:
         _, found = read(artefact.folder(profile))
@@ -232,7 +232,7 @@ def progress(artefact: Artefact) -> str:
 
 
 def page(artefact: Artefact, folder: Path) -> None:
-    """The executed notebook with where its numbers come from beneath; a line where there is none yet."""
+    """Write the executed notebook with the origin of its numbers, or a line if there is no result yet."""
     folder.mkdir(exist_ok=True)
     profile, item = state(artefact), dict(papers.load(artefact.paper).artefacts())[artefact.name]
     if not profile:
@@ -251,7 +251,7 @@ def page(artefact: Artefact, folder: Path) -> None:
 
 
 def describe_pictures(notebook: dict[str, Any], more: str) -> None:
-    """Give every picture that a cell puts out an alternative text: the headings that it stands under, and more."""
+    """Add an alternative text to every image output: the headings above it, and an additional text."""
     headings: list[str] = []
     for cell in notebook["cells"]:
         for line in "".join(cell["source"]).splitlines() if cell["cell_type"] == "markdown" else ():
@@ -262,20 +262,20 @@ def describe_pictures(notebook: dict[str, Any], more: str) -> None:
 
 
 def is_current(made: dict[str, Any]) -> bool:
-    """Whether all code that a result was made with is the same today; not where an earlier frepro did not note it."""
+    """Return whether the code of a result is unchanged; false if an earlier version did not record the code."""
     code = {name: found for name, found in made.get("made_from", {}).items() if name.startswith("frepro.")}
     return bool(code) and provenance.code(*code) == code
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What made a result, and what it rests on."""
+    """Return the provenance and the origin of a result."""
     names = ("provenance.json", "origin.json")
     made, found = (json.loads((folder / name).read_text(encoding="utf-8")) for name in names)
     return made, found
 
 
 def origin(folder: Path) -> str:
-    """Where the numbers of a result come from, folded away."""
+    """Return the origin of the numbers of a result as Markdown with a collapsed section."""
     made, found = read(folder)
     if "figure" in found:
         return _figure_origin(made, found)
@@ -283,8 +283,8 @@ def origin(folder: Path) -> str:
     if not measured:
         return f"""## Where these numbers come from
 
-Read off the models, with nothing trained or timed; page made {made["time"]} with commit {str(made["commit"])[:12]},
-{_versions(made)}.
+Determined from the models; nothing was trained or timed. Page made {made["time"]} with commit
+{str(made["commit"])[:12]}, {_versions(made)}.
 """
     machines = sorted({_machine(item["origin"]) for item in measured})
     versions = sorted({_versions(item["origin"]) for item in measured})
@@ -304,23 +304,23 @@ Read off the models, with nothing trained or timed; page made {made["time"]} wit
 
 
 def _timing(timings: list[dict[str, Any]]) -> str:
-    """How the models of a table were timed; they took turns in one session, unless some came later."""
+    """Return how the models of a table were timed: interleaved in one session, unless some were timed later."""
     benchmark, sessions = timings[0]["benchmark"], {timing["values"]["session"] for timing in timings}
-    in_turn = "all models take turns" if len(sessions) == 1 else f"models take turns, in {len(sessions)} sessions"
+    order = "interleaved" if len(sessions) == 1 else f"interleaved in {len(sessions)} sessions"
     return f"""- throughput: batches of {benchmark["batch_size"]} at {benchmark["img_size"]} pixels,
-  {benchmark["rounds"]} rounds in which {in_turn}, {timings[0]["origin"]["device"]["threads"]} threads"""
+  {benchmark["rounds"]} rounds with all models {order}, {timings[0]["origin"]["device"]["threads"]} threads"""
 
 
 def _training(found: dict[str, Any]) -> str:
-    """Data and every training run of a table; where weights of a file were evaluated, it stands for the seed."""
+    """Return the data and every training run of a table. An evaluated file of weights replaces the seed."""
     runs, data = found["runs"], found["data"]
     metric, name = next((key, name) for key, name in SCORES.items() if key in runs[0]["values"])
-    whole = ["network"] if any(run.get("network") for run in runs) else []
+    network_heading = ["network"] if any(run.get("network") for run in runs) else []
     seed = "weights" if any(run.get("weights") for run in runs) else "seed"
-    headings = ["model", *whole, seed, f"test {name} (%)", "seconds", "run"]
+    headings = ["model", *network_heading, seed, f"test {name} (%)", "seconds", "run"]
     lines = [headings, ["---"] * len(headings)]
     for run in runs:
-        network = [recipes.NETWORKS[run["network"]]] if whole else []
+        network = [recipes.NETWORKS[run["network"]]] if network_heading else []
         source = f"`{run['weights']}`" if run.get("weights") else str(run["seed"])
         score, seconds = f"{run['values'][metric]:.2f}", f"{run['seconds']:.0f}"
         if not did_train(run["values"], data["classes"]):
@@ -372,15 +372,15 @@ def _versions(origin: dict[str, Any]) -> str:
 
 
 def status() -> str:
-    """A page with every table and figure of every paper, how far it has come, and what its result was made with."""
+    """Return the status page: every table and figure, its state, and the commit that its result was made with."""
     lines = [
         "# Status",
         "",
-        "Every table and figure of the papers, and how far it has come: **measured** is the published recipe on the",
-        "data set that it was published for; **complete** is a figure that needs neither data set nor trained weights;",
-        "**demo** is embedded data, with cost and throughput of the models at full size; **not run** has a notebook",
-        "and no result, **not built** no notebook yet. The last column says whether any code that a result was made",
-        "with has changed since.",
+        "The state of every table and figure of the papers. **measured**: the published recipe on the published data",
+        "set. **complete**: a figure that needs neither a data set nor trained weights. **demo**: embedded data; cost",
+        "and throughput are those of the models at full size. **not run**: there is a notebook, but no result. **not",
+        "built**: there is no notebook yet. The last column shows whether the code has changed since the result was",
+        "made.",
         "",
     ]
     for name in papers.names():
@@ -399,7 +399,7 @@ def status() -> str:
 
 
 def _made(artefact: Artefact) -> list[str]:
-    """When a result was made, with which commit, and whether its code has changed since; empty where there is none."""
+    """Return date and commit of a result, and whether its code has changed since; empty strings without a result."""
     if not (profile := state(artefact)):
         return ["", "", ""]
     made, _ = read(artefact.folder(profile))

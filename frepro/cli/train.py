@@ -91,13 +91,13 @@ def eval_command(
 
     job = Run(model, *resolve(model, recipe, profile, data), 0, dict(args))
     values = evaluate_checkpoint(job, checkpoint, Execution(**execution))
-    whole = f"{model} in {job.recipe.network}" if job.recipe.network else model
-    said = [
+    network = f"{model} in {job.recipe.network}" if job.recipe.network else model
+    scores = [
         f"{name} {value:.4f}" if name == "test_loss" else f"{name} {value:.2f} %"
         for name, value in values.items()
         if name != "test_images"
     ]
-    click.echo(f"{whole}: {', '.join(said)} on {values['test_images']} images of {job.source.name}")
+    click.echo(f"{network}: {', '.join(scores)} on {values['test_images']} images of {job.source.name}")
 
 
 @cli.command("replay")

@@ -1,4 +1,4 @@
-"""Pictures of results, for people: labelled axes with units, readable at page width, safe for the colour-blind."""
+"""Figures of results, with labelled axes and units, readable at page width and safe for colour-blind readers."""
 
 from .accuracy import accuracy_against_cost
 from .comparison import comparison, dense_comparison

@@ -1,4 +1,4 @@
-"""Accuracy against cost."""
+"""Accuracy versus cost."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from frepro.figures.style import COLOURS, MARKERS, PAGE_WIDTH, finished, subplot
 
 
 def accuracy_against_cost(points: Sequence[Point], own: str) -> Figure:
-    """Published top-1 against published FLOPs and parameters, a line a family; crosses where our count lies.
+    """Plot published top-1 versus published FLOPs and parameters, a line per family, with crosses at frepro's counts.
 
     Args:
         points: From ``analysis.tradeoff``.
-        own: The family that is the paper's own, drawn in front.
+        own: The paper's own family, which is drawn in front.
     """
     figure, panels = subplots(1, 2, sharey=True, figsize=(PAGE_WIDTH, 4.6))
     families = [own, *(name for name in dict.fromkeys(point.family for point in points) if name != own)]

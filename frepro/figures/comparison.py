@@ -1,4 +1,4 @@
-"""A table's variants against each other, as published and as measured."""
+"""Comparisons of the variants of a table, published and measured."""
 
 from collections.abc import Mapping, Sequence
 from statistics import mean, stdev
@@ -17,10 +17,10 @@ PUBLISHED, MEASURED = COLOURS[:2]
 
 
 def comparison(experiment: Experiment) -> Figure:
-    """The trained variants against each other: accuracy as published, accuracy as measured here, relative speed.
+    """Compare the trained variants: published accuracy, measured accuracy, and relative throughput.
 
-    Each accuracy panel has a range of its own, since ImageNet and embedded data are not to be compared in absolute
-    terms; what can be compared is how the variants order themselves.
+    Each accuracy panel has its own range, since absolute accuracies on ImageNet and on embedded data are not
+    comparable. Only the order of the variants is.
     """
     labels = [label for label, *_ in experiment.measured]
     findings = {(f.label, f.metric): f for f in experiment.findings}
@@ -34,7 +34,7 @@ def comparison(experiment: Experiment) -> Figure:
     left.plot(published, rows, "o", color=PUBLISHED, markersize=8)
     left.set_xlabel(f"published {experiment.published.dataset}\ntop-1 accuracy (%)")
     left.set_yticks(rows, labels)
-    left.set_ylim(len(labels) - 0.5, -0.5)  # the first row on top, no marker cut by the edge
+    left.set_ylim(len(labels) - 0.5, -0.5)  # the first row is on top, and no marker is cut off
 
     trained = experiment.trained_seeds()
     _seed_by_seed(middle, [scores.get(label, []) for label in labels], [trained.get(label, []) for label in labels])
@@ -65,9 +65,9 @@ def comparison(experiment: Experiment) -> Figure:
 
 
 def dense_comparison(experiment: Experiment) -> Figure:
-    """Detectors or segmenters on the trained backbones: a row for each network, with the score as published and here.
+    """Compare the trained backbones in detectors or segmenters: a row per network, with published and measured scores.
 
-    Each panel has a range of its own, as in ``comparison``.
+    Each panel has its own range, as in ``comparison``.
     """
     metric = SHOWN[experiment.task][0]
     networks = dict.fromkeys(learner.network for learner in experiment.trained_variants)
@@ -95,12 +95,12 @@ def dense_comparison(experiment: Experiment) -> Figure:
 
 
 def _seed_by_seed(axes: Axes, scores: Sequence[Sequence[float]], trained: Sequence[Sequence[bool]]) -> None:
-    """Draw a line for each variant: mean and standard deviation, and beneath it a tick for each seed.
+    """Draw mean and standard deviation of each variant, with a tick for each seed below.
 
-    A seed that did not train has a cross for its tick, and a mean that rests on such a seed is hollow.
+    A seed that did not train has a cross instead of a tick, and a mean that includes such a seed is hollow.
     """
     for row, (values, learnt) in enumerate(zip(scores, trained, strict=True)):
-        if not values:  # only those were evaluated that have a file of weights
+        if not values:  # no value: with given weights, only variants that have a file are evaluated
             continue
         spread = stdev(values) if len(values) > 1 else 0
         fill = "none" if not all(learnt) else MEASURED

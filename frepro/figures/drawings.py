@@ -1,4 +1,4 @@
-"""Drawings of models: the blocks of each family, drawn from the modules themselves so that they cannot disagree.
+"""Drawings of the blocks of each model family, generated from the modules so that they always agree with the code.
 
 Families declare them (``Backbone.drawings``); ``draw`` lays out a graph of ``analysis.structure`` from top to bottom
 and draws it. ``scanning`` is the one drawing that is no graph.
@@ -27,11 +27,11 @@ from frepro.models.backbone import families
 from frepro.ops import amplitude_spectrum
 
 TITLE, SMALL, LINE = 10, 8.5, 12.5  # font sizes and line height, points
-GAP, BETWEEN, MARGIN = 18, 14, 6  # between rows, between boxes of a row, around the picture
+GAP, BETWEEN, MARGIN = 18, 14, 6  # points: between rows, between boxes in a row, around the drawing
 FILLS = {"filter": "#f7c59f", "module": "#dbe9f6", "function": "#ececec", "sign": "#ffffff"}
 GREY, EDGE = "#444444", "#666666"
 
-# What an operation computes; see frepro/ops.
+# The formula of each operation; see frepro/ops.
 FORMULAS = {
     "amplitude_spectrum": "|F(x)|",
     "dynamic_filter": "F⁻¹( (Σₙ sₙ Kₙ) · F(x) )",
@@ -45,7 +45,7 @@ FORMULAS = {
 
 @dataclass(eq=False)
 class Box:
-    """Where a node is drawn, or a place that an edge passes on its way down; in points."""
+    """Position and size of a node, or of a point that an edge passes through (``node`` is ``None``), in points."""
 
     node: Node | None
     row: int
@@ -62,7 +62,10 @@ class Box:
 
 
 def lines(node: Node) -> list[tuple[str, bool]]:
-    """The lines of text in a node's box, each with whether it is of the title. A shape is said where it is new."""
+    """Return the text lines in the box of a node, each with whether it is part of the title.
+
+    The shape is included only if it differs from that of the input.
+    """
     title = f"{node.count} × {node.title}" if node.count > 1 else node.title
     formula = FORMULAS.get(node.title.split("\n")[0], "") if node.kind in ("filter", "module") else ""
     shape = "" if node.same_shape else shape_text(node.shape)
@@ -74,12 +77,12 @@ def lines(node: Node) -> list[tuple[str, bool]]:
 
 
 def labels(nodes: list[Node]) -> list[str]:
-    """All that is written in a drawing."""
+    """Return all texts in a drawing."""
     return [text for node in nodes for text, _ in lines(node)]
 
 
 def draw(nodes: list[Node]) -> Figure:
-    """The graph as a picture: filters and scans orange, modules blue, functions grey."""
+    """Draw a graph: filters and scans in orange, modules in blue, functions in grey."""
     boxes, routes = _place(nodes)
     left = min(box.x - box.width / 2 for row in boxes for box in row) - MARGIN
     right = max(box.x + box.width / 2 for row in boxes for box in row) + MARGIN
@@ -119,7 +122,7 @@ def _draw_box(axes: Any, box: Box) -> None:
 
 
 def _curve(points: list[tuple[float, float]]) -> Path:
-    """Through the points, leaving and reaching each one vertically."""
+    """Return a curve through the points that is vertical at each of them."""
     vertices, codes = [points[0]], [Path.MOVETO]
     for (x0, y0), (x1, y1) in pairwise(points):
         middle = (y0 + y1) / 2
@@ -134,10 +137,10 @@ def _width(text: str, size: float, weight: str = "normal") -> float:
 
 
 def _place(nodes: list[Node]) -> tuple[list[list[Box]], list[list[tuple[float, float]]]]:
-    """Rows of boxes, and the points of each edge.
+    """Return rows of boxes, and the points of each edge.
 
-    A box stands below all that feed it; the order within a row is that with the fewest crossings found by moving boxes
-    to the mean of their neighbours, and the places within it are those with the shortest sideways ways of all edges.
+    A box is below all its inputs. The order in a row has the fewest crossings found by moving boxes to the mean of
+    their neighbours, and the horizontal positions minimize the horizontal length of all edges.
     """
     boxes: dict[int, Box] = {}
     for node in nodes:
@@ -171,7 +174,7 @@ def _place(nodes: list[Node]) -> tuple[list[list[Box]], list[list[tuple[float, f
         for box in row:
             box.y = y - height / 2
             if box.node is None:
-                box.height = height  # so that the edge goes straight down beside the boxes of the row
+                box.height = height  # so that the edge passes the boxes of this row vertically
         y -= height + GAP
     return rows, [_route(chain) for chain in chains]
 
@@ -213,7 +216,7 @@ def _order(rows: list[list[Box]]) -> None:
 
 
 def _spread(rows: list[list[Box]]) -> None:
-    """The places that minimize the sum of |x - x'| over all edges, long ones held straight, with room between boxes."""
+    """Set positions that minimize the sum of |x - x'| over all edges, with straight long edges and without overlap."""
     index = {id(box): i for i, box in enumerate(box for row in rows for box in row)}
     spans = [(box, below) for row in rows for box in row for below in box.below]
     costs = np.zeros(len(index) + len(spans))
@@ -239,7 +242,7 @@ def _spread(rows: list[list[Box]]) -> None:
 
 
 def scanning() -> Figure:
-    """Vim-F's scan in space and spectrum: a digit at two places of the patch grid, and the amplitude spectra."""
+    """Draw Vim-F's scan in space and in the spectrum: a digit at two positions in the patch grid, with its spectra."""
     from sklearn.datasets import load_digits
 
     height, width = _meta("vimf_tiny").grid_size
@@ -268,7 +271,7 @@ def scanning() -> Figure:
     return figure
 
 
-# What is drawn
+# The drawings
 
 
 def _meta(name: str) -> Any:
@@ -281,13 +284,13 @@ def _input(*shape: int) -> torch.Tensor:
 
 
 def whole(name: str, *blocks: type) -> list[Node]:
-    """A model, each of its ``blocks`` one box."""
+    """Return the graph of a model, in which each of the ``blocks`` is one box."""
     network = _meta(name)
     return dataflow(network, _input(3, *network.img_size), closed=blocks)
 
 
 def part(name: str, path: str, *closed: type) -> list[Node]:
-    """One submodule, fed what it gets when the model runs; ``closed`` are classes that are one box each."""
+    """Return the graph of a submodule with its input in the model; each module of a class in ``closed`` is one box."""
     network = _meta(name)
     module, seen = network.get_submodule(path), []
     handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs))
@@ -320,8 +323,9 @@ def _draw_declared(drawing: tuple[str, str, tuple[str, ...]]) -> Figure:
 
 
 def save(folder: pathlib.Path, log: Callable[[str], None]) -> None:
-    """Write every drawing to a folder, as <name>.svg."""
-    # Text stays text, so that a reader can search for it and a test compare it; no date, so that files stay equal.
+    """Write every drawing to a folder as <name>.svg."""
+    # Keep text as text, so that readers can search it and tests can compare it. Omit the date, so that files stay
+    # equal.
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "frepro"}):
         for name, picture in pictures().items():
             log(f"drawing {name}")

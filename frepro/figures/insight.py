@@ -1,6 +1,6 @@
-"""What goes on inside models: spectra, filters, similarities, biases, context maps.
+"""Figures of the internals of models: spectra, filters, similarities, biases, context maps.
 
-Each function draws what the functions of ``frepro.analysis`` return.
+Each function plots results of ``frepro.analysis``.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ PI_TICKS = {0: "0", 0.25: "π/4", 0.5: "π/2", 0.75: "3π/4", 1: "π"}
 
 
 def relative_log_amplitude(models: Mapping[str, Sequence[Spectrum]]) -> Figure:
-    """Log amplitude against frequency relative to zero frequency, a panel a model, a curve a layer (DFFormer Figure 1).
+    """Plot log amplitude relative to zero frequency, a panel per model, a curve per layer (DFFormer Figure 1).
 
     Args:
-        models: Label -> the spectra to draw, from the shallowest (``fourier.spectra``).
+        models: Label -> spectra in order of depth (``fourier.spectra``).
     """
     figure, panels = _panels(len(models), ratio=0.95, sharey=True)
     for axes, (label, layers) in zip(panels, models.items(), strict=True):
@@ -47,9 +47,9 @@ def relative_log_amplitude(models: Mapping[str, Sequence[Spectrum]]) -> Figure:
 
 
 def spectrum_maps(models: Mapping[str, Spectrum | Tensor]) -> Figure:
-    """Fourier spectrum maps side by side on one scale, zero frequency in the middle of each (SPANet Figure 1).
+    """Plot Fourier spectrum maps with a common scale, each with zero frequency in the centre (SPANet Figure 1).
 
-    Each map is relative to its own zero frequency, so that models of different scale compare.
+    Each map is relative to its value at zero frequency, so that models of different scales are comparable.
 
     Args:
         models: Label -> a spectrum, or its log amplitudes (H, W).
@@ -74,14 +74,14 @@ def spectrum_maps(models: Mapping[str, Spectrum | Tensor]) -> Figure:
 
 
 def filter_gallery(amplitudes: Mapping[str, Tensor], count: int = 8) -> Figure:
-    """Filters in the frequency domain (DFFormer Figures 2 and 9): a column a layer, a row a filter.
+    """Plot filters in the frequency domain, a column per layer, a row per filter (DFFormer Figures 2 and 9).
 
-    Zero frequency is in the middle of each picture; each has a colour scale of its own, from its least (dark) to its
-    greatest amplitude (yellow).
+    Zero frequency is in the centre of each image. Each image has its own colour scale, from its lowest (dark) to its
+    highest amplitude (yellow).
 
     Args:
-        amplitudes: Name -> (K, H, W), as ``filters.amplitudes`` gives them.
-        count: How many filters of each layer to show, from the first.
+        amplitudes: Name -> (K, H, W), as returned by ``filters.amplitudes``.
+        count: Number of filters to show of each layer, starting with the first.
     """
     rows = min(count, max(len(item) for item in amplitudes.values()))
     columns = len(amplitudes)
@@ -100,11 +100,11 @@ def filter_gallery(amplitudes: Mapping[str, Tensor], count: int = 8) -> Figure:
         if column == 0 or sizes[column] != sizes[column - 1]:
             size = f"{sizes[column][0]} × {sizes[column][1]}"
             text = grid[0, column].annotate(size, (0, 1), (0, 15), "axes fraction", "offset points", fontsize=8)
-            text.set_in_layout(False)  # or it would widen its column
+            text.set_in_layout(False)  # otherwise it would widen its column
     for row in range(rows):
         grid[row, 0].set_ylabel(str(row + 1), rotation=0, ha="right", va="center", fontsize=8)
     figure.supxlabel(
-        "layer (column) and size of its map;\neach filter from its least (dark) to its greatest amplitude (yellow)",
+        "layer (column) and size of its map;\neach filter from its lowest (dark) to its highest amplitude (yellow)",
         fontsize=9,
     )
     figure.supylabel("filter", fontsize=9)
@@ -112,7 +112,7 @@ def filter_gallery(amplitudes: Mapping[str, Tensor], count: int = 8) -> Figure:
 
 
 def similarity(pairs: Mapping[tuple[str, str], Similarity]) -> Figure:
-    """CKA between all layers of two models as heat maps, a panel a pair, stages marked (DFFormer Figure 7).
+    """Plot CKA between all layers of two models as heat maps, a panel per pair, with stages (DFFormer Figure 7).
 
     Args:
         pairs: (label of the first model, label of the second) -> their similarity (``similarity.compare``).
@@ -136,7 +136,7 @@ def similarity(pairs: Mapping[tuple[str, str], Similarity]) -> Figure:
 
 
 def shape_bias(models: Mapping[str, Mapping[str, float]]) -> Figure:
-    """Shape bias for each category, a marker a model, with each model's mean over the categories (SPANetV2 Figure 4).
+    """Plot shape bias per category, a marker per model, and the mean over categories of each (SPANetV2 Figure 4).
 
     Args:
         models: Label -> category -> shape bias in [0, 1] (``bias.shape_bias_by_category``).
@@ -149,19 +149,19 @@ def shape_bias(models: Mapping[str, Mapping[str, float]]) -> Figure:
         known = [value for value in points if value == value]
         mean = sum(known) / len(known)
         axes.axvline(mean, color=colour, linewidth=1.5, linestyle="--")
-        beside = 0.6 * ((i + 0.5) / len(models) - 0.5)  # models of equal bias beneath one another
-        rows = [row + beside for row in range(len(categories))]
+        offset = 0.6 * ((i + 0.5) / len(models) - 0.5)  # models of equal bias are below each other
+        rows = [row + offset for row in range(len(categories))]
         axes.plot(points, rows, marker, color=colour, markersize=6, label=f"{label} (mean {mean:.2f})")
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(len(categories) - 0.5, -0.5)
     axes.set_yticks(range(len(categories)), categories)
-    axes.set_xlabel("share of shape decisions (0: all texture, 1: all shape)")
+    axes.set_xlabel("fraction of shape decisions (0: all texture, 1: all shape)")
     figure.legend(loc="outside upper center", ncols=min(len(models), 3), frameon=False)
     return finished(figure)
 
 
 def pictures(images: Tensor, titles: Sequence[str]) -> Figure:
-    """Pictures side by side, each with a title.
+    """Show images side by side, each with a title.
 
     Args:
         images: (N, 3, H, W), values in [0, 1].
@@ -175,11 +175,11 @@ def pictures(images: Tensor, titles: Sequence[str]) -> Figure:
 
 
 def context_maps(pictures: Tensor, maps: Mapping[Any, Tensor]) -> Figure:
-    """Pictures, and context maps laid over them, each on a scale of its own (SPANet Figure 4).
+    """Show images with context maps overlaid, each with its own scale (SPANet Figure 4).
 
     Args:
         pictures: (B, 3, H, W), values in [0, 1].
-        maps: Stage, or any label -> (B, H, W), as ``attribution.context_maps`` gives them.
+        maps: Stage, or another label -> (B, H, W), as returned by ``attribution.context_maps``.
     """
     rows, columns = len(pictures), 1 + len(maps)
     side = (PAGE_WIDTH - 0.9) / columns
@@ -196,15 +196,15 @@ def context_maps(pictures: Tensor, maps: Mapping[Any, Tensor]) -> Figure:
     bar = figure.colorbar(
         ScalarMappable(Normalize(0, 1), image.cmap), ax=list(grid.flat), ticks=[0, 1], shrink=0.6, aspect=25, pad=0.01
     )
-    bar.ax.set_yticklabels(["least", "most"])
+    bar.ax.set_yticklabels(["lowest", "highest"])
     bar.set_label("mean |context|")
     return finished(figure)
 
 
 def _panels(count: int, ratio: float, columns: int = 3, **kwargs: Any) -> tuple[Figure, list[Axes]]:
-    """Panels in rows of ``columns`` at most, each about ``ratio`` times as high as wide."""
+    """Create panels in rows of at most ``columns``, with a height of about ``ratio`` times the width."""
     rows = -(-count // columns)
-    columns = -(-count // rows)  # rows of even length
+    columns = -(-count // rows)  # rows of equal length
     width = PAGE_WIDTH if columns > 1 else PAGE_WIDTH / 2
     height = rows * (width / columns * ratio + 0.2) + 0.3
     figure, grid = subplots(rows, columns, squeeze=False, figsize=(width, height), **kwargs)
@@ -214,6 +214,6 @@ def _panels(count: int, ratio: float, columns: int = 3, **kwargs: Any) -> tuple[
 
 
 def _edges(size: int) -> tuple[float, float]:
-    """Outer edges of the first and the last bin, in units of pi."""
+    """Return the outer edges of the first and last bins, in units of pi."""
     frequency = fourier.frequencies(size)
     return float(frequency[0]) - 1 / size, float(frequency[-1]) + 1 / size

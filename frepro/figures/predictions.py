@@ -1,4 +1,4 @@
-"""What trained detectors and segmenters find in test images, beneath what is there."""
+"""Predictions of trained detectors and segmenters on test images, with the ground truth."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,23 +20,23 @@ from frepro.models.official import load_strictly, read, unwrap
 from frepro.tasks.segmenters import resize
 from frepro.training import evaluate
 
-NAMED = 0.01  # least share of a map that a region with its class written on it has
+NAMED = 0.01  # minimum area of a region that is labelled, as a fraction of the map
 
 
 def predictions(experiment: Experiment, network: str, count: int = 4, score: float = 0.5) -> Figure:
-    """A column for each test image; rows are what is true, and what each network with that detector or segmenter finds.
+    """Show the ground truth and the predictions of each variant on test images, a column per image.
 
-    Of each variant that was trained the network of the first seed. On maps the classes of larger regions are written,
-    so that nothing is told by colour alone.
+    Each trained variant is represented by its first seed. Larger regions of maps are labelled with their class, so that
+    colour is not the only cue.
 
     Args:
-        network: A name of ``experiment.networks``.
-        count: Test images: the first that hold something.
-        score: Least of a detection that is shown. Where an image has fewer than objects, the best are shown, as many as
-            it has objects.
+        network: A name in ``experiment.networks``.
+        count: Number of test images; the first ones with any content are shown.
+        score: Minimum score of a detection to show. In an image with fewer such detections than objects, the best ones
+            are shown, as many as there are objects.
 
     Raises:
-        FreproError: There is no such network.
+        FreproError: The network is unknown.
     """
     if network not in experiment.networks:
         raise unknown("network of this table", network, experiment.networks)
@@ -63,7 +63,7 @@ def predictions(experiment: Experiment, network: str, count: int = 4, score: flo
         _draw_detections(grid, images, samples.images.classes, found, score)
         kinds = "boxes and masks" if "masks" in found[0][0] else "boxes"
         figure.supxlabel(
-            f"{kinds} with a score of {score:g} at least, and no fewer than there are objects: class, score", fontsize=8
+            f"{kinds} with a score of at least {score:g}, and at least as many as objects: class, score", fontsize=8
         )
     else:
         classes = [str(name).split(",")[0] for name in samples.images.semantic_classes]  # "building, edifice"
@@ -77,7 +77,7 @@ def _is_known(experiment: Experiment, learner: TrainedVariant) -> bool:
 
 
 def _with_content(samples: Any, count: int) -> list[int]:
-    """Numbers of the first samples whose images hold an object or a map of more than one class."""
+    """Return the indices of the first samples with an object or a map of more than one class."""
     found: list[int] = []
     for i in range(len(samples)):
         image = samples.images[samples.chosen[i]]
@@ -89,7 +89,7 @@ def _with_content(samples: Any, count: int) -> list[int]:
 
 
 def _network(learner: TrainedVariant) -> nn.Module:
-    """The network of a learner's first seed, or with the weights of its file."""
+    """Return the network of a variant's first seed, or with the weights of its file."""
     run = learner.runs[0]
     if learner.checkpoint is None:
         return evaluate.network(run)
@@ -100,7 +100,7 @@ def _network(learner: TrainedVariant) -> nn.Module:
 
 @torch.no_grad()
 def _answers(learner: TrainedVariant, chosen: Sequence[int]) -> list[Any]:
-    """What it answers to those samples, one by one: detections, or a map (H, W) of classes."""
+    """Return the prediction for each sample: detections, or a map (H, W) of classes."""
     task, network = tasks.of(learner.runs[0]), _network(learner)
     samples, found = task.samples("test"), []
     for i in chosen:
@@ -136,7 +136,7 @@ def _draw_detections(
 def _draw_maps(
     grid: np.ndarray, images: Sequence[AnnotatedImage], classes: Sequence[str], found: Sequence[list[Tensor]]
 ) -> list[int]:
-    """Gives the numbers of the classes that are to be seen."""
+    """Draw the maps, and return the indices of the classes in them."""
     shown: set[int] = set()
     for column, image, *of_learners in zip(grid.T, images, *found, strict=True):
         column[0].imshow(image.image)
@@ -148,9 +148,9 @@ def _draw_maps(
 
 
 def _name_regions(axes: Axes, semantic: np.ndarray, classes: Sequence[str]) -> None:
-    """Write its class upon each region that is large enough, except of the first class, where scenes have the ground.
+    """Label each sufficiently large region with its class, except for the first class, the background of scenes.
 
-    Where there is only one class it says so.
+    A map with a single class has one label that says so.
     """
     if len(found := np.setdiff1d(semantic, [IGNORED])) == 1:
         height, width = semantic.shape
@@ -161,7 +161,7 @@ def _name_regions(axes: Axes, semantic: np.ndarray, classes: Sequence[str]) -> N
         sizes = np.bincount(regions.flat)[1:]
         for i in np.flatnonzero(sizes >= NAMED * semantic.size) + 1:
             rows, columns = np.nonzero(regions == i)
-            # The pixel of the region that is nearest to its middle: the middle of a ring is outside of it.
+            # The pixel of the region nearest to its centre: the centre of a ring is outside the ring.
             nearest = np.hypot(rows - rows.mean(), columns - columns.mean()).argmin()
             _write(axes, columns[nearest], rows[nearest], classes[label])
 

@@ -11,10 +11,10 @@ from frepro.figures.style import MARKERS, ORDERED, PAGE_WIDTH, finished, subplot
 
 
 def frequency_responses(simulations: Sequence[Simulation]) -> Figure:
-    """Frequency responses of random token mixers, cut-offs marked (SPANetV2 Figure 1).
+    """Plot frequency responses of random token mixers with cut-offs (SPANetV2 Figure 1).
 
-    Left: gain on the grid's graph, the root mean square over the draws, with the mean cut-off. Right: the frequencies
-    of each mixer's own graph, on which the response is 1 - lambda, with the mean of the highest.
+    Left: gain on the graph of the grid (root mean square over the draws), and the mean cut-off. Right: the frequencies
+    of each mixer's own graph, on which the response is 1 - lambda, and the mean of the highest frequency.
     """
     figure, (left, right) = subplots(1, 2, figsize=(PAGE_WIDTH, 3.6), width_ratios=(1.25, 1))
     colours = [ORDERED(i / max(len(simulations) - 2, 1)) for i in range(len(simulations) - 1)] + ["black"]

@@ -10,12 +10,13 @@ from frepro.figures.style import PAGE_WIDTH, finished, subplots
 
 
 def scanning(found: Translation, pictures: Tensor) -> Figure:
-    """Image and amplitude spectrum of its patches before and after a move, with the order of the scan (Vim-F Figure 2).
+    """Show an image and the spectrum of its patches before and after a shift, with the scan order (Vim-F Figure 2).
 
-    Third column: the root mean square over the channels of what the move changes, on the scale of the second.
+    Third column: the root mean square over channels of the change due to the shift, with the scale of the second
+    column.
 
     Args:
-        pictures: (2, 3, H, W), the images as they are to be shown, values in [0, 1].
+        pictures: (2, 3, H, W), the images to show, with values in [0, 1].
     """
     figure, grid = subplots(2, 3, pictures=True, figsize=(PAGE_WIDTH, 5.5))
     height, width = found.patches.shape[1:3]
@@ -23,7 +24,9 @@ def scanning(found: Translation, pictures: Tensor) -> Figure:
     for axes, picture, letter in zip(grid[:, 0], pictures, "ab", strict=True):
         axes.imshow(picture.permute(1, 2, 0).numpy())
         _scan(axes, height, width, patch, "white")
-        axes.set_title(f"({letter}) image" if letter == "a" else f"(b) moved by {found.shift[0]}, {found.shift[1]} px")
+        axes.set_title(
+            f"({letter}) image" if letter == "a" else f"(b) shifted by {found.shift[0]}, {found.shift[1]} px"
+        )
         axes.set_ylabel("row of patches")
     spectra = found.spectra.square().mean(-1).sqrt()
     low, high = float(spectra.min()), float(spectra.max())
@@ -50,7 +53,7 @@ def scanning(found: Translation, pictures: Tensor) -> Figure:
 
 
 def _scan(axes: Axes, height: int, width: int, step: float, colour: str) -> None:
-    """The order in which tokens are scanned: row by row, from the circle to the arrowhead."""
+    """Draw the order in which tokens are scanned: row by row, from the circle to the arrowhead."""
     columns, rows = (axis.ravel() * step + (step - 1) / 2 for axis in np.meshgrid(range(width), range(height)))
     axes.plot(columns, rows, color=colour, linewidth=0.6, alpha=0.8)
     axes.plot(columns[0], rows[0], "o", color=colour, markersize=5)

@@ -1,6 +1,6 @@
-"""Images with what is in them: boxes, masks and labels over the picture, and the semantic map.
+"""Images with annotations: boxes, masks and labels on the image, and the semantic map.
 
-How these are drawn is one for what is true and for what a network answers (``figures.predictions``).
+Ground truth and predictions (``figures.predictions``) are drawn in the same way.
 """
 
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from seaborn import color_palette
 from frepro.data.annotated import IGNORED, AnnotatedImage
 from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, subplots
 
-OBJECTS = [COLOURS[i] for i in (1, 0, 2, 4, 8, 9)]  # the label beside each tells them apart as well
+OBJECTS = [COLOURS[i] for i in (1, 0, 2, 4, 8, 9)]  # labels also distinguish the objects
 
 
 def scenes(images: Sequence[AnnotatedImage], classes: Sequence[str], semantic: Sequence[str] | None = None) -> Figure:
-    """A column for each image: the picture, its objects, and its semantic map where there is one.
+    """Show images, their objects and their semantic maps, if there are any, a column per image.
 
     Args:
-        images: From the same data set.
-        classes: Names of the objects' classes.
-        semantic: Names of the classes of the semantic maps; none where there are no maps.
+        images: Images from the same data set.
+        classes: Names of the object classes.
+        semantic: Names of the classes in semantic maps; ``None`` without maps.
     """
     rows = 2 + (semantic is not None)
     side = PAGE_WIDTH / len(images)
@@ -48,7 +48,7 @@ def scenes(images: Sequence[AnnotatedImage], classes: Sequence[str], semantic: S
 def draw_objects(
     axes: Axes, picture: Image, boxes: np.ndarray, texts: Sequence[str], masks: np.ndarray | None = None
 ) -> None:
-    """A picture in grey with boxes (N, 4), a text at each, and, where there are some, masks (N, H, W) in colour."""
+    """Draw a greyscale image with boxes (N, 4), a text for each box, and optional masks (N, H, W) in colour."""
     axes.imshow(picture.convert("L"), cmap="gray", vmin=0, vmax=255)
     for i, ((x1, y1, x2, y2), text) in enumerate(zip(boxes.tolist(), texts, strict=True)):
         colour = OBJECTS[i % len(OBJECTS)]
@@ -56,21 +56,21 @@ def draw_objects(
             overlay = np.zeros((*masks[i].shape, 4))
             overlay[masks[i]] = (*colour, 0.6)
             axes.imshow(overlay, interpolation="nearest")
-        # A pixel's middle has whole numbers in matplotlib, and its corner in boxes.
+        # Integer coordinates are pixel centres in matplotlib, but pixel corners in boxes.
         axes.add_patch(Rectangle((x1 - 0.5, y1 - 0.5), x2 - x1, y2 - y1, fill=False, color=colour, linewidth=1.2))
         style = {"facecolor": colour, "edgecolor": "none", "pad": 0.8}
-        at = "bottom" if y1 > 0.1 * picture.height else "top"  # within the picture
+        at = "bottom" if y1 > 0.1 * picture.height else "top"  # inside the image
         axes.text(x1, y1, text, fontsize=7, color="black", va=at, bbox=style)
 
 
 def draw_map(axes: Axes, semantic: np.ndarray, classes: Sequence[str]) -> None:
-    """A map (H, W) of classes, the first of them in light grey; what is ignored (255) in black."""
+    """Draw a map (H, W) of classes, the first class in light grey and ignored pixels (255) in black."""
     known = np.ma.masked_equal(semantic, IGNORED)
     axes.imshow(known, cmap=colours_of(classes), vmin=-0.5, vmax=len(classes) - 0.5, interpolation="nearest")
 
 
 def draw_legend(figure: Figure, classes: Sequence[str], shown: Sequence[int] | None = None) -> None:
-    """The colours of maps beneath them; of the classes with these numbers alone, where some are given."""
+    """Draw a legend of the class colours below the maps, for all classes or those with the given indices."""
     colours = colours_of(classes)
     numbers = range(len(classes)) if shown is None else shown
     handles = [Patch(color=colours(i), label=classes[i]) for i in numbers]

@@ -1,4 +1,4 @@
-"""How fast operations and models are: ratios, the roofline, and throughput and memory against resolution."""
+"""Figures of the benchmark: speed-ups, roofline, and throughput and memory versus resolution."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -15,11 +15,11 @@ from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, subplots
 from frepro.report.benchmark import against_title, peak_rates, picture_of_models
 
 MARKERS = "oDs^v<>p*"
-PALETTE = [*COLOURS[:6], *COLOURS[7:]]  # the seventh is too pale for marks
+PALETTE = [*COLOURS[:6], *COLOURS[7:]]  # the seventh is too pale for markers
 
 
 def pictures(found: Found) -> dict[str, Figure]:
-    """Every picture of the results: "operations", "roofline", "models" (one a variant), "parts" and "resolution"."""
+    """Return the figures of the results: "operations", "roofline", "models" (per variant), "parts", "resolution"."""
     drawn = {}
     ratios = [ratio for ratio in found.ratios if ratio.side == OURS]
     if operations := [ratio for ratio in ratios if ratio.section == "operations"]:
@@ -36,7 +36,7 @@ def pictures(found: Found) -> dict[str, Figure]:
 
 
 def speed(ratios: Sequence[Ratio]) -> Figure:
-    """How many times as fast ours is, a panel for each kind of other side, a row for each operation or model."""
+    """Plot the speed-up of frepro, a panel per kind of comparison, a row per operation or model."""
     panels: dict[str, list[Ratio]] = {}
     for ratio in ratios:
         kind = "timm's peer" if ratio.against in PEERS.values() else against_title(ratio.against)
@@ -60,12 +60,12 @@ def speed(ratios: Sequence[Ratio]) -> Figure:
                 text, (ratio.high, row), (5, 0), textcoords="offset points", va="center", fontsize=8, color="0.15"
             ).set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
         _log_axis(axes, [v for r in shown for v in (r.low, r.high)])
-        axes.set_xlabel(f"times as fast as\n{kind}")
+        axes.set_xlabel(f"speed-up over\n{kind}")
         axes.grid(axis="y", visible=False)
     labels = [name if is_model else f"{name}  {size}" for name, size in rows]
     grid[0, 0].set_yticks(range(len(rows)), labels)
     grid[0, 0].set_ylim(len(rows) - 0.4, -0.6)
-    for i in range(1, len(rows)):  # a line where another operation begins
+    for i in range(1, len(rows)):  # a line between operations
         if is_model or labels[i].split()[0] != labels[i - 1].split()[0]:
             for axes in grid[0]:
                 axes.axhline(i - 0.5, color="0.85", linewidth=0.6)
@@ -73,7 +73,7 @@ def speed(ratios: Sequence[Ratio]) -> Figure:
         Line2D([], [], marker=marker, color=colour, linewidth=2, label=work)
         for work, (marker, colour, _) in styles.items()
     ]
-    title = f"median, and least to greatest of {ratios[0].rounds} rounds"
+    title = f"median and range of {ratios[0].rounds} rounds"
     figure.legend(
         handles=handles, title=title, title_fontsize=8, loc="outside upper center", ncols=len(works), frameon=False
     )
@@ -81,7 +81,7 @@ def speed(ratios: Sequence[Ratio]) -> Figure:
 
 
 def parts(lines: Sequence[Line]) -> Figure:
-    """Where the time of inference goes, a bar for each model: ours, timm's, others' (hatched)."""
+    """Plot the parts of inference time, a bar per model: frepro's, timm's, and others (hatched)."""
     times = {(line.name, line.side, line.work): 1e3 * line.seconds for line in lines}
     models = list(dict.fromkeys((line.name, line.side) for line in lines))
     figure, axes = subplots(1, 1, figsize=(PAGE_WIDTH, 1.1 + 0.3 * len(models)))
@@ -94,18 +94,20 @@ def parts(lines: Sequence[Line]) -> Figure:
             height=0.72,
         )  # fmt: skip
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
-    longest = max(whole for whole in starts if whole <= 4 * median(starts))  # others are cut, or they hide all the rest
-    for row, whole in enumerate(starts):
+    longest = max(
+        total for total in starts if total <= 4 * median(starts)
+    )  # longer bars are cut to keep others visible
+    for row, total in enumerate(starts):
         place = {"textcoords": "offset points", "va": "center", "fontsize": 8}
-        if whole <= longest:
-            axes.annotate(f"{whole:.0f}", (whole, row), (4, 0), **place)
+        if total <= longest:
+            axes.annotate(f"{total:.0f}", (total, row), (4, 0), **place)
         else:
-            text = axes.annotate(f"{whole:.0f}, cut", (1.13 * longest, row), (-5, 0), ha="right", **place)
+            text = axes.annotate(f"{total:.0f}, cut", (1.13 * longest, row), (-5, 0), ha="right", **place)
             text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1.5})
     axes.set_yticks(range(len(models)), [name if side != BESIDE else f"{name} (beside)" for name, side in models])
     axes.set_ylim(len(models) - 0.4, -0.6)
     axes.set_xlim(0, 1.13 * longest)
-    axes.set_xlabel(f"milliseconds a pass of inference ({lines[0].size}), medians of {lines[0].rounds} rounds")
+    axes.set_xlabel(f"milliseconds per inference pass ({lines[0].size}), medians of {lines[0].rounds} rounds")
     axes.grid(axis="y", visible=False)
     handles = [Patch(facecolor=colour, label=part) for part, colour in zip(PARTS, PALETTE, strict=False)]
     figure.legend(handles=handles, loc="outside upper center", ncols=len(PARTS), frameon=False)
@@ -113,14 +115,14 @@ def parts(lines: Sequence[Line]) -> Figure:
 
 
 def _log_axis(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic axis with few, plain ticks that holds the values, 1, and the labels to their right."""
+    """Make the x axis logarithmic with few plain ticks; it includes the values, 1, and the labels to their right."""
     low, high = min(*values, 1), max(*values, 1)
     span = max(high / low, 1.5)
     left, right = low / span**0.08, high * span**0.32
-    apart = (right / left) ** 0.1  # a tenth of the axis: what a number of three digits takes
+    apart = (right / left) ** 0.1  # a tenth of the axis: the width of a number with three digits
     scales = [[1 + step * i for i in range(-9, 40)] for step in (0.1, 0.25, 0.5)]
     scales += [[step * 10.0**power for power in range(-2, 4) for step in steps] for steps in ((1, 2, 5), (1,))]
-    for scale in scales:  # the finest whose numbers do not touch
+    for scale in scales:  # use the finest one whose labels do not touch
         ticks = [tick for tick in scale if left <= tick <= high * span**0.2]
         if all(tick >= apart * before for before, tick in pairwise(ticks)):
             break
@@ -132,9 +134,9 @@ def _log_axis(axes: Axes, values: Sequence[float]) -> None:
 
 
 def roofline(found: Found) -> Figure:
-    """Operations a second against operations for each byte, below what the machine was measured to do at best.
+    """Plot operations per second versus operations per byte, with the measured limits of the machine.
 
-    Hollow is the plain reference, filled ours; a line joins the two.
+    Hollow markers are the reference and filled ones frepro, joined by a line.
     """
     bandwidth, rate = peak_rates(found)
     by_side = {side: found.section("operations", work="forward", side=side) for side in (REFERENCE, OURS)}
@@ -157,13 +159,13 @@ def roofline(found: Found) -> Figure:
         axes.plot(x, fast, **style, markeredgecolor="white")
     axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.set_xlabel("operations for each byte that must be read or written")
-    axes.set_ylabel("10⁹ operations a second, forward")
+    axes.set_xlabel("operations per byte that must be read or written")
+    axes.set_ylabel("10⁹ operations/s, forward")
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(plain)
         axis.set_minor_formatter(NullFormatter())
-    slope = (edges[0] * edges[1]) ** 0.5  # the middle of the rising part
+    slope = (edges[0] * edges[1]) ** 0.5  # the middle of the sloped part
     axes.annotate(
         f"copy: {bandwidth / 1e9:.1f} GB/s", (slope, slope * bandwidth / 1e9), (-8, 6), textcoords="offset points",
         ha="right", fontsize=8.5,
@@ -176,7 +178,7 @@ def roofline(found: Found) -> Figure:
         Line2D([], [], marker=MARKERS[i], color=PALETTE[i], linestyle="", label=name) for i, name in enumerate(names)
     ]
     handles += [
-        Line2D([], [], marker="o", color="0.4", linestyle="", markerfacecolor="white", label="plain reference"),
+        Line2D([], [], marker="o", color="0.4", linestyle="", markerfacecolor="white", label="reference"),
         Line2D([], [], marker="o", color="0.4", linestyle="", label="ours"),
     ]
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=8.5)
@@ -184,7 +186,7 @@ def roofline(found: Found) -> Figure:
 
 
 def resolution(lines: Sequence[Line]) -> Figure:
-    """Throughput and peak memory of inference against resolution (the form of DFFormer's Figures 5 and 6)."""
+    """Plot throughput and peak memory of inference versus resolution, as in DFFormer's Figures 5 and 6."""
     figure, grid = subplots(1, 2, figsize=(PAGE_WIDTH, 4.0))
     for axes, quantity in zip(grid, QUANTITIES, strict=True):
         axes.set_title(QUANTITIES[quantity], fontsize=9)
@@ -194,7 +196,7 @@ def resolution(lines: Sequence[Line]) -> Figure:
 
 
 def against_resolution(machines: Mapping[str, Sequence[Line]], quantity: str) -> Figure:
-    """One quantity of ``QUANTITIES`` against resolution, a panel for each machine."""
+    """Plot a quantity of ``QUANTITIES`` versus resolution, a panel per machine."""
     figure, grid = subplots(1, len(machines), squeeze=False, figsize=(PAGE_WIDTH, 4.4))
     for axes, (machine, lines) in zip(grid[0], machines.items(), strict=True):
         axes.set_title(f"{machine}\n{_conditions(lines)}", fontsize=9)
@@ -203,7 +205,7 @@ def against_resolution(machines: Mapping[str, Sequence[Line]], quantity: str) ->
     return finished(figure)
 
 
-QUANTITIES = {"throughput": "images a second", "memory": "peak memory (MiB), weights and forward pass"}
+QUANTITIES = {"throughput": "images/s", "memory": "peak memory (MiB), weights and forward pass"}
 
 
 def _conditions(lines: Sequence[Line]) -> str:
@@ -212,7 +214,7 @@ def _conditions(lines: Sequence[Line]) -> str:
 
 
 def _against_resolution(panels: Mapping[Axes, tuple[Sequence[Line], str]]) -> None:
-    """Fill each panel with the curves of its quantity. Labels come last, when nothing moves the panels any more."""
+    """Fill each panel with the curves of its quantity, and add labels when the layout of the panels is final."""
     ends = {axes: _curves(axes, lines, quantity) for axes, (lines, quantity) in panels.items()}
     for axes, (lines, _) in panels.items():
         sizes = sorted({int(line.size) for line in lines})
@@ -223,7 +225,7 @@ def _against_resolution(panels: Mapping[Axes, tuple[Sequence[Line], str]]) -> No
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel("resolution (pixels a side)")
+        axes.set_xlabel("resolution (pixels per side)")
         axes.set_xlim(sizes[0] / 1.06, sizes[-1] * (sizes[-1] / sizes[0]) ** (0.42 if len(panels) > 1 else 0.2))
     for axes, (lines, _) in panels.items():
         _label_ends(axes, ends[axes], _colours(lines))
@@ -234,7 +236,7 @@ def _colours(lines: Sequence[Line]) -> dict[str, tuple]:
 
 
 def _curves(axes: Axes, lines: Sequence[Line], quantity: str) -> dict[str, tuple[float, float]]:
-    """A curve for each model, ours solid; where each ends."""
+    """Plot a curve per model, frepro's as solid lines, and return the end of each."""
     ends = {}
     names = list(dict.fromkeys(line.name for line in lines))
     for i, name in enumerate(names):
@@ -258,7 +260,7 @@ def _curves(axes: Axes, lines: Sequence[Line], quantity: str) -> dict[str, tuple
 
 
 def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Mapping[str, tuple]) -> None:
-    """The name of each curve at its right end, moved up or down where two would touch."""
+    """Label each curve at its right end; labels move vertically to avoid overlap."""
     if not ends:
         return
     axes.figure.canvas.draw()

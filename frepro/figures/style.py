@@ -1,4 +1,4 @@
-"""What all figures share: page width, fonts, colours."""
+"""Common style of all figures: page width, fonts, colours."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ PAGE_WIDTH = 8.4  # inches
 COLOURS = sns.color_palette("colorblind")
 MARKERS = "oDs^vPX*"
 
-# What is ordered, such as depth: perceptually uniform, yellow last, and cut short of the yellow that white swallows.
+# For ordered quantities such as depth: perceptually uniform, without the brightest yellow, which is invisible on white.
 ORDERED = LinearSegmentedColormap.from_list("ordered", plt.get_cmap("viridis")([i / 255 for i in range(240)]))
 
 
 def subplots(rows: int, columns: int, *, pictures: bool = False, **kwargs: Any) -> tuple[Figure, Any]:
-    """``plt.subplots`` in the house's style: axes with grid lines, or packed axes that are to hold pictures."""
+    """Call ``plt.subplots`` with the common style: axes with grid lines, or compact axes for images (``pictures``)."""
     sns.set_theme(
         style="white" if pictures else "whitegrid",
         context="notebook",
@@ -32,7 +32,7 @@ def finished(figure: Figure) -> Figure:
 
 
 def sentence(text: str) -> Figure:
-    """A line of text in place of a picture that there is nothing for."""
+    """Return a figure with a line of text, for a figure without data."""
     figure, axes = subplots(1, 1, pictures=True, figsize=(PAGE_WIDTH, 0.5))
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, ha="center", va="center")

@@ -1,4 +1,4 @@
-"""From findings to what people read: tables as text and HTML. All rounding and all units are here."""
+"""Format findings as tables in text and HTML. All rounding and all units are here."""
 
 from .claims import claims
 from .sizes import sizes, vim_flops

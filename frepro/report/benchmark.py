@@ -1,4 +1,4 @@
-"""Tables of what the benchmark found, for a terminal and for the book. All rounding is here."""
+"""Tables of benchmark results for a terminal and for the book. All rounding is here."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from frepro.bench import scaling
 from frepro.bench.results import BESIDE, MACHINE, OURS, PARTS, PEER, PEERS, PRODUCTS, REFERENCE, Found, Line, Ratio
 from frepro.report import NOT_RUN, View
 
-TITLES = {REFERENCE: "the plain reference", BESIDE: "the code beside", "mamba_ssm": "mamba-ssm"}
+TITLES = {REFERENCE: "the PyTorch reference", BESIDE: "the code given by --beside", "mamba_ssm": "mamba-ssm"}
 
 
 def against_title(name: str) -> str:
@@ -14,12 +14,12 @@ def against_title(name: str) -> str:
 
 
 def picture_of_models(variant: str) -> str:
-    """Name of the picture of a variant's models."""
+    """Return the name of the figure of a variant's models."""
     return "models" if variant == "float32" else f"models_{variant.replace(' ', '_')}"
 
 
 def peak_rates(found: Found) -> tuple[float, float]:
-    """The best that was measured of the machine: bytes a second of a copy, operations a second of a matrix product."""
+    """Return the measured peak rates of the machine: bytes per second of a copy, operations per second of a product."""
     copies = [line.bytes / line.seconds for line in found.section("operations", name="copy") if line.seconds]
     products = [
         line.flops / line.seconds
@@ -30,7 +30,7 @@ def peak_rates(found: Found) -> tuple[float, float]:
 
 
 def models(found: Found, variant: str = "float32") -> View:
-    """Images a second of every model; of ours, how many times as fast as reference, peer and the code beside."""
+    """Return images per second of every model, and the speed-up of frepro's over reference, peer and other code."""
     lines = [line for line in found.section("models", variant=variant) if line.side != REFERENCE]
     works = list(dict.fromkeys(line.work for line in lines))
     ratios = {
@@ -50,12 +50,14 @@ def models(found: Found, variant: str = "float32") -> View:
             for against in (REFERENCE, PEERS.get(name, ""), BESIDE)[: len(columns)]:
                 cells.append(_times(ratios.get((name, side, work, against))))
         rows.append(cells)
-    notes = ["× reference: times as fast as the same model on plain torch operations; × peer: as " + _peers(rows) + "."]
+    notes = [
+        "× reference: speed-up over the same model with plain PyTorch operations; × peer: over " + _peers(rows) + "."
+    ]
     return View(headings, rows, [*notes, *_missing(lines)])
 
 
 def _peers(rows: Sequence[Sequence[str]]) -> str:
-    """Which peer is whose."""
+    """Return each peer with the models that are compared with it."""
     used: dict[str, list[str]] = {}
     for name, *_ in rows:
         if name in PEERS:
@@ -64,21 +66,23 @@ def _peers(rows: Sequence[Sequence[str]]) -> str:
 
 
 def parts(found: Found) -> View:
-    """Milliseconds that inference spends in each part; of ours, how many times as fast as the others it would be if
-    nothing but its matrix products took time."""
+    """Return the milliseconds of inference in each part of a model.
+
+    For frepro's models, the last columns are the speed-up over others if only the matrix products took time.
+    """
     lines = found.section("parts")
     times = {(line.name, line.side, line.work): line.seconds for line in lines}
     models = list(dict.fromkeys((line.name, line.side) for line in lines))
-    wholes = {model: sum(times[*model, part] for part in PARTS) for model in models}
+    totals = {model: sum(times[*model, part] for part in PARTS) for model in models}
     has_beside = any(side == BESIDE for _, side in models)
     headings = [("", "model"), *(("milliseconds in", part) for part in PARTS), ("milliseconds in", "all")]
     headings += [("products alone", f"× {other}") for other in ["peer"] + ["beside"] * has_beside]
     rows = []
     for name, side in models:
-        spent = [*(times[name, side, part] for part in PARTS), wholes[name, side]]
+        spent = [*(times[name, side, part] for part in PARTS), totals[name, side]]
         others = [(PEERS.get(name, ""), PEER), (name, BESIDE)][: 1 + has_beside]
         ceilings = [
-            wholes[other] / times[name, OURS, PRODUCTS] if side == OURS and other in wholes else None
+            totals[other] / times[name, OURS, PRODUCTS] if side == OURS and other in totals else None
             for other in others
         ]
         rows.append(
@@ -89,7 +93,7 @@ def parts(found: Found) -> View:
 
 
 def operations(found: Found) -> View:
-    """Milliseconds of the reference and of ours, and how many times as fast that is."""
+    """Return the milliseconds of the reference and of frepro's operations, and the speed-up."""
     lines = [line for line in found.section("operations") if line.side != MACHINE]
     works = list(dict.fromkeys(line.work for line in lines))
     ratios = {(r.name, r.size, r.work, r.side, r.against): r for r in found.ratios if r.section == "operations"}
@@ -111,8 +115,11 @@ def operations(found: Found) -> View:
 
 
 def roofline(found: Found) -> View:
-    """What each operation must move and compute, how long that takes at least here, and how near ours and the reference
-    come to it."""
+    """Return a roofline table of the operations.
+
+    It has the bytes that an operation must move and the operations that it must compute, the minimum time for these at
+    the peak rates of the machine, and the fraction of this limit that frepro and the reference reach.
+    """
     bandwidth, rate = peak_rates(found)
     rows = []
     for line in found.section("operations", side=OURS, work="forward"):
@@ -126,18 +133,18 @@ def roofline(found: Found) -> View:
     headings = [("", "operation"), ("", "size"), ("must", "move (MB)"), ("must", "compute (10⁶)")]
     headings += [("at least", "for"), ("at least", "ms"), ("% of the limit", "reference"), ("% of the limit", "ours")]
     notes = [
-        f"Measured in the same run: a copy moves {bandwidth / 1e9:.1f} GB/s, read and written; the fastest matrix "
-        f"product does {rate / 1e9:.0f} · 10⁹ operations a second. Each input and output counts once. What stays in "
-        "the caches between calls can be moved faster than a copy, and come above 100 %."
+        f"Measured in the same run: a copy moves {bandwidth / 1e9:.1f} GB/s (reads and writes); the fastest matrix "
+        f"product computes {rate / 1e9:.0f} · 10⁹ operations per second. Each input and output counts once. Data that "
+        "stays in the caches between calls moves faster than in a copy, so that values above 100 % are possible."
     ]
     return View(headings, rows, notes)
 
 
 def resolution(found: Found) -> View:
-    """Images a second and peak memory at each resolution."""
+    """Return images per second and peak memory at each resolution."""
     lines = found.section("resolution")
     sizes = list(dict.fromkeys(line.size for line in lines))
-    headings = [("", "model"), *(("images a second at", f"{size}") for size in sizes)]
+    headings = [("", "model"), *(("images/s at", f"{size}") for size in sizes)]
     headings += [("peak memory (MiB) at", size) for size in sizes]
     rows = []
     for name in dict.fromkeys(line.name for line in lines):
@@ -149,8 +156,10 @@ def resolution(found: Found) -> View:
 
 
 def shares(found: Found, quantity: str) -> View:
-    """Throughput or memory as a multiple of ConvFormer's at each resolution that all models were measured at, how it
-    changes, and whether that is by less than with attention."""
+    """Return throughput or memory as a multiple of ConvFormer's at the resolutions that all models have in common.
+
+    The last columns are the change of this multiple, and whether it is smaller than for the model with attention.
+    """
     by_model = scaling.shares(found, quantity)
     sizes = sorted(set.intersection(*(set(by_size) for by_size in by_model.values())))
     changes = {name: scaling.change(by_size[sizes[0]], by_size[sizes[-1]]) for name, by_size in by_model.items()}
@@ -166,7 +175,7 @@ def shares(found: Found, quantity: str) -> View:
 
 
 def slower(found: Found) -> View:
-    """Where ours takes longer than what it is compared with; plain where even the best round is slower."""
+    """Return the comparisons in which frepro is slower, with a remark if it is not slower in all rounds."""
     rows = [
         [r.name, r.size, r.work, against_title(r.against), _times(r), "" if r.high < 1 else "not in all rounds"]
         for r in sorted(found.ratios, key=lambda r: r.ratio)
@@ -177,12 +186,12 @@ def slower(found: Found) -> View:
 
 
 def _rate(rate: float | None) -> str:
-    """A rate with three digits or so, also where little gets done in a second."""
+    """Format a rate with about three significant digits."""
     return NOT_RUN if rate is None else f"{rate:.{3 if rate < 0.1 else 2 if rate < 10 else 1}f}"
 
 
 def _times(ratio: Ratio | None) -> str:
-    """Median of a ratio and its range."""
+    """Format the median of a ratio and its range."""
     return "" if ratio is None else f"{ratio.ratio:.2f} ({ratio.low:.2f}–{ratio.high:.2f})"
 
 

@@ -1,4 +1,4 @@
-"""The claims of a table and the verdict on each, as a table."""
+"""The claims of a table and their verdicts, as a table."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from frepro.report.view import View, mark
 
 
 def claims(outcomes: Sequence[Outcome]) -> View:
-    """Return the claims of a table and the verdict on each; the verdict stands second, where a narrow page shows it."""
+    """Return the claims of a table. The verdict is the second column, so that it is visible on narrow pages."""
     headings = [("", "Claim"), ("", "verdict"), ("", "rows"), ("difference", "paper"), ("difference", "here")]
     headings += [("difference", "95 % interval"), ("difference", "n")]
     rows, notes = [], []

@@ -6,26 +6,26 @@ from typing import TYPE_CHECKING
 from frepro import papers
 from frepro.report.view import View, mark
 
-if TYPE_CHECKING:  # counting sizes and drawing pictures of every family is no part of a table
+if TYPE_CHECKING:  # tables do not depend on the code that counts sizes
     from frepro.analysis.sizes import Size, VimFlops
 
 
 COUNTED = (
-    "Multiply-accumulates at 224 pixels, which the papers call FLOPs: of convolutions, linear maps and attention, and "
-    "5 for each element of a norm that the official code calls as one, as fvcore counts them."
+    "Multiply-accumulates at 224 pixels, which the papers call FLOPs: those of convolutions, linear layers and "
+    "attention, and 5 for each element of a norm that is a norm layer in the official code, as fvcore counts them."
 )
 
 
 WITH_SPECTRA = (
-    "With FFTs and scans, which no counter sees, two operations on real numbers taken as one multiply-accumulate: "
+    "Including FFTs and scans, which FLOP counters ignore. Two real operations count as one multiply-accumulate: "
     "5 n log2(n) for an FFT of n complex points and half of it for real ones; 6 for a product of complex numbers, 2 "
-    "for one with a real number, 4 for a modulus; 9 L D N + 2 L D for a scan of L steps, D channels and N numbers of "
-    "state for each."
+    "for one with a real number, 4 for a modulus; 9 L D N + 2 L D for a scan of L steps, D channels and N state "
+    "values per channel."
 )
 
 
 def sizes(models: Sequence["Size"]) -> View:
-    """Parameters and multiply-accumulates of models, with what the papers print where one prints them."""
+    """Return parameters and multiply-accumulates of models, next to the published values if there are any."""
     printed = {size.model: _printed(size.model) for size in models}
     is_printed = any(printed.values())
     headings = [("", "Model"), ("", "blocks"), ("", "channels")]
@@ -44,7 +44,7 @@ def sizes(models: Sequence["Size"]) -> View:
 
 
 def _printed(model: str) -> tuple[str, str, str | None] | None:
-    """Parameters and FLOPs as printed by the paper whose own model it is, else by the first that has it, and a note."""
+    """Return published parameters and FLOPs, and a note: from the paper of the model, or else from the first one."""
     found = []
     for paper in map(papers.load, papers.names()):
         for table in paper.tables.values():
@@ -57,7 +57,7 @@ def _printed(model: str) -> tuple[str, str, str | None] | None:
 
 
 def vim_flops(counts: Sequence["VimFlops"]) -> View:
-    """Vision Mamba's multiply-accumulates by several ways of counting, with what is printed."""
+    """Return the multiply-accumulates of Vision Mamba by several ways of counting, with the published values."""
     models = list(dict.fromkeys(count.model for count in counts))
     by_way = {(count.model, count.counting): count.macs for count in counts}
     rows = [

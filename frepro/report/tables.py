@@ -1,4 +1,4 @@
-"""Published values beside measured ones, costs and scores, as tables for people. All rounding and units are here."""
+"""Tables of published and measured values, costs and scores. All rounding and units are here."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -12,15 +12,15 @@ from frepro.report.view import NO_MODEL, NOT_RUN, View, cell, mark, number
 def published_beside_measured(
     findings: Sequence[Finding], table: papers.Table, metrics: Sequence[str] = MEASURED, whole: bool = False
 ) -> View:
-    """The columns of a table, each with the printed value and ours; an empty one of ours reads "not run".
+    """Return the columns of a table with published and measured values; a missing measured value reads "not run".
 
-    A measured number has one decimal more than the print, so that one sees how well it agrees. Text, and numbers of a
-    kind that is not measured, stand as printed. Where costs are shown, the notes of rows stand beneath, and so does
-    what was evaluated with the weights of a file. Of detectors and segmentation models every number could be measured.
+    A measured number has one decimal more than the published one, to show how well they agree. Text, and quantities
+    that are not measured, are shown as published. If costs are shown, the notes of rows appear below the table. Values
+    from the weights of a file are marked. For detectors and segmenters, every number can be measured.
 
     Args:
         metrics: Keys of the columns to show, in the order of the table.
-        whole: Also the rows of the table that no model stands for, each in its place.
+        whole: Include the rows of the table without a model, in their original order.
     """
     columns = [column for column in table.columns if column.key in metrics]
     headings = [("", "Variant")]
@@ -63,9 +63,9 @@ def _is_measured(column: papers.Column, table: papers.Table) -> bool:
 def _lines(
     findings: Sequence[Finding], table: papers.Table, whole: bool
 ) -> Iterator[tuple[str, papers.Row | None, dict[str, Finding]]]:
-    """Label, row of the table if it is one, and findings of its columns by metric of each line.
+    """Yield label, row (``None`` for a variant that is not in the table) and findings by metric of each line.
 
-    A whole table is in its own order. Lines are told apart by section and label.
+    Lines are identified by section and label. With ``whole``, they are in the order of the table.
     """
     found: dict[tuple[str, str], dict[str, Finding]] = {}
     for finding in findings:
@@ -89,7 +89,7 @@ COSTS = {"params": ("parameters", 2), "flops": ("FLOPs", 2), "throughput": ("thr
 
 
 def costs(findings: Sequence[Finding], metrics: Sequence[str] = tuple(COSTS)) -> View:
-    """Costs as measured, where the paper prints none; without the variants of which one was not measured."""
+    """Return measured costs for a table without published ones. Variants with a missing value are omitted."""
     headings = [("", "Variant"), *(("ours, here", f"{COSTS[metric][0]} ({UNITS[metric]})") for metric in metrics)]
     rows = [
         [label, *(number(by_metric[metric], COSTS[metric][1]) for metric in metrics)]
@@ -99,12 +99,12 @@ def costs(findings: Sequence[Finding], metrics: Sequence[str] = tuple(COSTS)) ->
     return View(headings, rows, [])
 
 
-# Name, unit and decimals of what is counted of a backbone.
+# Name, unit and decimals of the quantities that are counted for a backbone.
 BACKBONE = {"backbone_params": ("parameters", "M", 2), "backbone_flops": ("FLOPs", "G", 1)}
 
 
 def backbones(findings: Sequence[Finding]) -> View:
-    """What backbones cost by themselves: without a head at each size of image, and as classifiers in time."""
+    """Return the cost of backbones: counts without a head at each image size, and throughput as classifiers."""
     counted = {(f.label, f.metric, f.setting): f for f in findings if f.metric in BACKBONE}
     timed = {f.label: f for f in findings if f.metric == "throughput"}
     sizes = list(dict.fromkeys(size for _, _, size in counted))
@@ -124,7 +124,7 @@ def backbones(findings: Sequence[Finding]) -> View:
     return View(headings, rows, [])
 
 
-# What people call the scores of detectors and segmenters.
+# Display names of the metrics of detectors and segmenters.
 DENSE = {
     "box_ap": "box AP",
     "box_ap50": "box AP50",
@@ -138,7 +138,7 @@ DENSE = {
 
 
 def dense_scores(findings: Sequence[Finding]) -> View:
-    """Scores of detectors or segmenters on the data at hand with their spread, a row for each network of a backbone."""
+    """Return measured scores of detectors or segmenters with standard deviations, a row per network and backbone."""
     order = [metric for task in ("detection", "segmentation") for metric in SHOWN[task]]
     found: dict[tuple[str, str], dict[str, Finding]] = {}
     for finding in findings:
@@ -165,9 +165,9 @@ def dense_scores(findings: Sequence[Finding]) -> View:
 
 
 def configuration(table: papers.Table, cells: Sequence[Sequence[str]]) -> View:
-    """A table of configurations as printed, and as ``analysis.configuration`` reads it off the models.
+    """Return a table of configurations as published, next to those of the models (``analysis.configuration``).
 
-    Where they differ, what the model has is marked with "≠".
+    A value of a model that differs is marked with "≠".
     """
     first, *columns = table.columns
     headings = [("", first.name)]
@@ -183,7 +183,7 @@ def configuration(table: papers.Table, cells: Sequence[Sequence[str]]) -> View:
 
 
 def scores(findings: Sequence[Finding], metric: str, name: str, unit: str = "%") -> View:
-    """One measured quantity of each variant with its spread and number, in a table of its own."""
+    """Return a table of one metric of each variant: mean, standard deviation and number of seeds."""
     chosen = [finding for finding in findings if finding.metric == metric and finding.measured is not None]
     rows, notes = [], []
     for f in chosen:
@@ -194,7 +194,7 @@ def scores(findings: Sequence[Finding], metric: str, name: str, unit: str = "%")
 
 
 def untrained(count: int, n: int) -> str:
-    """Return the note on seeds that did not train, by their number out of all."""
+    """Return the note on ``count`` of ``n`` seeds that did not train."""
     return (
         f"{count} of {n} {'seed' if n == 1 else 'seeds'} did not train: the training loss ended within "
         f"{PLATEAU:.0%} of a uniform guess's, or the score is no better than chance"
@@ -202,10 +202,10 @@ def untrained(count: int, n: int) -> str:
 
 
 def summary(findings: Sequence[Finding], table: papers.Table, metric: str, name: str) -> View:
-    """What is published, what was measured and the scores of those that were trained side by side, for a terminal.
+    """Return published values, measured values and scores in one table for a terminal.
 
-    Of a table that prints nothing of what is measured, what its models cost; of detectors and segmentation models their
-    scores where there are some, else what their backbones cost.
+    If a table publishes nothing that is measured, this is the cost of its models. For detectors and segmenters, these
+    are the scores or, if there are none, the cost of the backbones.
     """
     if table.is_of_backbones:
         scored = dense_scores(findings)

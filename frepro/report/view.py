@@ -1,4 +1,4 @@
-"""A table ready to be read, as text for a terminal and as HTML for a page."""
+"""A formatted table, as text for a terminal or as HTML for a page."""
 
 from dataclasses import dataclass
 from html import escape
@@ -16,10 +16,11 @@ NO_MODEL = "no model"
 
 @dataclass(frozen=True)
 class View:
-    """A table ready to be read: headings of two levels, cells as text, and the notes beneath.
+    """A formatted table: headings of two levels, cells as text, and notes below the table.
 
     Attributes:
-        wraps: Whether its texts are wrapped, so that the table is no wider than the page.
+        headings: (upper, lower) heading of each column. Equal upper headings of adjacent columns are merged.
+        wraps: Whether text in cells is wrapped to fit the page.
     """
 
     headings: list[tuple[str, str]]
@@ -28,7 +29,7 @@ class View:
     wraps: bool = False
 
     def text(self) -> str:
-        """For a terminal: columns aligned, the upper headings over the columns that they span."""
+        """Return the table for a terminal, with aligned columns and upper headings that span their columns."""
         widths = [
             max(len(cell) for cell in (lower, *(row[i] for row in self.rows)))
             for i, (_, lower) in enumerate(self.headings)
@@ -37,7 +38,7 @@ class View:
             (upper, [i for i, _ in group])
             for upper, group in groupby(enumerate(self.headings), key=lambda item: item[1][0])
         ]
-        for upper, columns in spans:  # an upper heading that is wider than its columns widens the last of them
+        for upper, columns in spans:  # an upper heading wider than its columns widens the last one
             width = sum(widths[i] for i in columns) + 2 * (len(columns) - 1)
             widths[columns[-1]] += max(0, len(upper) - width)
         upper_line = "  ".join(
@@ -57,7 +58,7 @@ class View:
         )
 
     def html(self) -> str:
-        """For a page; the class lets the book style it."""
+        """Return the table as HTML, with a class for the styles of the book."""
         head = "".join(
             f'<th colspan="{len(list(group))}" scope="colgroup">{escape(upper)}</th>'
             for upper, group in groupby(self.headings, key=lambda heading: heading[0])
@@ -85,7 +86,7 @@ class View:
 
 
 def mark(note: str, notes: list[str]) -> str:
-    """The mark of a note beneath a table, to which it is added."""
+    """Return the mark of a note, which is added to the notes if it is new."""
     if note not in notes:
         notes.append(note)
     return "*" * (notes.index(note) + 1)
@@ -98,6 +99,6 @@ def cell(value: papers.Cell, decimals: int | None) -> str:
 
 
 def number(finding: Finding, decimals: int) -> str:
-    """The measured value, with its spread where it has one."""
+    """Format a measured value, with its standard deviation if there is one."""
     text = f"{finding.measured:.{decimals}f}"
     return text if finding.spread is None else f"{text} ± {finding.spread:.{decimals}f}"

@@ -222,7 +222,7 @@ def test_the_page_is_made_from_results(bench, store, tmp_path):
     shutil.copytree(bench[1], store / "bench" / "gpu")
     pages.performance(tmp_path / "both")
     gpu = (tmp_path / "both" / "gpu.md").read_text(encoding="utf-8")
-    assert "### Where ours loses" in gpu
+    assert "### Where frepro is slower" in gpu
     assert "gpu_resolution.png" in gpu
 
 

@@ -18,8 +18,8 @@ def test_ratios_are_drawn_by_what_they_compare_with():
     scan = ("operations", "selective_scan", "2 × 3", "forward")
     figure = speed.speed(found({(*scan, REFERENCE): [4, 6], (*scan, OURS): [2, 2], (*scan, BESIDE): [3, 1]}).ratios[:2])
     left, right = figure.axes
-    assert "the plain reference" in left.get_xlabel()
-    assert "the code beside" in right.get_xlabel()
+    assert "the PyTorch reference" in left.get_xlabel()
+    assert "the code given by --beside" in right.get_xlabel()
     _, spread, median = left.lines[:3]
     assert list(spread.get_xdata()) == [2, 3]
     assert list(median.get_xdata()) == [2.5]
