@@ -37,10 +37,6 @@ def test_lock_is_exact_and_has_no_addresses():
     assert "-e ." in environment
 
 
-def test_readme_is_short():
-    assert len((ROOT / "README.md").read_text().splitlines()) < 150
-
-
 def test_make_help_lists_every_target():
     text = subprocess.run([*MAKE, "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()

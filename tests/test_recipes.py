@@ -46,7 +46,6 @@ def test_every_paper_has_a_recipe_and_one_for_each_network_of_its_tables():
         "spanetv2": ["semantic_fpn", "upernet"],
         "vim-f": [],
     }
-    assert len(WHOLES) == 9
 
 
 @pytest.mark.parametrize("name", WHOLES)
