@@ -126,7 +126,7 @@ def test_time_is_written_as_slurm_does(given, minutes):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--gpus", "3"], "dfformer_s18, seed 0: a batch of 32 cannot be split evenly among 3 processes"),
+        (["--gpus", "3"], "dfformer_s18, seed 0: a batch of 32 cannot be shared by 3 processes"),
         (["--gpus", "two"], "GPUs of a node are a number, or type and number as a100:8, not 'two'"),
         (["--tasks", "2"], "with GPUs there is a process for each: leave --tasks out, or add --gpus 0"),
         (["--slurm", "time", "30"], "--slurm time: use --time"),
