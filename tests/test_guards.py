@@ -144,7 +144,7 @@ def test_a_label_out_of_range(workers, folders):
     run = whole("semantic_fpn", source=locate(str(folders / "ade20k"), "segmentation"))
     with pytest.raises(FreproError) as error:
         loop.run(run, loop.Execution(device="cpu", workers=workers, damaged="skip"))
-    assert "has label 12 where 11 is the last: replace the file" in one_line(error.value)
+    assert "has label 12, but the highest is 11: replace the file" in one_line(error.value)
 
 
 # Files
@@ -183,10 +183,10 @@ def test_damaged_images_stop_a_run_or_are_counted(layout, workers, folders):
     assert len(whole_ones) == 2
     network = task.network(0.0)
     network.load_state_dict(load_file(run.measurement.folder / "model.safetensors"))
-    score = task.score()
+    metric = task.metric()
     for image, target in whole_ones:
-        score.update([image], [target], task.answers(network.eval(), [image]))
-    expected = score.values(loop.make_accelerator("cpu", "no"))
+        metric.update([image], [target], task.predict(network.eval(), [image]))
+    expected = metric.values(loop.make_accelerator("cpu", "no"))
     assert {name: record["values"][name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 

@@ -267,7 +267,7 @@ def _compare_with_whole(report: Report, name: str, counts: dict[str, int], whole
     """Report splits whose number of images differs from that of the complete data set with the same classes."""
     for split, count in counts.items():
         if count != whole[split]:
-            report.add([(f"splits that differ from {name}", f"{split}/: {count:,} images of {whole[split]:,}")])
+            report.add([(f"splits that differ from {name}", f"{split}/: {count:,} images instead of {whole[split]:,}")])
 
 
 def _mapped(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

@@ -62,7 +62,7 @@ def _coco(folder: Path, split: str, count: int | None, size: int, seed: int) -> 
     scenes = _scenes(split, count, size, seed)
     images, annotations = [], []
     for index in range(len(scenes)):
-        scene = scenes.annotated(index)  # looked at once: none are kept
+        scene = scenes.annotated(index)  # used once, so not cached
         name = f"{index:012d}.png"
         _save(scene.image, folder / coco.FOLDERS[split] / name)
         images.append({"id": index, "file_name": name, "width": size, "height": size})
@@ -95,7 +95,7 @@ def _ade20k(folder: Path, split: str, count: int | None, size: int, seed: int) -
     pixels: Counter[int] = Counter()
     part = ade20k.FOLDERS[split]
     for index in range(len(scenes)):
-        scene = scenes.annotated(index)  # looked at once: none are kept
+        scene = scenes.annotated(index)  # used once, so not cached
         raw = scene.semantic.numpy() + np.uint8(1)  # 255 wraps around to 0, which is ignored
         pixels.update(dict(enumerate(np.bincount(raw.flatten(), minlength=len(SEMANTIC_CLASSES) + 1).tolist())))
         name = f"ADE_{'train' if split == 'train' else 'val'}_{index + 1:08d}.png"

@@ -105,5 +105,5 @@ def test_places_by_stage():
     layers = [Layer("x", "block", stage, depth) for depth, stage in enumerate((1, 1, 3))]
     values = torch.tensor([[0.2, 9, 9], [9, 0.6, 9], [9, 9, 0.9]], dtype=torch.float64)
     assert similarity.Similarity(values, layers, layers).by_stage() == pytest.approx({1: 0.4, 3: 0.9})
-    with pytest.raises(ValueError, match="same places"):
+    with pytest.raises(ValueError, match="same positions"):
         similarity.Similarity(values[:, :2], layers, layers[:2]).by_stage()

@@ -230,7 +230,7 @@ def test_an_unknown_pattern_is_one_line(frepro_command):
     done = frepro_command("bench", "--smoke", "--only", "nosuch")
     assert done.returncode == 1
     assert len(done.stderr.strip().splitlines()) == 1
-    assert "no benchmark matches 'nosuch': there is operations/ copy," in done.stderr
+    assert "no benchmark matches 'nosuch': choose from operations/ copy," in done.stderr
 
 
 def test_a_part_stands_apart_and_brings_what_it_is_compared_with(store):
@@ -269,7 +269,7 @@ def test_a_section_that_fails_ends_the_benchmark_and_keeps_its_results(bench, st
         (None, "no file .*others.py: --beside takes a Python file"),
         ("1 / 0", "cannot be used by --beside: ZeroDivisionError"),
         ("def models(): return {'a': print}", "must define SOURCE"),
-        ("SOURCE = 'x'", r"must define SOURCE, a text, and models\(\) or operations\(\)"),
+        ("SOURCE = 'x'", r"must define SOURCE, a string, and models\(\) or operations\(\)"),
     ],
 )
 def test_a_file_that_cannot_stand_beside(tmp_path, code, message):

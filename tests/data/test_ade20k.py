@@ -66,8 +66,8 @@ def test_what_is_wrong_is_named(tmp_path):
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "has label 151 where 150 is the last" in message(write(tmp_path / "label", [[151, 1]]))
-    assert "has 2 x 1 pixels and its image 3 x 1" in message(write(tmp_path / "size", [[1, 1]], size=(3, 1)))
+    assert "has label 151, but the highest is 150" in message(write(tmp_path / "label", [[151, 1]]))
+    assert "has 2 x 1 pixels, but its image has 3 x 1" in message(write(tmp_path / "size", [[1, 1]], size=(3, 1)))
     assert "is not an 8-bit greyscale image" in message(write(tmp_path / "mode", [[1, 1]], mode="RGB"))
     (write(tmp_path / "map", [[1]]) / "annotations" / "training" / "ADE_train_00000001.png").unlink()
     assert "it is missing" in message(tmp_path / "map")

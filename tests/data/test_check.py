@@ -52,11 +52,11 @@ def test_counts(whole):
     scenes = Scenes("train", SIZE, length=6)
     boxes = sum(len(scene.labels) for scene in scenes)
     empty = sum(not len(scene.labels) for scene in scenes)
-    line = f"train2017/: 6 images, {empty} of them without a box, {boxes} boxes of 10 classes"
+    line = f"train2017/: 6 images, {empty} of them without boxes, {boxes} boxes of 10 classes"
     assert check(whole / "coco").found[0] == line
     assert check(whole / "imagenet").found == ["train/: 40 images of 10 classes", "val/: 20 images of 10 classes"]
     seen = np.unique(np.concatenate([Scenes("test", SIZE)[i].semantic.unique().numpy() for i in range(3)]))
-    line = f"validation/: 3 images, 0 of them without a label, {(seen < 255).sum()} of 11 classes seen"
+    line = f"validation/: 3 images, 0 of them without labels, {(seen < 255).sum()} of 11 classes present"
     assert check(whole / "ade20k").found[1] == line
 
 
@@ -224,7 +224,7 @@ ADE = {
     "annotations that are not greyscale images: 1, first annotations/training/": lambda root: relabelled(
         root, np.ones((SIZE, SIZE)), "RGB"
     ),
-    "splits that differ from ADE20K: 2, first training/: 4 images of 20,210": lambda root: first(
+    "splits that differ from ADE20K: 2, first training/: 4 images instead of 20,210": lambda root: first(
         root, "objectInfo*"
     ).unlink(),
 }
@@ -238,7 +238,7 @@ def test_damage_to_ade20k(copied, said, damage):
 def test_an_image_without_any_label_is_counted(copied):
     relabelled(copied / "ade20k", np.zeros((SIZE, SIZE)))
     report = check(copied / "ade20k")
-    assert "4 images, 1 of them without a label" in report.found[0]
+    assert "4 images, 1 of them without labels" in report.found[0]
     assert not report.faults
 
 
@@ -266,7 +266,7 @@ def test_a_folder_of_no_layout(tmp_path):
 
 
 def test_export_refuses(tmp_path):
-    with pytest.raises(FreproError, match="is there already"):
+    with pytest.raises(FreproError, match="already exists"):
         export("coco", tmp_path.parent)
     with pytest.raises(FreproError, match="unknown layout 'coc'"):
         export("coc", tmp_path / "new")

@@ -120,7 +120,7 @@ def test_what_is_wrong_is_named(tmp_path):
     assert "is damaged" in message("cut", lambda folder: annotation_file(folder, "train").write_text('{"images": ['))
     assert "no list of" in message("other", lambda folder: annotation_file(folder, "train").write_text("{}"))
     large = message("large", lambda folder: Image.new("RGB", (30, 10)).save(folder / "train2017" / "a.jpg"))
-    assert "has 30 x 10 pixels and its masks have 20 x 10" in large
+    assert "has 30 x 10 pixels, but its masks have 20 x 10" in large
     label = message("label", nothing, [{"segmentation": POLYGON, "category_id": 3}])
     assert "annotation 1 has category 3, which is not one of its 2 categories" in label
     mask = message("mask", nothing, [{"segmentation": {"size": [9, 20], "counts": [23, 2, 155]}}])

@@ -97,7 +97,7 @@ def test_what_is_wrong_is_named(tmp_path):
     assert "no train/ and val/ folders" in message(make_folder(tmp_path / "half", splits=("train",)))
     (tmp_path / "file").write_text("")
     assert "is a file" in message(tmp_path / "file")
-    assert "holds no images" in message(make_folder(tmp_path / "bare", images=0))
+    assert "has no images" in message(make_folder(tmp_path / "bare", images=0))
     odd = make_folder(tmp_path / "odd")
     make_folder(odd, splits=("val",), classes=("bird",))
     assert "1 classes are in only one of train/ and val/, such as 'bird'" in message(odd)

@@ -38,7 +38,7 @@ def answers(experiment: Experiment, count: int) -> tuple[list, list]:
     task, network = tasks.of(run), evaluate.network(run)
     samples = task.samples("test")
     with torch.no_grad():
-        found = [task.answers(network, [samples[0, i][0]])[0] for i in range(count)]
+        found = [task.predict(network, [samples[0, i][0]])[0] for i in range(count)]
     return [samples.images[samples.chosen[i]] for i in range(count)], found
 
 

@@ -541,7 +541,7 @@ def test_what_the_data_do_not_serve_is_left_out_and_named(tmp_path, frepro_comma
     assert [line.split(" cannot")[0] for line in named] == [
         f"frepro: error: Table 4 of {paper}" for paper in ("spanet", "spanetv2", "vim-f")
     ]
-    assert "name a folder in the layout of COCO 2017" in named[-1]
+    assert "use a folder in the layout of COCO 2017" in named[-1]
     alone = frepro_command(*choice, "--paper", "spanet")
     assert alone.stderr.splitlines() == [
         f"frepro: error: {digits} is not data for segmentation: use a folder in the layout of ADE20K, or the embedded "

@@ -104,8 +104,8 @@ def score(run: Run, batch: int, known: bool = True, file=None) -> tuple[dict[str
     network = Known(run) if known else task.network(0.0)
     samples = task.samples("test")
     batches = TestBatches(len(samples), batch, accelerator.process_index, accelerator.num_processes)
-    answers, answered = task.answers, []
-    task.answers = lambda *given: answered.extend(found := answers(*given)) or found
+    predict, answered = task.predict, []
+    task.predict = lambda *given: answered.extend(found := predict(*given)) or found
     values = loop.evaluate(task, network, loader(samples, batches, 0, False, task.collate), accelerator)
     if file is not None:
         (file / f"{len(samples)}-{run.recipe.network}-{accelerator.process_index}.json").write_text(json.dumps(values))
