@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import timm
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
+from torch.utils.module_tracker import ModuleTracker
 
 import frepro.models  # noqa: F401 - registers them with timm
 from frepro import provenance
@@ -88,6 +89,26 @@ class ShapesAlone(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Counter(FlopCounterMode):
+    """Counts of a network as a whole.
+
+    torch tells modules apart by hooks on all of them, for which a model would call the layers that it otherwise lends
+    to an operation.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mod_tracker = _NoModules()
+
+
+class _NoModules(ModuleTracker):
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+
 def count_network(network: nn.Module, run: Callable[[], Any]) -> dict[str, int]:
     """``count`` for any network on the meta device, in evaluation mode; ``run`` calls it, or parts of it."""
     tally = _Tally()
@@ -95,7 +116,7 @@ def count_network(network: nn.Module, run: Callable[[], Any]) -> dict[str, int]:
     with (
         replaced(FORMULAS, tally.stand_in, network),
         torch.no_grad(),
-        FlopCounterMode(display=False, custom_mapping=FFT_FORMULAS) as counter,
+        _Counter(display=False, custom_mapping=FFT_FORMULAS) as counter,
     ):
         run()
     for hook in hooks:
