@@ -15,8 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
-from unittest import mock
+from typing import Any, Self
 
 import timm
 import torch
@@ -26,12 +25,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
+from torch.utils.module_tracker import ModuleTracker
 
 import frepro.models  # noqa: F401 - registers them with timm
 from frepro.analysis.operations import replaced
 from frepro.analysis.timing import interleaved
 from frepro.errors import FreproError, one_line, unknown
-from frepro.models import vim
 from frepro.models.create import fitting, sized
 from frepro.store import provenance
 from frepro.training.runs import Throughput
@@ -106,17 +105,34 @@ class ShapesAlone(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Counter(FlopCounterMode):
+    """Counts of a network as a whole.
+
+    torch tells modules apart by hooks on all of them, for which a model would call the layers that it otherwise lends
+    to an operation.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.mod_tracker = _NoModules()
+
+
+class _NoModules(ModuleTracker):
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        pass
+
+
 def count_network(network: nn.Module, run: Callable[[], Any]) -> dict[str, int]:
     """Return ``count`` of any network on the meta device in evaluation mode; ``run`` calls it, or parts of it."""
     tally = _Tally()
     hooks = tally.watch_norms(network)
     with (
         replaced(FORMULAS, tally.stand_in, network),
-        mock.patch.object(
-            vim, "is_untouched", lambda *_: True
-        ),  # the counter's own hooks change no way through a model
         torch.no_grad(),
-        FlopCounterMode(display=False, custom_mapping=FFT_FORMULAS) as counter,
+        _Counter(display=False, custom_mapping=FFT_FORMULAS) as counter,
     ):
         run()
     for hook in hooks:

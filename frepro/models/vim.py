@@ -305,14 +305,13 @@ class VisionMamba(Backbone):
 
     def _stem(self, x: Tensor) -> Tensor:
         """Images to the residual stream, (B, h * w + 1, C) in float32 at least."""
-        x, middle = self.patch_embed(x), self.cls_token
+        x = self.patch_embed(x)
+        grid_size = (x.shape[1], x.shape[2])
+        if self.pos_embed is not None and grid_size == self.grid_size:
+            x = x.expand(-1, *self.grid_size, -1)  # as it is: a traced model refuses another grid with as many patches
+        x = insert_middle(x.flatten(1, 2), self.cls_token.expand(x.shape[0], -1, -1))
         if self.pos_embed is not None:
-            size = (x.shape[1], x.shape[2])
-            grid, of_middle = split_middle(resize_pos_embed(self.pos_embed, self.grid_size, size))
-            # Row by row: a traced model refuses another grid with as many patches.
-            x = x + grid.unflatten(1, self.grid_size if size == self.grid_size else size)
-            middle = middle + of_middle[:, None]
-        x = insert_middle(x.flatten(1, 2), middle.expand(x.shape[0], -1, -1))
+            x = x + resize_pos_embed(self.pos_embed, self.grid_size, grid_size)
         return x.to(torch.promote_types(x.dtype, torch.float32))
 
     def _sections(self) -> list[list[nn.Module]]:

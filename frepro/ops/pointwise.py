@@ -1,12 +1,10 @@
 """What works on the channels of each position alone: the linear layer, StarReLU and GELU."""
 
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from frepro.ops import backends, cpu, eager
 
@@ -89,13 +87,6 @@ class _OneDNNLinear(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             dbias = of_rows.sum(0)
         return dx, dweight, dbias
-
-
-if HAS_ONEDNN:
-
-    @register_flop_formula(torch.ops.mkldnn._linear_pointwise)
-    def _linear_flops(x_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
-        return 2 * math.prod(x_shape) * weight_shape[0]
 
 
 def gelu(x: Tensor, *, inplace: bool = False, backend: str | None = None) -> Tensor:
