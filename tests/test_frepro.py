@@ -26,7 +26,7 @@ def test_a_pattern_narrows_the_list():
 
 def test_help_begins_with_what_a_user_may_use():
     text = pydoc.render_doc(frepro, renderer=pydoc.plaintext)
-    functions = text.partition("\nFUNCTIONS\n")[2]
+    functions = text.partition("\nFUNCTIONS")[2]
     for name in ("create_model", "list_models", "load_official"):
         assert name in text[:1000]
     assert all(f"\n    {name}(" in functions for name in frepro.__all__)

@@ -356,7 +356,7 @@ def test_weights_of_files_are_evaluated_and_nothing_is_trained(segmentation, tmp
     assert (scored.n, scored.spread, scored.weights) == (1, None, "semantic_fpn-spanetv2_s18_pure.safetensors")
     assert "semantic_fpn-spanetv2_s18_pure.safetensors" in report.dense_scores(made.findings).notes[0]
     assert made.provenance()["runs"][0]["values"]["miou"] == scored.measured
-    with pytest.raises(FreproError, match="no weights at /nowhere: give a file or folder of files like"):
+    with pytest.raises(FreproError, match="no weights at /nowhere: give a file, or a folder of files, such as"):
         table_of_segmentation(checkpoints="/nowhere").run()
     (tmp_path / "other").mkdir()
     with pytest.raises(FreproError, match=r"no weights of this table at .*other: add files such as sem"):
@@ -424,13 +424,16 @@ def test_findings_before_the_runs_are_an_error():
         ({"trained": "dfformer_s18"}, "trained must be a list of names"),
         ({"variants": [("x", "dfformer_s81", {})]}, "did you mean dfformer_s18"),
         ({"data": "/nowhere"}, "no data at /nowhere"),
-        ({"paper": "spanetv2", "table": 4, "variants": BACKBONES, "trained": ["spanetv2_s18_pure"]}, "about ADE20K"),
+        (
+            {"paper": "spanetv2", "table": 4, "variants": BACKBONES, "trained": ["spanetv2_s18_pure"]},
+            "is on ADE20K: trained must map networks",
+        ),
         ({"paper": "spanetv2", "table": 4, "variants": BACKBONES, "trained": {"fpn": []}}, "unknown network of this"),
         ({"paper": "spanetv2", "table": 4, "variants": BACKBONES, "data": "digits"}, "digits is not data for segment"),
         ({"data": "scenes"}, "scenes is not data for classification"),
         ({"sizes": [512, 512]}, r"sizes must be a list of \[height, width\] in pixels, such as \[\[512, 512\]\]"),
         ({"sizes": [[512, 0]]}, r"sizes must be a list of \[height, width\]"),
-        ({"native_size": "224"}, "native_size is a number of pixels"),
+        ({"native_size": "224"}, "native_size must be a number of pixels"),
         ({"images": {"upernet": [512, 512]}}, "unknown network of this table 'upernet'"),
         ({"images": [512, 512]}, "images must map networks to"),
     ],
