@@ -270,9 +270,9 @@ def test_export_refuses(tmp_path):
         export("coco", tmp_path.parent)
     with pytest.raises(FreproError, match="unknown layout 'coc'"):
         export("coc", tmp_path / "new")
-    with pytest.raises(FreproError, match="are none"):
+    with pytest.raises(FreproError, match="split train cannot have 0 scenes"):
         export("ade20k", tmp_path / "new", (0, 1))
-    with pytest.raises(FreproError, match="hold no 4"):
+    with pytest.raises(FreproError, match="have no 4"):
         export("imagenet", tmp_path / "new", (4, 20))
     with pytest.raises(FreproError, match="split test has 500 digits, not 501"):
         export("imagenet", tmp_path / "new", (20, 501))
