@@ -75,13 +75,15 @@ def test_a_raised_revision_asks_for_new_values(monkeypatch):
     assert "at revision 2, its recorded values are of 1" in probes.complaint("scenes")
 
 
-@pytest.mark.parametrize("backend", ["torch"])
-def test_probes_hold_without_kernels(backend):
-    """And so without AVX-512, without a compiler, on any processor."""
+@pytest.mark.parametrize(
+    "environment", [{"FREPRO_BACKEND": "torch"}, {"FREPRO_MARCH": "x86-64-v3"}, {"FREPRO_MARCH": "x86-64"}], ids=str
+)
+def test_probes_hold_without_kernels_and_on_every_instruction_set(environment):
+    """An instruction set that the processor lacks runs the plain forms, which is tested as well."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.probes"],
         cwd=paths.ROOT,
-        env={**os.environ, "FREPRO_BACKEND": backend},
+        env={**os.environ, **environment},
         capture_output=True,
         text=True,
     )
