@@ -153,6 +153,13 @@ def names() -> list[str]:
 
 
 @lru_cache
+def models() -> frozenset[str]:
+    """Return the names of all models that rows of the papers' tables stand for."""
+    tables = [table for name in names() for table in load(name).tables.values()]
+    return frozenset(row.model for table in tables for row in table.rows if row.model)
+
+
+@lru_cache
 def load(name: str) -> Paper:
     """Return a paper by name.
 

@@ -101,8 +101,9 @@ def code(*modules: str) -> dict[str, str]:
         path = module_path(name)
         if name in found or path is None:
             continue
-        found[name], imported = _parsed(path, path.stat().st_mtime_ns)
-        waiting += [module for module in imported if module not in NOT_FOLLOWED]
+        modified = path.stat().st_mtime_ns
+        found[name] = _parsed(path, modified)[0]
+        waiting += _imported_modules(path, modified)
     return dict(sorted(found.items()))
 
 
@@ -140,6 +141,12 @@ def _parsed(path: Path, modified: int) -> tuple[str, tuple[str, ...]]:
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
                 del body[0]  # the docstring
     return sha256(ast.dump(tree)), imported
+
+
+@lru_cache
+def _imported_modules(path: Path, modified: int) -> tuple[str, ...]:
+    """Return the modules among what a file imports; most imported names are of functions and classes."""
+    return tuple(name for name in _parsed(path, modified)[1] if name not in NOT_FOLLOWED and module_path(name))
 
 
 def imports(tree: ast.AST, package: str = "") -> tuple[str, ...]:
