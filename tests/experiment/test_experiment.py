@@ -57,7 +57,7 @@ def test_findings_tables_and_picture(experiment, tmp_path):
     text = view.text()
     assert "not run" in text
     assert "DF → AFNO*  " in text
-    assert "\n* The print counts 3.8 G" in text
+    assert "\n* The paper counts 3.8 G" in text
     assert view.html().count("<tr>") == 2 + len(VARIANTS)
     assert len({len(row) for row in view.rows} | {len(view.headings)}) == 1
 
