@@ -141,8 +141,8 @@ def test_a_notebook_of_another_artefact_is_refused(checkout):
     done = in_checkout(checkout, "reproduce", "--paper", "spanet", "--table", "5", "--profile", "smoke")
     assert done.returncode == 1
     assert done.stderr.strip() == (
-        "frepro: error: notebooks/spanet/table_5.ipynb makes Table 4 of dfformer, and its place is that of Table 5 of "
-        "spanet: change the paper and the number in it"
+        "frepro: error: notebooks/spanet/table_5.ipynb makes Table 4 of dfformer, but its path is that of Table 5 of "
+        "spanet: correct the paper and number in the notebook"
     )
 
 
@@ -206,9 +206,9 @@ def test_ctrl_c_keeps_what_is_done(frepro_command, store, jobs):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--table", "99"], "no table 99 in any paper: there are Tables 1-4 of dfformer, Tables 1-5 of spanet"),
+        (["--table", "99"], "no table 99 in any paper: choose from Tables 1-4 of dfformer, Tables 1-5 of spanet"),
         (["--table", "4", "--paper", "nosuch"], "unknown paper 'nosuch'"),
-        (["--figure", "4", "--paper", "vim-f"], "no figure 4 in paper 'vim-f': there are Figures 1-3 of vim-f"),
+        (["--figure", "4", "--paper", "vim-f"], "no figure 4 in paper 'vim-f': choose from Figures 1-3 of vim-f"),
         (["--table", "4", "--profile", "paper"], "profile paper needs the real data set"),
         (["--table", "4", "--profile", "dmeo"], "did you mean demo"),
         (["--table", "4", "--data", "/nowhere"], "no data at /nowhere"),
@@ -248,11 +248,11 @@ def test_what_has_a_notebook_is_made_and_the_rest_named(notebooks):
     [
         (
             {"table": 2},
-            "not built yet: Table 2 of dfformer, Table 2 of spanet, .*made: Table 4 of dfformer, Table 1 of",
+            "not built yet: Table 2 of dfformer, Table 2 of spanet, .*available: Table 4 of dfformer, Table 1 of",
         ),
         ({"table": 4, "paper": "vim-f"}, "not built yet: Table 4 of vim-f; available: Table 4 of dfformer,"),
         ({"table": 4, "figure": 5}, "not built yet: Figure 5 of dfformer, Table 4 and Figure 5 of spanet"),
-        ({"figure": 4, "paper": "vim-f"}, "no figure 4 in paper 'vim-f': there are Figures 1-3 of vim-f"),
+        ({"figure": 4, "paper": "vim-f"}, "no figure 4 in paper 'vim-f': choose from Figures 1-3 of vim-f"),
     ],
 )
 def test_nothing_to_make_is_an_error(notebooks, wanted, message):
