@@ -127,11 +127,11 @@ def test_time_is_written_as_slurm_does(given, minutes):
     ("options", "message"),
     [
         (["--gpus", "3"], "dfformer_s18, seed 0: a batch of 32 cannot be divided among 3 processes"),
-        (["--gpus", "two"], "GPUs of a node are a number, or type and number as a100:8, not 'two'"),
+        (["--gpus", "two"], "--gpus 'two' is invalid: give a number, or type and number such as a100:8"),
         (["--tasks", "2"], "--tasks is for CPUs, since each GPU has one process: omit --tasks"),
         (["--slurm", "time", "30"], "--slurm time: use --time"),
         (["--slurm", "cpus-per-task", "3"], "--slurm cpus_per_task: use --cpus"),
-        (["--slurm", "output", "x"], "--slurm output: requeueing and logs rest on it"),
+        (["--slurm", "output", "x"], "--slurm output cannot be changed, since requeueing and logs depend on it"),
         (["--time", "a day"], "'a day' is not a time limit"),
     ],
 )
@@ -287,7 +287,7 @@ def test_what_is_queued_is_not_sent_twice(slurm_of_one_node, store):
     waiting.send_signal(signal.SIGINT)
     _, told = waiting.communicate(timeout=60)
     assert waiting.returncode == 130, told
-    assert f"stopped waiting; job {jobs[0].partition('_')[0]} (2 runs) go on" in told
+    assert f"stopped waiting; job {jobs[0].partition('_')[0]} (2 runs) continue" in told
     assert queued() == jobs
 
     subprocess.run(["scancel", *jobs], check=True)
