@@ -304,5 +304,5 @@ def test_command(tmp_path, frepro_command):
     assert run.returncode == 1
     assert "wrong: images without an annotation: 1, first images/validation/ADE_val_00000001.png" in run.stdout
     assert run.stderr.strip().splitlines() == [
-        f"frepro: error: {folder} is not sound: mend or fetch again what is named above"
+        f"frepro: error: {folder} has missing or damaged files: repair or download again those listed above"
     ]

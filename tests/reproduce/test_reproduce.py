@@ -604,7 +604,7 @@ def test_other_commands(frepro_command):
     doctor = frepro_command("doctor")
     assert doctor.returncode == 0
     assert "torch: " in doctor.stdout
-    assert "backend cpu: " + (f"can be used, kernels for {built}" if (built := cpu.instruction_set()) else "not here")
+    assert "backend cpu: " + (f"available, kernels for {built}" if (built := cpu.instruction_set()) else "unavailable")
     trained = frepro_command("train", "--model", "dfformer_s18", "--profile", "smoke", "-a", "num_filters", "2")
     assert "dfformer_s18, num_filters=2, seed 0: test top-1" in trained.stdout
     unknown = frepro_command("train", "--model", "dfformer_s81")
