@@ -25,7 +25,7 @@ def obstacle(*tensors: Tensor | None, registered: bool = False) -> str | None:
             ``torch.compile``, dispatch modes such as ``FlopCounterMode``, and fake tensors take it as it is.
     """
     if torch.compiler.is_compiling():
-        if torch.compiler.is_exporting():
+        if torch.compiler._is_exporting_flag:  # ``is_exporting()`` is true of torch.compile too in torch 2.11
             return "an exported graph holds torch's own operators alone"
         if not registered:
             return "compilers choose for themselves"

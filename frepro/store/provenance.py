@@ -98,8 +98,7 @@ def code(*modules: str) -> dict[str, str]:
     waiting = list(modules)
     while waiting:
         name = waiting.pop()
-        path = module_path(name)
-        if name in found or path is None:
+        if name in found or (path := module_path(name)) is None:
             continue
         modified = path.stat().st_mtime_ns
         found[name] = _parsed(path, modified)[0]
@@ -157,10 +156,11 @@ def imports(tree: ast.AST, package: str = "") -> tuple[str, ...]:
     Args:
         package: The package that relative imports refer to.
     """
-    guards = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    nodes = list(ast.walk(tree))
+    guards = [node for node in nodes if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     skipped = {node for guard in guards for node in guard.body}
     imported = set()
-    for node in ast.walk(tree):
+    for node in nodes:
         if node in skipped:
             continue
         if isinstance(node, ast.Import):
