@@ -58,9 +58,10 @@ test-lowest: $(READY)  ## test models and operations with the lowest declared ve
 book: $(READY)  ## build the report from committed results: _build/html/index.html
 	$(dir $(PYTHON))jupyter-book build -W -n --keep-going book
 
-lint: $(READY)  ## check the style and the direction of imports, as CI does
+lint: $(READY)  ## check the style, the types and the direction of imports, as CI does
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
 	$(dir $(PYTHON))lint-imports
 
 format: $(READY)  ## fix style problems automatically where possible
