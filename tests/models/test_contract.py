@@ -430,11 +430,11 @@ def test_saved_and_loaded_and_copied(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("is_intel", [False, True])
+@pytest.mark.parametrize("prefers_onednn", [False, True])
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.torch.jit:FutureWarning")
-def test_traced_is_the_same(name, is_intel, monkeypatch):
+def test_traced_is_the_same(name, prefers_onednn, monkeypatch):
     """By torch's own operators, which fvcore and exporters know; other inputs are right or refused, never wrong."""
-    monkeypatch.setattr(pointwise, "IS_INTEL", is_intel)
+    monkeypatch.setattr(pointwise, "PREFERS_ONEDNN", prefers_onednn)
     model, x = make(name, img_size=(64, 96)), images(64, 96)
     with torch.no_grad():
         traced = torch.jit.trace(model, x)

@@ -118,5 +118,5 @@ def test_an_activation_writes_over_what_nobody_else_sees(maker, activation, monk
 
 @pytest.mark.skipif(not pointwise.HAS_ONEDNN, reason="this torch has no oneDNN")
 def test_linear_layers_of_torchs_class_go_by_onednn_where_it_is_the_faster_one(monkeypatch):
-    monkeypatch.setattr(pointwise, "IS_INTEL", False)
+    monkeypatch.setattr(pointwise, "PREFERS_ONEDNN", True)
     assert "OneDNN" in call(nn.Linear(3, 3), torch.randn(2, 3)).grad_fn.name()

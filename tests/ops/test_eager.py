@@ -19,7 +19,7 @@ from tests.compiler import needs_compiler
 @pytest.fixture(autouse=True)
 def _seed(monkeypatch):
     torch.manual_seed(0)
-    monkeypatch.setattr(pointwise, "IS_INTEL", False)
+    monkeypatch.setattr(pointwise, "PREFERS_ONEDNN", True)
 
 
 class Passing(TorchDispatchMode):
