@@ -26,10 +26,12 @@ def context_maps(model: nn.Module, images: Tensor) -> dict[int, Tensor]:
     """
     found = contexts(model, images)
     stages: dict[int, list[Tensor]] = {}
+    assert isinstance(model, spanet.SPANet | spanetv2.SPANetV2)
     for number, stage in enumerate(model.stages, start=1):
-        for block in stage:
-            if block.token_mixer in found:
-                stages.setdefault(number, []).append(found[block.token_mixer])
+        for block in stage.children():
+            mixer = block.token_mixer
+            if isinstance(mixer, Mixer):
+                stages.setdefault(number, []).append(found[mixer])
     maps = {}
     for number, blocks in stages.items():
         mean = torch.cat(blocks, dim=1).abs().mean(dim=1, keepdim=True)

@@ -73,8 +73,8 @@ def read_conflicts(folder: Path | str, size: int = 224) -> tuple[Tensor, list[st
     files = sorted(Path(folder).rglob("*.png"))
     if not files:
         raise FreproError(f"no cue-conflict images (<shape><n>-<texture><m>.png) below {folder}")
-    images = [pil_to_tensor(Image.open(file).convert("RGB")) / 255 for file in files]
-    images = torch.stack([resize(image, [size, size], antialias=True) for image in images])
+    decoded = [pil_to_tensor(Image.open(file).convert("RGB")) / 255 for file in files]
+    images = torch.stack([resize(image, [size, size], antialias=True) for image in decoded])
     shapes, textures = zip(*(cues(file) for file in files), strict=True)
     return images.clamp(0, 1), list(shapes), list(textures)
 

@@ -9,8 +9,10 @@ from timm.models.metaformer import MlpHead
 from torch import nn
 
 import frepro.models  # noqa: F401 - registers them with timm
+from frepro.models.backbone import Backbone
 from frepro.models.dfformer import DynamicFilter
-from frepro.models.metaformer import SepConv
+from frepro.models.metaformer import MetaFormer, SepConv
+from frepro.models.spanet import SPANet, SpectralPooling
 from frepro.models.spanetv2 import Attention, SpectralAdaptiveModulation
 
 MIXERS = {DynamicFilter: "DF", SepConv: "CF", SpectralAdaptiveModulation: "SPAM"}
@@ -23,29 +25,40 @@ def cells(paper: str) -> list[list[str]]:
     return READERS[paper]()
 
 
-def create(model: str, **model_args: Any) -> nn.Module:
+def create(model: str, **model_args: Any) -> Backbone:
     with torch.device("meta"):
-        return timm.create_model(model, **model_args)
+        network = timm.create_model(model, **model_args)
+    assert isinstance(network, Backbone)  # the tables are about our models
+    return network
 
 
-def dims(network: nn.Module) -> str:
+def dims(network: Backbone) -> str:
     """Return the number of channels of the blocks in each stage."""
-    return dashed(one({block.norm1.weight.numel() for block in stage}) for stage in network.stages)
+    return dashed(one({block.get_parameter("norm1.weight").numel() for block in stage}) for stage in _stages(network))
 
 
-def depths(network: nn.Module) -> str:
+def depths(network: Backbone) -> str:
     """Return the number of blocks in each stage."""
-    return dashed(len(stage) for stage in network.stages)
+    return dashed(len(stage) for stage in _stages(network))
 
 
-def radii(network: nn.Module) -> str:
+def radii(network: Backbone) -> str:
     """Return the radius of spectral pooling in each stage of a SPANet."""
-    return dashed(one({pool.radius for block in stage for pool in block.token_mixer.sps}) for stage in network.stages)
+    return dashed(
+        one({pool.radius for block in stage for pool in block.modules() if isinstance(pool, SpectralPooling)})
+        for stage in _stages(network)
+    )
 
 
-def mixers(network: nn.Module) -> str:
+def mixers(network: Backbone) -> str:
     """Return the token mixers of the blocks in each stage."""
-    return ", ".join(one({_mixer(block.token_mixer) for block in stage}) for stage in network.stages)
+    return ", ".join(one({_mixer(block.get_submodule("token_mixer")) for block in stage}) for stage in _stages(network))
+
+
+def _stages(network: Backbone) -> list[list[nn.Module]]:
+    """Return the blocks of each stage."""
+    assert isinstance(network, MetaFormer | SPANet)
+    return [list(stage.children()) for stage in network.stages]
 
 
 def _mixer(mixer: nn.Module) -> str:
@@ -54,29 +67,29 @@ def _mixer(mixer: nn.Module) -> str:
     return MIXERS.get(type(mixer), type(mixer).__name__)
 
 
-def downsampling(network: nn.Module) -> str:
+def downsampling(network: Backbone) -> str:
     """Return kernel size, stride and padding of the convolution before each stage."""
-    convs = [embed.conv for embed in network.downsample_layers]
+    convs = [embed.get_submodule("conv") for embed in network.get_submodule("downsample_layers").children()]
     sizes, strides, paddings = (
         dashed(one(set(getattr(conv, name))) for conv in convs) for name in ("kernel_size", "stride", "padding")
     )
     return f"K = {sizes}, S = {strides}, P = {paddings}"
 
 
-def classifier(network: nn.Module) -> str:
+def classifier(network: Backbone) -> str:
     """Return pooling, norm and head."""
     pooling = {"avg": "GAP"}.get(network.global_pool, "no pooling")
     norm = "Layer Norm." if isinstance(network.norm, nn.LayerNorm) else type(network.norm).__name__
     return f"{pooling}, {norm}, {'MLP' if isinstance(network.head, MlpHead) else type(network.head).__name__}"
 
 
-def stem(network: nn.Module, img_size: int = 224) -> list[tuple[str, str]]:
+def stem(network: Backbone, img_size: int = 224) -> list[tuple[str, str]]:
     """Return the output size of each block of a convolutional stem, and its convolutions."""
     x = torch.empty(1, 3, img_size, img_size, device="meta")
     found = []
-    for block in network.patch_embed.cnn_downsample_layers:
+    for block in network.get_submodule("patch_embed.cnn_downsample_layers").children():
         x = block(x)
-        convs = [convolution(layer) for layer in block if isinstance(layer, nn.Conv2d)]
+        convs = [convolution(layer) for layer in block.children() if isinstance(layer, nn.Conv2d)]
         found.append((f"{x.shape[2]} × {x.shape[3]}", "; ".join(convs)))
     return found
 

@@ -32,6 +32,7 @@ from frepro.analysis.operations import replaced
 from frepro.analysis.timing import interleaved
 from frepro.errors import FreproError, one_line, unknown
 from frepro.models.create import fitting, sized
+from frepro.models.vim import BidirectionalMamba, VisionMamba
 from frepro.store import provenance
 from frepro.training.runs import Throughput
 
@@ -274,7 +275,7 @@ class _Tally:
         ]
 
 
-FORMULAS = {
+FORMULAS: dict[str, Callable[..., None]] = {
     "causal_conv": _Tally.causal_conv,
     "global_filter": _Tally.global_filter,
     "dynamic_filter": _Tally.dynamic_filter,
@@ -308,7 +309,9 @@ def vim_flops(model: str, img_size: int = 224) -> dict[str, float]:
     counted = count(model, img_size)
     with torch.device("meta"):
         network = timm.create_model(model)
-    tokens, mixer = math.prod(network.grid_size), network.layers[0].mixer
+    assert isinstance(network, VisionMamba)
+    tokens, mixer = math.prod(network.grid_size), network.get_submodule("layers.0.mixer")
+    assert isinstance(mixer, BidirectionalMamba)
     inner, state = mixer.A_log.shape
     kernel = mixer.conv1d.kernel_size[0]
     once = (
@@ -316,19 +319,19 @@ def vim_flops(model: str, img_size: int = 224) -> dict[str, float]:
     )
     shared = tokens * (mixer.in_proj.weight.numel() + mixer.out_proj.weight.numel() + network.embed_dim)
     scans = 2 * tokens * inner * (5 * state + 2)
-    stem = count_stem(network, img_size)
+    stem, head = count_stem(network, img_size), network.get_parameter("head.weight").numel()
     return {
         "without the scans": counted["macs"],
         "9 L D N + 2 L D a scan, two as one": counted["macs"] + counted["scan"],
         "9 L D N + 2 L D a scan, one as one": counted["macs"] + 2 * counted["scan"],
-        "as LocalMamba's code": stem + len(network.layers) * (shared + once + scans) + network.head.weight.numel(),
+        "as LocalMamba's code": stem + len(network.layers) * (shared + once + scans) + head,
     }
 
 
 def count_stem(network: nn.Module, img_size: int) -> int:
     """Return the multiply-accumulates of the convolutions that create the patches."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.patch_embed(torch.empty(1, 3, img_size, img_size, device="meta"))
+        network.get_submodule("patch_embed")(torch.empty(1, 3, img_size, img_size, device="meta"))
     return counter.get_total_flops() // 2
 
 

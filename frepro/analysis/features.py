@@ -152,7 +152,7 @@ class _Recorder:
 
         self.handles.append(block.register_forward_pre_hook(enter))
         if hasattr(mixer, "window_size"):  # Swin's returns windows; the complete map exists only before the sum
-            self.handles.append(block.drop_path1.register_forward_pre_hook(join_windows))
+            self.handles.append(block.get_submodule("drop_path1").register_forward_pre_hook(join_windows))
         else:
             self.handles.append(mixer.register_forward_hook(mix))
         if len(norms := _norms(block)) > 1:

@@ -31,7 +31,7 @@ The grid is periodic, so a convolution is exact, without a border.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -91,8 +91,12 @@ def simulate(
         draws: Number of random samples of each kind.
     """
     generator = torch.Generator().manual_seed(seed)
-    kinds = {f"convolution {k} × {k}": lambda k=k: convolution(random_kernel(k, generator), size) for k in kernel_sizes}
-    kinds["self-attention"] = lambda: random_attention(size * size, generator=generator)
+
+    def random_convolution(kernel_size: int) -> Tensor:
+        return convolution(random_kernel(kernel_size, generator), size)
+
+    kinds = {f"convolution {k} × {k}": partial(random_convolution, k) for k in kernel_sizes}
+    kinds["self-attention"] = partial(random_attention, size * size, generator=generator)
     simulations = []
     for name, draw in kinds.items():
         mixers = [draw() for _ in range(draws)]
@@ -107,7 +111,7 @@ def summary(simulations: Sequence[Simulation]) -> list[dict[str, str | float]]:
 
     Means and standard deviations are over the random samples.
     """
-    rows = []
+    rows: list[dict[str, str | float]] = []
     for found in simulations:
         cutoffs = torch.tensor([response.cutoff for response in found.grid], dtype=torch.float64)
         rows.append(

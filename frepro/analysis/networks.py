@@ -60,10 +60,11 @@ def prepared(model: nn.Module, images: Tensor, *, own_size: bool = False) -> Ten
     Args:
         own_size: Also resize them to the size for which the model was created or trained.
     """
-    size = list(model.pretrained_cfg["input_size"][1:])
+    config: Any = model.pretrained_cfg  # a dictionary, which the annotations of nn.Module leave out
+    size = list(config["input_size"][1:])
     if own_size and list(images.shape[2:]) != size:
         images = resize(images, size, antialias=True).clamp(0, 1)
-    return normalised(images, model.pretrained_cfg["mean"], model.pretrained_cfg["std"])
+    return normalised(images, config["mean"], config["std"])
 
 
 @torch.no_grad()

@@ -73,9 +73,9 @@ def compare(
             else zip(batches(images), batches(second_images), strict=True)
         )
         for pair in pairs:
-            both = [feature_maps(model, batch, kinds) for model, batch in zip((first, second), pair, strict=True)]
-            layers[:] = [[found.layer for found in maps] for maps in both]
-            yield tuple([found.value for found in maps] for maps in both)
+            of_first, of_second = feature_maps(first, pair[0], kinds), feature_maps(second, pair[1], kinds)
+            layers[:] = [[found.layer for found in maps] for maps in (of_first, of_second)]
+            yield [found.value for found in of_first], [found.value for found in of_second]
 
     values = minibatch_cka(features())
     return Similarity(values.cpu(), *layers)
@@ -95,8 +95,10 @@ def minibatch_cka(features: Iterable[tuple[Sequence[Tensor], Sequence[Tensor]]])
     Raises:
         ValueError: There is no batch, or one of fewer than four images.
     """
-    cross = first_own = second_own = 0
+    cross = first_own = second_own = torch.zeros(())
+    count = 0
     for first, second in features:
+        count += 1
         K = torch.stack([centred_gram(x).flatten() for x in first])
         L = torch.stack([centred_gram(x).flatten() for x in second])
         images = len(first[0])
@@ -104,7 +106,7 @@ def minibatch_cka(features: Iterable[tuple[Sequence[Tensor], Sequence[Tensor]]])
         cross = cross + K @ L.T / scale
         first_own = first_own + K.square().sum(1) / scale
         second_own = second_own + L.square().sum(1) / scale
-    if isinstance(cross, int):
+    if count == 0:
         raise ValueError("there is no batch of features to compare")
     return cross / (first_own[:, None] * second_own).sqrt()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 from frepro import paths
 from frepro.store import provenance, records
@@ -65,7 +66,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _numbers(row: dict[str, str]) -> dict[str, str | int]:
+def _numbers(row: dict[str, str]) -> dict[str, Any]:
+    """Return the fields of a row; all but the texts are whole numbers."""
     texts = ("model", "family", "blocks", "channels", "counting")
     return {key: value if key in texts else int(value) for key, value in row.items()}
 
@@ -82,7 +84,8 @@ def size(model: str) -> Size:
         network = timm.create_model(model)
     blocks = [name for name, module in network.named_modules() if structure.mixer(module) is not None]
     parents = [name.rpartition(".")[0] for name in blocks]  # one per stage
-    channels = dict.fromkeys(info["num_chs"] for info in network.feature_info)
+    features: Any = network.feature_info
+    channels = dict.fromkeys(info["num_chs"] for info in features)
     return Size(
         model,
         provenance.own_models()[model].rpartition(".")[2],

@@ -31,10 +31,16 @@ def points(table: papers.Table) -> list[Point]:
     """Return the rows of a table with columns label, params, flops and top1, with counted costs if there is a model."""
     found = []
     for row in table.rows:
-        label, top1, params, flops = (table.value(row, key) for key in ("label", "top1", "params", "flops"))
+        label = str(table.value(row, "label"))
+        top1, params, flops = (_number(table.value(row, key)) for key in ("top1", "params", "flops"))
         counted = {}
         if row.model is not None:
             ours = cost.count(row.model)
             counted = {"our_params": ours["params"] / 1e6, "our_flops": ours["macs"] / 1e9}
         found.append(Point(label.rpartition("-")[0], label, row.model, top1, params, flops, **counted))
     return found
+
+
+def _number(cell: papers.Cell) -> float:
+    assert isinstance(cell, int | float)  # in a table of accuracy against cost, no cell is empty
+    return cell

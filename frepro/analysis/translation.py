@@ -57,9 +57,10 @@ def move(model: VimF, image: Tensor, shift: tuple[int, int]) -> Translation:
     """
     if model.patch_embed.stem != "patch":
         raise ValueError("a convolutional stem pads the image, so its patches do not shift circularly: use vimf_tiny")
-    images = torch.stack([image, image.roll(tuple(shift), dims=(1, 2))])
+    down, right = shift
+    images = torch.stack([image, image.roll((down, right), dims=(1, 2))])
     with torch.no_grad():
-        return Translation(tuple(shift), images, model.patch_embed.proj(images).permute(0, 2, 3, 1))
+        return Translation((down, right), images, model.patch_embed.proj(images).permute(0, 2, 3, 1))
 
 
 def relative_change(pair: Tensor) -> float:

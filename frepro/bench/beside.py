@@ -40,6 +40,8 @@ def load(path: Path | None) -> Beside:
     if not path.is_file():
         raise FreproError(f"no file {path}: --beside takes a Python file that defines SOURCE and models()")
     spec = importlib.util.spec_from_file_location("frepro_beside", path)
+    if spec is None or spec.loader is None:
+        raise FreproError(f"{path} cannot be used by --beside: its name does not end in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import timm
 import torch
@@ -64,7 +65,8 @@ def measure(
     labels = torch.randint(1000, (settings.batch_size,), device=device)
     shape = " × ".join(map(str, images.shape))
 
-    lines, rounds = [], {}
+    lines: list[Line] = []
+    rounds: dict[Key, list[float]] = {}
     for variant in variants or VARIANTS[device.type]:
         layout = torch.channels_last if "channels-last" in variant else torch.contiguous_format
         x = images.contiguous(memory_format=layout)
@@ -74,7 +76,8 @@ def measure(
                 network.train(work == TRAINING).to(memory_format=layout)
                 if "compiled" in variant and (side == REFERENCE or name not in settings.compiled):
                     continue
-                call = torch.compile(network) if "compiled" in variant else network
+                # A compiled module is a module, which the annotation of torch.compile does not say.
+                call: Any = torch.compile(network) if "compiled" in variant else network
                 key = Key("models", name, shape, variant, work, side)
                 calls[key] = partial(_turn, call, x, labels, side == REFERENCE, "bfloat16" in variant)
             if not calls:
@@ -88,7 +91,7 @@ def measure(
     return lines, rounds
 
 
-def _turn(network: Callable[[Tensor], Tensor], x: Tensor, labels: Tensor, is_reference: bool, is_half: bool) -> None:
+def _turn(network: nn.Module, x: Tensor, labels: Tensor, is_reference: bool, is_half: bool) -> None:
     is_training = network.training
     with (
         backends.forced("torch") if is_reference else nullcontext(),

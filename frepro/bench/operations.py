@@ -126,12 +126,11 @@ def cases(settings: Settings, device: torch.device) -> Iterator[Case]:
     channels, length, state = settings.scan
     u, delta, gate, B, C = map(sequence, (channels, channels, channels, state, state))
     A = torch.arange(1.0, state + 1, device=device).repeat(channels, 1).neg().requires_grad_()
-    inputs = (u, delta, A, B, C, learnt(channels), gate, learnt(channels))
-    scan = partial(ops.selective_scan, delta_softplus=True)  # as Vim calls it
-    yield Case("selective_scan", f"{_shape(u)}, state {state}", scan, inputs, scan_flops(u, delta, A))
+    scanned = (u, delta, A, B, C, learnt(channels), gate, learnt(channels))
+    yield Case("selective_scan", f"{_shape(u)}, state {state}", _scan, scanned, scan_flops(u, delta, A))
     width = 4
-    inputs = (u, learnt(channels, width), learnt(channels))
-    yield Case("causal_conv", f"{_shape(u)}, width {width}", ops.causal_conv, inputs, u.numel() * (2 * width + 4))
+    convolved = (u, learnt(channels, width), learnt(channels))
+    yield Case("causal_conv", f"{_shape(u)}, width {width}", ops.causal_conv, convolved, u.numel() * (2 * width + 4))
 
     for height, width, dim in settings.maps:  # filters have twice the channels of the stage
         x, basis = learnt(batch, height, width, 2 * dim), learnt(height, width // 2 + 1, 4, 2)
@@ -155,6 +154,23 @@ def cases(settings: Settings, device: torch.device) -> Iterator[Case]:
     for height, width, dim in settings.maps:
         x, weight = learnt(batch, height, width, dim), learnt(4 * dim, dim, scale=dim**-0.5)
         yield Case("linear", f"{_shape(x)} to {4 * dim}", ops.linear, (x, weight), 2 * x.numel() * 4 * dim)
+
+
+def _scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    delta_bias: Tensor,
+    backend: str | None = None,
+) -> Tensor:
+    """Call the scan as Vim does."""
+    output = ops.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus=True, backend=backend)
+    assert isinstance(output, Tensor)  # the last state, which makes it a pair, is returned only on request
+    return output
 
 
 def _pooled_linear(x: Tensor, radius: float, learnt: Callable[..., Tensor]) -> Case:

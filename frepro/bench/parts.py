@@ -46,16 +46,18 @@ def seconds(network: nn.Module, images: Tensor) -> dict[str, float]:
 
     def timed(operation: Callable[[nn.Module, Tensor, bool], Tensor]) -> Callable[[nn.Module, Tensor, bool], Tensor]:
         def call(module: nn.Module, x: Tensor, inplace: bool) -> Tensor:
+            part = part_of(module)
+            assert part is not None  # every layer that is called by an operation has a part
             enter(module, None)
             output = operation(module, x, inplace)
-            leave(part_of(module))(module, None, output)
+            leave(part)(module, None, output)
             return output
 
         return call
 
     # A hook on a layer that our models call by an operation would put the layer's own, slower call in its place.
     by_operation = set(layers.OPERATIONS) if type(network).__module__.startswith("frepro.") else set()
-    head = set(network.head.modules()) if by_operation else set()
+    head = set(network.get_submodule("head").modules()) if by_operation else set()
     handles = []
     for module in network.modules():
         if (part := part_of(module)) and (module in head or type(module) not in by_operation):

@@ -34,15 +34,16 @@ def measure(
 
     torch.manual_seed(0)
     networks = {name: make(name, settings.resolutions[0]).to(device).eval() for name in names}
-    lines, rounds = [], {}
+    lines: list[Line] = []
+    rounds: dict[Key, list[float]] = {}
     with torch.inference_mode():
         for size in settings.resolutions:
             log(f"resolution: throughput at {size} pixels")
             images = torch.randn(batch, 3, size, size, device=device)
             keys = [key for key in facts if key.size == str(size)]
             for key in keys:
-                if hasattr(networks[key.name], "set_input_size"):
-                    networks[key.name].set_input_size(size)
+                if (resize := getattr(networks[key.name], "set_input_size", None)) is not None:
+                    resize(size)
             sides = {key: partial(networks[key.name], images) for key in keys if "note" not in facts[key]}
             times, failures = interleaved(sides, settings.rounds, device)
             rounds |= times

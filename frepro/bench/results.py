@@ -103,12 +103,35 @@ class Line:
 
     @property
     def images_per_second(self) -> float | None:
-        return None if self.seconds is None or self.images is None else self.images / self.seconds
+        return _rate(self.images, self.seconds)
+
+    @property
+    def least_images_per_second(self) -> float | None:
+        """Images per second in the slowest round."""
+        return _rate(self.images, self.high)
+
+    @property
+    def greatest_images_per_second(self) -> float | None:
+        """Images per second in the fastest round."""
+        return _rate(self.images, self.low)
+
+    @property
+    def flops_per_second(self) -> float | None:
+        return _rate(self.flops, self.seconds)
+
+    @property
+    def bytes_per_second(self) -> float | None:
+        return _rate(self.bytes, self.seconds)
 
     @property
     def peak_mib(self) -> float | None:
         """Memory of the weights and of a forward pass together."""
         return None if self.weights_mib is None or self.forward_mib is None else self.weights_mib + self.forward_mib
+
+
+def _rate(amount: int | None, seconds: float | None) -> float | None:
+    """Return an amount per second; ``None`` if one of the two is not known, or nothing took time."""
+    return None if amount is None or not seconds else amount / seconds
 
 
 @dataclass(frozen=True)
@@ -207,7 +230,8 @@ def write(found: Found, target: Path) -> None:
 
 def read(source: Path) -> Found:
     """Read the files that ``write`` has written."""
-    lines, rounds = [], {}
+    lines: list[Line] = []
+    rounds: dict[Key, list[float]] = {}
     for section in SECTIONS:
         path = source / f"{section}.csv"
         if path.exists():
@@ -222,7 +246,7 @@ TEXT = (*(field.name for field in fields(Key)), "note")
 
 
 def _line(row: Mapping[str, str]) -> Line:
-    def value(name: str, cell: str) -> str | int | float:
+    def value(name: str, cell: str) -> Any:
         return cell if name in TEXT else int(cell) if name in WHOLE else float(cell)
 
     return Line(**{name: value(name, cell) for name, cell in row.items() if cell})

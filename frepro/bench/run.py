@@ -53,13 +53,14 @@ def run(
     chosen = _chosen(settings, other, only)
     started, load = time.perf_counter(), _load()
     made = {**provenance.record(), "device": provenance.device_record(device)}  # describes the code that is loaded now
-    lines, times = [], {}
+    lines: list[Line] = []
+    times: dict[Key, list[float]] = {}
     for section, names in chosen.items():
         if names:
             begun = time.perf_counter()
-            found = _apart(Section(section, settings, device, names, beside, torch.get_num_threads()), log)
-            lines += found[0]
-            times |= found[1]
+            measured = _apart(Section(section, settings, device, names, beside, torch.get_num_threads()), log)
+            lines += measured[0]
+            times |= measured[1]
             log(f"{section}: {time.perf_counter() - begun:.0f} s")
     record = {
         **made,

@@ -46,8 +46,8 @@ def throughput(machines: Mapping[str, Found]) -> list[dict[str, Any]]:
             "resolution": int(line.size),
             "batch": line.images,
             "images_per_second": line.images_per_second,
-            "least": line.high and line.images / line.high,
-            "greatest": line.low and line.images / line.low,
+            "least": line.least_images_per_second,
+            "greatest": line.greatest_images_per_second,
             "rounds": line.rounds,
         }
         for machine, of_machine in lines(machines).items()
@@ -99,17 +99,24 @@ def faster(found: Found, better: str, worse: str) -> list[Outcome]:
     The verdicts are on the claim that ``better`` is faster; ``published`` selects those that the paper makes.
     """
     table = papers.load("dfformer").tables[2]  # for the names of the models
-    rows = tuple(str(table.value(row, "label")) if (row := table.row(model)) else model for model in (better, worse))
+
+    def label(model: str) -> str:
+        return str(table.value(row, "label")) if (row := table.row(model)) else model
+
+    rows = label(better), label(worse)
     others = {line.size: line for line in found.section("resolution", name=worse)}
     outcomes = []
     for line in found.section("resolution", name=better):
-        times = [found.rounds.get(each.key) for each in (line, others.get(line.size)) if each]
-        if len(times) < 2 or not all(times):
+        other, images = others.get(line.size), line.images
+        if other is None or images is None:
             continue
-        rates = [[line.images / seconds for seconds in values] for values in times]
+        times = [found.rounds.get(each.key, ()) for each in (line, other)]
+        if not all(times):
+            continue
+        rates = [[images / seconds for seconds in values] for values in times]
         claim = papers.Claim(better, worse, f"{rows[0]} is faster at {line.size} pixels.", "throughput")
         setting = found.provenance["device"]["name"]
-        outcomes.append(Outcome(claim, rows, "img/s", None, *paired(*rates), len(rates[0]), setting))
+        outcomes.append(Outcome(claim, rows, "img/s", None, *paired(rates[0], rates[1]), len(rates[0]), setting))
     return outcomes
 
 
@@ -142,6 +149,11 @@ class Share:
     low: float | None = None
     high: float | None = None
 
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """Minimum and maximum; ``None`` if it was measured once."""
+        return None if self.low is None or self.high is None else (self.low, self.high)
+
 
 def shares(found: Found, quantity: str) -> dict[str, dict[int, Share]]:
     """Return model -> resolution -> "throughput" or "memory" as a multiple of ConvFormer's, if both were measured."""
@@ -166,8 +178,10 @@ def _share(found: Found, line: Line, base: Line, quantity: str) -> Share | None:
 def change(first: Share, last: Share) -> Share:
     """Return the factor by which a share has changed; the range uses the rounds that are farthest apart."""
     value = last.value / first.value
-    is_single = first.low is None or last.low is None
-    return Share(value) if is_single else Share(value, last.low / first.high, last.high / first.low)
+    if first.limits is None or last.limits is None:
+        return Share(value)
+    (first_low, first_high), (last_low, last_high) = first.limits, last.limits
+    return Share(value, last_low / first_high, last_high / first_low)
 
 
 def stays_closer(mine: Share, attention: Share, quantity: str) -> str:
@@ -175,13 +189,13 @@ def stays_closer(mine: Share, attention: Share, quantity: str) -> str:
 
     The arguments are results of ``change``.
     """
-    if mine.low is None or attention.low is None:
+    better, worse = (attention, mine) if quantity == "memory" else (mine, attention)
+    if better.limits is None or worse.limits is None:
         return "undecided"
-    if quantity == "memory":
-        mine, attention = attention, mine
-    if mine.low > attention.high:
+    (better_low, better_high), (worse_low, worse_high) = better.limits, worse.limits
+    if better_low > worse_high:
         return "agrees"
-    return "disagrees" if mine.high < attention.low else "undecided"
+    return "disagrees" if better_high < worse_low else "undecided"
 
 
 def written_out(resolutions: Sequence[int]) -> list[dict[str, Any]]:

@@ -17,12 +17,13 @@ from torch.utils.data import Dataset
 from frepro.data import listing
 from frepro.data.annotated import AnnotatedImage, read_image
 from frepro.data.listing import IMAGES
+from frepro.data.sources import ADE20K
 from frepro.data.sources import ADE20K_FOLDERS as FOLDERS
 from frepro.errors import FreproError
 
 REVISION = {"ADE20K": 1}
 
-CLASSES = 150
+CLASSES = ADE20K.classes
 
 
 class Ade20k(Dataset):
@@ -56,6 +57,7 @@ class Ade20k(Dataset):
         fault = map_fault(raw, (height, width), len(self.classes))
         if fault:
             raise FreproError(f"{annotation} {fault[1]}: replace the file")
+        assert raw is not None  # a map without grey levels is a fault
         return AnnotatedImage(
             image=image,
             boxes=torch.zeros(0, 4),

@@ -20,13 +20,12 @@ from frepro.data.annotated import DAMAGE, check_regular, read_image
 from frepro.data.sources import ADE20K, COCO, IMAGENET, layout
 from frepro.errors import FreproError, printable
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 Fault = tuple[str, str]  # kind and example
 
 SPLITS = ("train", "test")
 TITLES = {"imagenet": "a folder for each class, like ImageNet", "coco": "COCO 2017", "ade20k": "ADE20K"}
-# A data set with these classes should be complete; the number of ImageNet-1K's classes is in data.sources.
-COCO_CLASSES = 80
 SLACK = 2.0  # tolerance for boxes and masks in pixels: some coordinates in the original files are rounded
 
 
@@ -87,10 +86,10 @@ def _imagenet(report: Report, decode: bool) -> None:
         line = f"{split.folder.name}/: {len(files):,} images of {len(split.class_to_idx):,} classes"
         report.found.append(line + (f"; not read: {split.not_read}" if split.others else ""))
     names = {name for split in splits.values() for name in split.class_to_idx}
-    if len(names) == IMAGENET[3] and all(re.fullmatch(r"n\d{8}", name) for name in names):
+    if len(names) == IMAGENET.classes and all(re.fullmatch(r"n\d{8}", name) for name in names):
         counts = {split.folder.name: len(split.images) for split in splits.values()}
-        whole = {split.folder.name: IMAGENET[1 if kind == "train" else 2] for kind, split in splits.items()}
-        _compare_with_whole(report, IMAGENET[0], counts, whole)
+        whole = {split.folder.name: IMAGENET.images[kind] for kind, split in splits.items()}
+        _compare_with_whole(report, IMAGENET.name, counts, whole)
 
 
 def _coco(report: Report, decode: bool) -> None:
@@ -132,8 +131,8 @@ def _coco(report: Report, decode: bool) -> None:
         report.add(
             ("classes in only one split", f"{name!r}, number {number}") for number, name in sorted(lone, key=str)
         )
-    if any(len(names) == COCO_CLASSES for names in categories):
-        _compare_with_whole(report, "COCO 2017", counts, dict(zip(coco.FOLDERS.values(), COCO[1:], strict=True)))
+    if any(len(names) == COCO.classes for names in categories):
+        _compare_with_whole(report, "COCO 2017", counts, {coco.FOLDERS[split]: COCO.images[split] for split in SPLITS})
 
 
 def _coco_image_faults(report: Report, folder: Path, name: str, width: int, height: int, decode: bool) -> list[Fault]:
@@ -160,7 +159,7 @@ def _annotation_faults(
     if box is None or len(box) != 4:
         yield "boxes that are not four numbers", str(item["bbox"])
         return
-    x1, y1, x2, y2 = *box[:2], *(box[:2] + box[2:])
+    (x1, y1), (x2, y2) = box[:2], box[:2] + box[2:]
     if x1 >= x2 or y1 >= y2:
         yield "boxes of zero size", f"{box[2]:g} x {box[3]:g} pixels"
     if min(x1, y1) < -SLACK or x2 > width + SLACK or y2 > height + SLACK:
@@ -227,7 +226,7 @@ def _ade20k(report: Report, decode: bool) -> None:
         report.found.append(line)
         counts[part] = len(images)
     if classes == ade20k.CLASSES:
-        _compare_with_whole(report, "ADE20K", counts, dict(zip(ade20k.FOLDERS.values(), ADE20K[1:], strict=True)))
+        _compare_with_whole(report, "ADE20K", counts, {ade20k.FOLDERS[split]: ADE20K.images[split] for split in SPLITS})
 
 
 def _pair(
@@ -246,6 +245,7 @@ def _pair(
     raw = ade20k.grey_levels(read_image(annotation))
     if fault := ade20k.map_fault(raw, size[::-1], classes):
         return [*faults, (fault[0], f"{report.name(annotation)} {fault[1]}")], None
+    assert raw is not None  # a map without grey levels is a fault
     return faults, np.unique(raw)
 
 

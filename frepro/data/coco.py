@@ -163,10 +163,12 @@ def polygons(segmentation: list[Any]) -> list[np.ndarray]:
     Raises:
         ValueError: A polygon is not three or more pairs of numbers.
     """
-    found = [numbers(polygon) for polygon in segmentation]
-    for polygon, each in zip(segmentation, found, strict=True):
+    found = []
+    for polygon in segmentation:
+        each = numbers(polygon)
         if each is None or len(each) < 6 or len(each) % 2:
             raise ValueError(f"a polygon is not three or more pairs of numbers: {str(polygon)[:60]}")
+        found.append(each)
     return found
 
 

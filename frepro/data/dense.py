@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -23,16 +22,20 @@ from frepro.data.sources import Source
 from frepro.errors import FreproError
 from frepro.recipes import Recipe
 
+AnnotatedImages = Scenes | Coco | Ade20k
 
-def open_annotated(source: Source, split: str, size: int = SIZE) -> Dataset:
+
+def open_annotated(source: Source, split: str, size: int = SIZE) -> AnnotatedImages:
     """Return the annotated images of "train" or "test"; ``size`` is that of the embedded scenes, in pixels."""
-    if source.embedded:
+    if source.root is None:
         return Scenes(split, size)
-    return {"coco": Coco, "ade20k": Ade20k}[source.reader](source.root, split)
+    return Coco(source.root, split) if source.reader == "coco" else Ade20k(source.root, split)
 
 
 class DenseSamples(Samples):
     """Transformed annotated images, indexed by (epoch, index); ``transform`` is one of the two classes below."""
+
+    images: AnnotatedImages
 
     def transformed(self, item: AnnotatedImage) -> tuple[Tensor, Any]:
         return self.transform(item)

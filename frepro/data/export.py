@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -60,7 +61,8 @@ def _imagenet(folder: Path, split: str, count: int | None, size: int, seed: int)
 def _coco(folder: Path, split: str, count: int | None, size: int, seed: int) -> int:
     tools = coco.mask_tools()
     scenes = _scenes(split, count, size, seed)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for index in range(len(scenes)):
         scene = scenes.annotated(index)  # used once, so not cached
         name = f"{index:012d}.png"
@@ -96,6 +98,7 @@ def _ade20k(folder: Path, split: str, count: int | None, size: int, seed: int) -
     part = ade20k.FOLDERS[split]
     for index in range(len(scenes)):
         scene = scenes.annotated(index)  # used once, so not cached
+        assert scene.semantic is not None  # every scene has a map
         raw = scene.semantic.numpy() + np.uint8(1)  # 255 wraps around to 0, which is ignored
         pixels.update(dict(enumerate(np.bincount(raw.flatten(), minlength=len(SEMANTIC_CLASSES) + 1).tolist())))
         name = f"ADE_{'train' if split == 'train' else 'val'}_{index + 1:08d}.png"

@@ -7,10 +7,10 @@ sees exactly the samples that it would have seen, and the number of processes or
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -40,6 +40,14 @@ def seed_all(*numbers: int) -> None:
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
+
+
+class Images(Protocol):
+    """A data set whose length is known."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class Digits(Dataset):
@@ -77,7 +85,7 @@ class Folder(Dataset):
 class Read(Dataset):
     """A data set of timm's whose errors give the index of an unreadable image; timm would skip some silently."""
 
-    def __init__(self, images: Dataset, name: str) -> None:
+    def __init__(self, images: Images, name: str) -> None:
         self.images, self.name = images, name
 
     def __len__(self) -> int:
@@ -105,7 +113,7 @@ class Samples(Dataset):
 
     damaged: Path | None = None
 
-    def __init__(self, images: Dataset, transform: Any, seed: int, chosen: list[int], split: str = "train") -> None:
+    def __init__(self, images: Images, transform: Any, seed: int, chosen: list[int], split: str = "train") -> None:
         self.images = images
         self.transform = transform
         self.seed = seed
@@ -152,10 +160,15 @@ def spread(length: int, split: str, recipe: Recipe) -> list[int]:
     return np.linspace(0, length - 1, count).round().astype(int).tolist()
 
 
-def open_split(source: Source, split: str) -> Dataset:
+def open_split(source: Source, split: str) -> Images:
     """Return the (PIL image, class number) pairs of "train" or "test"."""
     if source.reader in EMBEDDED:
-        return {"digits": Digits, "textured": compositions.Textured, "cues": compositions.Cues}[source.reader](split)
+        embedded: dict[str, Callable[[str], Images]] = {
+            "digits": Digits,
+            "textured": compositions.Textured,
+            "cues": compositions.Cues,
+        }
+        return embedded[source.reader](split)
     if source.reader == "folder":
         images, expected = Folder(source.folders[split]), source.train if split == "train" else source.test
         found = len(images), len(images.reader.class_to_idx)
@@ -180,7 +193,7 @@ def samples(source: Source, split: str, recipe: Classification, mean: tuple, std
             is_training=True,
             scale=recipe.scale,
             hflip=recipe.hflip,
-            color_jitter=None,
+            color_jitter=None,  # type: ignore[arg-type]  # timm's annotation lacks None, which means no jitter
             auto_augment=recipe.auto_augment,
             interpolation=recipe.interpolation,
             re_prob=recipe.reprob,

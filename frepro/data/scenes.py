@@ -79,15 +79,15 @@ class Scenes(Dataset):
         """Compose a scene from scratch; indexing returns the cached one instead."""
         picture, placements = self.compose(index)
         semantic = np.zeros((self.size, self.size), dtype=np.uint8)
-        masks = np.zeros((len(placements), self.size, self.size), dtype=bool)
+        visible = np.zeros((len(placements), self.size, self.size), dtype=bool)
         labels = np.array([_scans()[1][placement.scan] for placement in placements], dtype=np.int64)
         for i, placement in enumerate(placements):  # from back to front
             shape = _shape(placement, self.size)
-            masks[:i] &= shape < 0.5
-            masks[i] = shape >= 0.5
-            semantic[masks[i]] = labels[i] + 1
+            visible[:i] &= shape < 0.5
+            visible[i] = shape >= 0.5
+            semantic[visible[i]] = labels[i] + 1
             semantic[(shape > EDGE[0]) & (shape < EDGE[1])] = IGNORED
-        masks = torch.from_numpy(masks)
+        masks = torch.from_numpy(visible)
         return AnnotatedImage(
             image=Image.fromarray(np.round(255 * picture).astype(np.uint8)),
             boxes=tight_boxes(masks),
@@ -103,7 +103,8 @@ class Scenes(Dataset):
         """Return a scene's image (size, size, 3) with values in [0, 1], and its digits from back to front."""
         rng = default_rng((SCENE, self.seed, SPLITS.index(self.split), index))
         picture = _ground(rng, self.split, self.size)
-        placements, whole = [], []
+        placements: list[Placement] = []
+        whole: list[int] = []  # pixels of each digit before others cover it
         visible = np.zeros((0, self.size, self.size), dtype=bool)
         count = 0 if rng.random() < EMPTY else int(rng.integers(1, MOST + 1))
         for _ in range(count):
@@ -117,7 +118,7 @@ class Scenes(Dataset):
                 if shows and (np.linalg.norm(others - placement.colour, axis=1) >= APART).all():
                     picture += shape[..., None] * (np.array(placement.colour) - picture)
                     placements.append(placement)
-                    whole.append(mask.sum())
+                    whole.append(int(mask.sum()))
                     visible = np.concatenate([left, mask[None]])
                     break
         return picture, placements
@@ -165,8 +166,8 @@ def _placement(rng: Generator, split: str, size: int) -> Placement:
 
 def _shape(placement: Placement, size: int) -> np.ndarray:
     """Return how much of each pixel a digit covers, (size, size): 1 inside, 0 outside, in between at its edge."""
-    scan = Image.fromarray(np.pad(_scans()[0][placement.scan], 1).astype(np.float32))  # a margin around strokes
-    scan = np.asarray(scan.resize((placement.side, placement.side), Image.Resampling.BICUBIC))
+    strokes = Image.fromarray(np.pad(_scans()[0][placement.scan], 1).astype(np.float32))  # with a margin around them
+    scan = np.asarray(strokes.resize((placement.side, placement.side), Image.Resampling.BICUBIC))
     shape = np.zeros((size, size))
     rows = slice(placement.top, placement.top + placement.side)
     columns = slice(placement.left, placement.left + placement.side)

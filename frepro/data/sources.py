@@ -25,10 +25,25 @@ from frepro.store import provenance
 # timm's reader names, which precede a slash.
 READERS, STREAMS = ("torch", "hfds"), ("hfids", "tfds", "wds")
 
-# Counts that identify ImageNet-1K, COCO 2017 and the challenge's part of ADE20K, whatever the folder is called.
-IMAGENET = ("ImageNet-1K", 1_281_167, 50_000, 1000)
-COCO = ("COCO", 118_287, 5_000)
-ADE20K = ("ADE20K", 20_210, 2_000)
+
+@dataclass(frozen=True)
+class Whole:
+    """A published data set: its name in tables, and the counts that identify it, whatever its folder is called."""
+
+    name: str
+    train: int
+    test: int
+    classes: int
+
+    @property
+    def images(self) -> dict[str, int]:
+        """The number of images of each split."""
+        return {"train": self.train, "test": self.test}
+
+
+IMAGENET = Whole("ImageNet-1K", 1_281_167, 50_000, 1000)
+COCO = Whole("COCO", 118_287, 5_000, 80)
+ADE20K = Whole("ADE20K", 20_210, 2_000, 150)  # the challenge's part of it
 
 # Folders of "train" and "test" images in those two layouts.
 COCO_FOLDERS = {"train": "train2017", "test": "val2017"}
@@ -129,9 +144,9 @@ def _locate(data: str | None, task: str) -> Source:
         found = listing.in_order(listing.files(folder)) if folder.is_dir() else []
         fingerprint = provenance.sha256(reader, *listing.fingerprint_parts(found))
         return Source(name, reader, str(folder), fingerprint)
-    root = Path(data)
-    kind = layout(root)
-    return _folder(root) if kind == "imagenet" else _annotated(root, kind)
+    folder = Path(data)
+    kind = layout(folder)
+    return _folder(folder) if kind == "imagenet" else _annotated(folder, kind)
 
 
 def is_there(data: str) -> bool:
@@ -205,9 +220,9 @@ def _annotated(root: Path, kind: str) -> Source:
             remedy = challenge if kind == "ade20k" else ""
             raise FreproError(f"{root / folder} holds no images ({', '.join(IMAGES)}){remedy}")
     parts = [part for files in (*listings, _annotation_files(root, kind)) for part in listing.fingerprint_parts(files)]
-    counts = tuple(map(len, listings))
-    name = whole[0] if counts == whole[1:] else _name(root)
-    return Source(name, kind, str(root.resolve()), provenance.sha256(*parts), *counts)
+    train, test = map(len, listings)
+    name = whole.name if (train, test) == (whole.train, whole.test) else _name(root)
+    return Source(name, kind, str(root.resolve()), provenance.sha256(*parts), train, test)
 
 
 def _annotation_files(root: Path, kind: str) -> list[listing.File]:
@@ -225,10 +240,12 @@ def _folder(root: Path) -> Source:
     if faults:
         raise FreproError(faults[0].said)
     parts = [part for split in splits.values() for part in listing.fingerprint_parts(split.images)]
-    counts = (*(len(split.images) for split in splits.values()), len(splits["train"].class_to_idx))
-    name = IMAGENET[0] if counts == IMAGENET[1:] else _name(root)
+    train, test = (len(split.images) for split in splits.values())
+    classes = len(splits["train"].class_to_idx)
+    is_imagenet = (train, test, classes) == (IMAGENET.train, IMAGENET.test, IMAGENET.classes)
+    name = IMAGENET.name if is_imagenet else _name(root)
     folders = {kind: str(split.folder) for kind, split in splits.items()}
-    return Source(name, "folder", str(root.resolve()), provenance.sha256(*parts), *counts, folders)
+    return Source(name, "folder", str(root.resolve()), provenance.sha256(*parts), train, test, classes, folders)
 
 
 def _name(root: Path) -> str:

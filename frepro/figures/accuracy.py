@@ -1,6 +1,7 @@
 """Accuracy versus cost."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -21,11 +22,11 @@ def accuracy_against_cost(points: Sequence[Point], own: str) -> Figure:
     handles = []
     for i, family in enumerate(families):
         members = [point for point in points if point.family == family]
-        style = {
+        style: dict[str, Any] = {
             "color": "black" if family == own else COLOURS[(i - 1) % len(COLOURS)],
             "marker": MARKERS[i % len(MARKERS)],
         }
-        front = {"linewidth": 1, "markersize": 6}
+        front: dict[str, Any] = {"linewidth": 1, "markersize": 6}
         if family == own:
             front = {"linewidth": 2.2, "markersize": 9, "markerfacecolor": "white", "zorder": 5}
         for axes, key in zip(panels, ("flops", "params"), strict=True):

@@ -70,7 +70,7 @@ def dense_comparison(experiment: Experiment) -> Figure:
     Each panel has its own range, as in ``comparison``.
     """
     metric = SHOWN[experiment.task][0]
-    networks = dict.fromkeys(learner.network for learner in experiment.trained_variants)
+    networks = dict.fromkeys(learner.network for learner in experiment.trained_variants if learner.network)
     found = {network: experiment.scores(metric, network) for network in networks}
     found = {network: scores for network, scores in found.items() if any(scores.values())}
     if not found:

@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import timm
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.patches import Circle, FancyArrowPatch, FancyBboxPatch
@@ -100,13 +101,13 @@ def draw(nodes: list[Node]) -> Figure:
     for row in boxes:
         for box in row:
             if box.node is not None:
-                _draw_box(axes, box)
+                _draw_box(axes, box, box.node)
     plt.close(figure)
     return figure
 
 
-def _draw_box(axes: Any, box: Box) -> None:
-    node, style = box.node, {"linewidth": 1.1, "edgecolor": EDGE, "zorder": 3}
+def _draw_box(axes: Axes, box: Box, node: Node) -> None:
+    style: dict[str, Any] = {"linewidth": 1.1, "edgecolor": EDGE, "zorder": 3}
     if box.is_circle:
         axes.add_patch(Circle((box.x, box.y), box.width / 2, facecolor="white", **style))
     elif node.kind in FILLS:
@@ -117,7 +118,9 @@ def _draw_box(axes: Any, box: Box) -> None:
     texts = lines(node)
     for i, (text, is_title) in enumerate(texts):
         y = box.y + ((len(texts) - 1) / 2 - i) * LINE
-        font = {"fontsize": TITLE, "fontweight": "bold"} if is_title else {"fontsize": SMALL, "color": GREY}
+        font: dict[str, Any] = {"fontsize": SMALL, "color": GREY}
+        if is_title:
+            font = {"fontsize": TITLE, "fontweight": "bold"}
         axes.text(box.x, y, text, ha="center", va="center", zorder=4, **font)
 
 
@@ -169,9 +172,9 @@ def _place(nodes: list[Node]) -> tuple[list[list[Box]], list[list[tuple[float, f
     _order(rows)
     _spread(rows)
     y = 0.0
-    for row in rows:
-        height = max(box.height for box in row)
-        for box in row:
+    for placed in rows:
+        height = max(box.height for box in placed)
+        for box in placed:
             box.y = y - height / 2
             if box.node is None:
                 box.height = height  # so that the edge passes the boxes of this row vertically
@@ -220,7 +223,8 @@ def _spread(rows: list[list[Box]]) -> None:
     index = {id(box): i for i, box in enumerate(box for row in rows for box in row)}
     spans = [(box, below) for row in rows for box in row for below in box.below]
     costs = np.zeros(len(index) + len(spans))
-    limits, bounds = [], []
+    limits: list[np.ndarray] = []
+    bounds: list[float] = []
     for k, (box, below) in enumerate(spans, start=len(index)):
         is_chain = len(box.below) == len(below.above) == 1
         costs[k] = 1 + 2 * is_chain + 3 * (box.node is None or below.node is None)

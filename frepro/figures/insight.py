@@ -17,7 +17,7 @@ from torch import Tensor
 from frepro.analysis import fourier
 from frepro.analysis.fourier import Spectrum
 from frepro.analysis.similarity import Similarity
-from frepro.figures.style import COLOURS, MARKERS, ORDERED, PAGE_WIDTH, finished, subplots
+from frepro.figures.style import COLOURS, MARKERS, ORDERED, PAGE_WIDTH, close_together, finished, subplots
 
 PI_TICKS = {0: "0", 0.25: "π/4", 0.5: "π/2", 0.75: "3π/4", 1: "π"}
 
@@ -54,8 +54,8 @@ def spectrum_maps(models: Mapping[str, Spectrum | Tensor]) -> Figure:
     Args:
         models: Label -> a spectrum, or its log amplitudes (H, W).
     """
-    maps = {label: getattr(item, "log_amplitude", item) for label, item in models.items()}
-    maps = {label: item - item[item.shape[0] // 2, item.shape[1] // 2] for label, item in maps.items()}
+    amplitudes = {label: item.log_amplitude if isinstance(item, Spectrum) else item for label, item in models.items()}
+    maps = {label: item - item[item.shape[0] // 2, item.shape[1] // 2] for label, item in amplitudes.items()}
     values = torch.cat([item.flatten() for item in maps.values()]).double()
     low, high = (float(values.quantile(q)) for q in (0.01, 0.99))
     figure, panels = _panels(len(maps), ratio=1, columns=5, pictures=True)
@@ -66,7 +66,9 @@ def spectrum_maps(models: Mapping[str, Spectrum | Tensor]) -> Figure:
         )
         axes.set_title(label)
         axes.set_xticks([-0.5, 0, 0.5], ["−π/2", "0", "π/2"])
-        axes.set_yticks([-0.5, 0, 0.5], ["−π/2", "0", "π/2"] if axes.get_subplotspec().is_first_col() else [])
+        place = axes.get_subplotspec()
+        is_first = place is not None and place.is_first_col()
+        axes.set_yticks([-0.5, 0, 0.5], ["−π/2", "0", "π/2"] if is_first else [])
     figure.supxlabel("horizontal frequency (rad / sample of the layer's map)", fontsize=9)
     figure.supylabel("vertical frequency", fontsize=9)
     figure.colorbar(image, ax=panels, label="Δ log amplitude", pad=0.01, aspect=20, extend="both")
@@ -88,7 +90,7 @@ def filter_gallery(amplitudes: Mapping[str, Tensor], count: int = 8) -> Figure:
     width = min(PAGE_WIDTH, 0.8 * columns + 0.6)
     height = (width - 0.5) / columns * rows + 1.1
     figure, grid = subplots(rows, columns, pictures=True, squeeze=False, figsize=(width, height))
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    close_together(figure)
     sizes = [tuple(item.shape[1:]) for item in amplitudes.values()]
     for column, item in enumerate(amplitudes.values()):
         for row in range(rows):

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from frepro import recipes, tasks
 from frepro.data.annotated import IGNORED, AnnotatedImage
+from frepro.data.dense import DenseSamples
 from frepro.errors import unknown
 from frepro.experiment import Experiment, TrainedVariant
 from frepro.figures.scenes import draw_legend, draw_map, draw_objects
-from frepro.figures.style import PAGE_WIDTH, finished, sentence, subplots
+from frepro.figures.style import PAGE_WIDTH, close_together, finished, sentence, subplots
 from frepro.models.official import load_strictly, read, unwrap
 from frepro.tasks.segmenters import resize
 from frepro.training import evaluate
@@ -45,13 +46,14 @@ def predictions(experiment: Experiment, network: str, count: int = 4, score: flo
         return sentence(f"No {recipes.NETWORKS[network]} was trained.")
     detects = experiment.task == "detection"
     samples = tasks.of(learners[0].runs[0]).samples("test")
+    assert isinstance(samples, DenseSamples)
     chosen = _with_content(samples, count)
     images = [samples.images[samples.chosen[i]] for i in chosen]
     rows = ["true"] if detects else ["image", "true"]
     names = [*rows, *(learner.label for learner in learners)]
     height = PAGE_WIDTH / len(images) * len(names) + (0.1 if detects else 0.5)
     figure, grid = subplots(len(names), len(images), pictures=True, squeeze=False, figsize=(PAGE_WIDTH, height))
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    close_together(figure)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)
@@ -66,7 +68,9 @@ def predictions(experiment: Experiment, network: str, count: int = 4, score: flo
             f"{kinds} with a score of at least {score:g}, and at least as many as objects: class, score", fontsize=8
         )
     else:
-        classes = [str(name).split(",")[0] for name in samples.images.semantic_classes]  # "building, edifice"
+        names_of_classes = samples.images.semantic_classes
+        assert names_of_classes is not None  # segmenters are trained on maps
+        classes = [str(name).split(",")[0] for name in names_of_classes]  # "building, edifice"
         shown = _draw_maps(grid, images, classes, found)
         draw_legend(figure, classes, shown)
     return finished(figure)
@@ -104,7 +108,9 @@ def _answers(learner: TrainedVariant, chosen: Sequence[int]) -> list[Any]:
     task, network = tasks.of(learner.runs[0]), _network(learner)
     samples, found = task.samples("test"), []
     for i in chosen:
-        image, target = samples[0, i]
+        sample = samples[0, i]
+        assert sample is not None  # here a damaged image is an error
+        image, target = sample
         (answer,) = task.predict(network, [image])
         found.append(answer if isinstance(answer, dict) else resize(answer.float(), target.shape).argmax(dim=1)[0])
     return found
@@ -141,6 +147,7 @@ def _draw_maps(
     for column, image, *of_learners in zip(grid.T, images, *found, strict=True):
         column[0].imshow(image.image)
         for axes, semantic in zip(column[1:], [image.semantic, *of_learners], strict=True):
+            assert semantic is not None
             draw_map(axes, semantic.numpy(), classes)
             _name_regions(axes, semantic.numpy(), classes)
             shown |= set(semantic.unique().tolist()) - {IGNORED}

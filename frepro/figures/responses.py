@@ -1,6 +1,7 @@
 """Frequency responses of token mixers with random weights."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from matplotlib.figure import Figure
@@ -20,7 +21,7 @@ def frequency_responses(simulations: Sequence[Simulation]) -> Figure:
     colours = [ORDERED(i / max(len(simulations) - 2, 1)) for i in range(len(simulations) - 1)] + ["black"]
     handles = []
     for row, (found, colour) in enumerate(zip(simulations, colours, strict=True)):
-        style = "--" if row == len(simulations) - 1 else "-"
+        style: Literal["--", "-"] = "--" if row == len(simulations) - 1 else "-"
         frequency = found.grid[0].frequency
         gain = torch.stack([response.gain for response in found.grid]).square().mean(0).sqrt()
         left.plot(frequency.numpy(), gain.numpy(), style, color=colour, linewidth=1.6)

@@ -14,7 +14,7 @@ from PIL.Image import Image
 from seaborn import color_palette
 
 from frepro.data.annotated import IGNORED, AnnotatedImage
-from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, subplots
+from frepro.figures.style import COLOURS, PAGE_WIDTH, close_together, finished, subplots
 
 OBJECTS = [COLOURS[i] for i in (1, 0, 2, 4, 8, 9)]  # labels also distinguish the objects
 
@@ -31,7 +31,7 @@ def scenes(images: Sequence[AnnotatedImage], classes: Sequence[str], semantic: S
     side = PAGE_WIDTH / len(images)
     height = rows * side + (0.5 if semantic else 0)
     figure, grid = subplots(rows, len(images), pictures=True, squeeze=False, figsize=(PAGE_WIDTH, height))
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
+    close_together(figure)
     for axes in grid.flat:
         axes.set_axis_off()
     for column, image in zip(grid.T, images, strict=True):
@@ -39,6 +39,7 @@ def scenes(images: Sequence[AnnotatedImage], classes: Sequence[str], semantic: S
         texts = [classes[label] for label in image.labels]
         draw_objects(column[1], image.image, image.boxes.numpy(), texts, image.masks.numpy())
         if semantic:
+            assert image.semantic is not None
             draw_map(column[2], image.semantic.numpy(), semantic)
     if semantic:
         draw_legend(figure, semantic)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from statistics import median
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -82,7 +83,7 @@ def speed(ratios: Sequence[Ratio]) -> Figure:
 
 def parts(lines: Sequence[Line]) -> Figure:
     """Plot the parts of inference time, a bar per model: frepro's, timm's, and others (hatched)."""
-    times = {(line.name, line.side, line.work): 1e3 * line.seconds for line in lines}
+    times = {(line.name, line.side, line.work): 1e3 * line.seconds for line in lines if line.seconds is not None}
     models = list(dict.fromkeys((line.name, line.side) for line in lines))
     figure, axes = subplots(1, 1, figsize=(PAGE_WIDTH, 1.1 + 0.3 * len(models)))
     starts = [0.0] * len(models)
@@ -98,7 +99,7 @@ def parts(lines: Sequence[Line]) -> Figure:
         total for total in starts if total <= 4 * median(starts)
     )  # longer bars are cut to keep others visible
     for row, total in enumerate(starts):
-        place = {"textcoords": "offset points", "va": "center", "fontsize": 8}
+        place: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": 8}
         if total <= longest:
             axes.annotate(f"{total:.0f}", (total, row), (4, 0), **place)
         else:
@@ -141,22 +142,22 @@ def roofline(found: Found) -> Figure:
     bandwidth, rate = peak_rates(found)
     by_side = {side: found.section("operations", work="forward", side=side) for side in (REFERENCE, OURS)}
     shown = [
-        (reference, ours)
+        (ours.name, ours.flops / ours.bytes, slow, fast)
         for reference, ours in zip(by_side[REFERENCE], by_side[OURS], strict=True)
-        if reference.seconds and ours.seconds and ours.name != "matrix_product"
+        if ours.flops and ours.bytes and ours.name != "matrix_product"
+        if (slow := reference.flops_per_second) and (fast := ours.flops_per_second)
     ]
     figure, axes = subplots(1, 1, figsize=(PAGE_WIDTH, 4.6))
-    names = list(dict.fromkeys(ours.name for _, ours in shown))
-    intensities = [ours.flops / ours.bytes for _, ours in shown]
+    names = list(dict.fromkeys(name for name, *_ in shown))
+    intensities = [intensity for _, intensity, *_ in shown]
     edges = [min(intensities) / 2, rate / bandwidth, max(*intensities, rate / bandwidth) * 2]
     axes.plot(edges, [min(x * bandwidth, rate) / 1e9 for x in edges], color="0.2", linewidth=1.6)
-    for line, ours in shown:
-        i = names.index(ours.name)
-        x, style = ours.flops / ours.bytes, {"marker": MARKERS[i], "color": PALETTE[i], "markersize": 8}
-        slow, fast = (each.flops / each.seconds / 1e9 for each in (line, ours))
-        axes.plot([x, x], [slow, fast], color=PALETTE[i], linewidth=1)
-        axes.plot(x, slow, **style, markerfacecolor="white", markeredgewidth=1.3)
-        axes.plot(x, fast, **style, markeredgecolor="white")
+    for name, x, slow, fast in shown:
+        i = names.index(name)
+        style: dict[str, Any] = {"marker": MARKERS[i], "color": PALETTE[i], "markersize": 8}
+        axes.plot([x, x], [slow / 1e9, fast / 1e9], color=PALETTE[i], linewidth=1)
+        axes.plot(x, slow / 1e9, **style, markerfacecolor="white", markeredgewidth=1.3)
+        axes.plot(x, fast / 1e9, **style, markeredgecolor="white")
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("operations per byte that must be read or written")
@@ -210,7 +211,7 @@ QUANTITIES = {"throughput": "images/s", "memory": "peak memory (MiB), weights an
 
 def _conditions(lines: Sequence[Line]) -> str:
     batch = lines[0].images
-    return f"inference, {batch} image{'s' * (batch > 1)} at a time"
+    return f"inference, {batch} image{'' if batch == 1 else 's'} at a time"
 
 
 def _against_resolution(panels: Mapping[Axes, tuple[Sequence[Line], str]]) -> None:
@@ -237,25 +238,32 @@ def _colours(lines: Sequence[Line]) -> dict[str, tuple]:
 
 def _curves(axes: Axes, lines: Sequence[Line], quantity: str) -> dict[str, tuple[float, float]]:
     """Plot a curve per model, frepro's as solid lines, and return the end of each."""
-    ends = {}
+    ends: dict[str, tuple[float, float]] = {}
     names = list(dict.fromkeys(line.name for line in lines))
     for i, name in enumerate(names):
         mine = [line for line in lines if line.name == name]
-        look = {"color": _colours(lines)[name], "marker": MARKERS[i], "markersize": 5, "linewidth": 1.6}
+        look: dict[str, Any] = {"color": _colours(lines)[name], "marker": MARKERS[i], "markersize": 5, "linewidth": 1.6}
         look["linestyle"] = "-" if mine[0].side == OURS else "--"
-        shown = [line for line in mine if (line.seconds if quantity == "throughput" else line.forward_mib is not None)]
-        if not shown:
-            continue
-        x = [int(line.size) for line in shown]
         if quantity == "throughput":
-            y = [line.images_per_second for line in shown]
-            bars = [[v - line.images / line.high for v, line in zip(y, shown, strict=True)],
-                    [line.images / line.low - v for v, line in zip(y, shown, strict=True)]]  # fmt: skip
-            axes.errorbar(x, y, yerr=bars, capsize=2, elinewidth=1, **look)
+            rates = [
+                (int(line.size), rate, least, greatest)
+                for line in mine
+                if (rate := line.images_per_second)
+                and (least := line.least_images_per_second)
+                and (greatest := line.greatest_images_per_second)
+            ]
+            points = [(size, rate) for size, rate, *_ in rates]
+            bars = [[rate - least for _, rate, least, _ in rates], [greatest - rate for _, rate, _, greatest in rates]]
+            if points:
+                x, y = zip(*points, strict=True)
+                axes.errorbar(x, y, yerr=bars, capsize=2, elinewidth=1, **look)
         else:
-            y = [line.peak_mib for line in shown]
-            axes.plot(x, y, **look)
-        ends[name] = (x[-1], y[-1])
+            points = [(int(line.size), memory) for line in mine if (memory := line.peak_mib) is not None]
+            if points:
+                x, y = zip(*points, strict=True)
+                axes.plot(x, y, **look)
+        if points:
+            ends[name] = points[-1]
     return ends
 
 
@@ -266,7 +274,7 @@ def _label_ends(axes: Axes, ends: Mapping[str, tuple[float, float]], colours: Ma
     axes.figure.canvas.draw()
     points = 72 / axes.figure.dpi
     heights = {name: axes.transData.transform(end)[1] * points for name, end in ends.items()}
-    order = sorted(heights, key=heights.get)
+    order = sorted(heights, key=lambda name: heights[name])
     placed: list[float] = []
     for name in order:
         placed.append(max(heights[name], placed[-1] + 11) if placed else heights[name])

@@ -6,6 +6,7 @@ import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 PAGE_WIDTH = 8.4  # inches
 COLOURS = sns.color_palette("colorblind")
@@ -24,6 +25,13 @@ def subplots(rows: int, columns: int, *, pictures: bool = False, **kwargs: Any) 
         rc={"grid.linewidth": 0.6, "axes.linewidth": 0.8},
     )
     return plt.subplots(rows, columns, dpi=150, layout="compressed" if pictures else "constrained", **kwargs)
+
+
+def close_together(figure: Figure) -> None:
+    """Leave no more than a thin line between the images of a figure of ``subplots``."""
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)
 
 
 def finished(figure: Figure) -> Figure:

@@ -20,11 +20,11 @@ def picture_of_models(variant: str) -> str:
 
 def peak_rates(found: Found) -> tuple[float, float]:
     """Return the measured peak rates of the machine: bytes per second of a copy, operations per second of a product."""
-    copies = [line.bytes / line.seconds for line in found.section("operations", name="copy") if line.seconds]
+    copies = [rate for line in found.section("operations", name="copy") if (rate := line.bytes_per_second)]
     products = [
-        line.flops / line.seconds
+        rate
         for line in found.section("operations", work="forward")
-        if line.name in ("matrix_product", "linear") and line.seconds
+        if line.name in ("matrix_product", "linear") and (rate := line.flops_per_second)
     ]
     return max(copies), max(products)
 
@@ -71,7 +71,7 @@ def parts(found: Found) -> View:
     For frepro's models, the last columns are the speed-up over others if only the matrix products took time.
     """
     lines = found.section("parts")
-    times = {(line.name, line.side, line.work): line.seconds for line in lines}
+    times = {(line.name, line.side, line.work): line.seconds for line in lines if line.seconds is not None}
     models = list(dict.fromkeys((line.name, line.side) for line in lines))
     totals = {model: sum(times[*model, part] for part in PARTS) for model in models}
     has_beside = any(side == BESIDE for _, side in models)
@@ -124,6 +124,8 @@ def roofline(found: Found) -> View:
     rows = []
     for line in found.section("operations", side=OURS, work="forward"):
         (reference,) = found.section("operations", side=REFERENCE, work="forward", name=line.name, size=line.size)
+        assert line.bytes is not None
+        assert line.flops is not None
         by_memory, by_products = line.bytes / bandwidth, line.flops / rate
         least = max(by_memory, by_products)
         shares = [f"{100 * least / x.seconds:.0f}" if x.seconds else NOT_RUN for x in (reference, line)]
@@ -196,7 +198,10 @@ def _times(ratio: Ratio | None) -> str:
 
 
 def _range(share: scaling.Share) -> str:
-    return f"{share.value:.2f}" + ("" if share.low is None else f" ({share.low:.2f}–{share.high:.2f})")
+    if share.limits is None:
+        return f"{share.value:.2f}"
+    low, high = share.limits
+    return f"{share.value:.2f} ({low:.2f}–{high:.2f})"
 
 
 def _milliseconds(line: Line | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from frepro import papers
-from frepro.report.view import View, mark
+from frepro.report.view import View, cell, mark
 
 if TYPE_CHECKING:  # tables do not depend on the code that counts sizes
     from frepro.analysis.sizes import Size, VimFlops
@@ -48,11 +48,10 @@ def _printed(model: str) -> tuple[str, str, str | None] | None:
     found = []
     for paper in map(papers.load, papers.names()):
         for table in paper.tables.values():
-            row, columns = table.row(model), [table.column(key) for key in ("params", "flops")]
-            if row is not None and all(columns):
-                cells = [(table.value(row, column.key), column.decimals) for column in columns]
-                texts = ["" if value is None else f"{value:.{decimals}f}" for value, decimals in cells]
-                found.append((("ours" not in row.marks, not all(texts)), (*texts, row.note)))
+            row, params, flops = table.row(model), table.column("params"), table.column("flops")
+            if row is not None and params is not None and flops is not None:
+                texts = [cell(table.value(row, column.key), column.decimals) for column in (params, flops)]
+                found.append((("ours" not in row.marks, not all(texts)), (texts[0], texts[1], row.note)))
     return min(found, key=lambda item: item[0])[1] if found else None
 
 

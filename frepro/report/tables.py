@@ -32,7 +32,8 @@ def published_beside_measured(
         else:
             headings.append(("", name) if column.decimals is None else (name, "paper"))
     with_notes = table.is_of_backbones or any(column.key in ("params", "flops") for column in columns)
-    rows, notes = [], []
+    rows: list[list[str]] = []
+    notes: list[str] = []
     for label, row, by_metric in _lines(findings, table, whole):
         cells = [label]
         if with_notes and row is not None and row.note is not None:
@@ -46,9 +47,9 @@ def published_beside_measured(
             if _is_measured(column, table) and finding is None:
                 cells.append(NO_MODEL)
             elif finding is not None:
-                text = NOT_RUN if finding.measured is None else number(finding, column.decimals + 1)
+                text = NOT_RUN if finding.measured is None else number(finding, (column.decimals or 0) + 1)
                 if finding.untrained:
-                    text += mark(untrained(finding.untrained, finding.n), notes)
+                    text += mark(untrained(finding), notes)
                 if finding.weights:
                     text += mark(f"weights of {finding.weights}, evaluated here; nothing was trained", notes)
                 cells.append(text)
@@ -154,9 +155,9 @@ def dense_scores(findings: Sequence[Finding]) -> View:
     for (label, network), by_metric in found.items():
         cells = [label, network]
         for metric in metrics:
-            finding = by_metric.get(metric)
-            cells.append(f"{finding.measured:.2f}" if finding else "")
-            cells.append(f"{finding.spread:.2f}" if finding and finding.spread is not None else "")
+            scored = by_metric.get(metric)
+            cells.append(f"{scored.measured:.2f}" if scored else "")
+            cells.append(f"{scored.spread:.2f}" if scored and scored.spread is not None else "")
         first = next(iter(by_metric.values()))
         rows.append([*cells, f"{first.n}*" if first.weights else str(first.n)])
     files = dict.fromkeys(finding.weights for finding in every if finding.weights)
@@ -185,19 +186,20 @@ def configuration(table: papers.Table, cells: Sequence[Sequence[str]]) -> View:
 def scores(findings: Sequence[Finding], metric: str, name: str, unit: str = "%") -> View:
     """Return a table of one metric of each variant: mean, standard deviation and number of seeds."""
     chosen = [finding for finding in findings if finding.metric == metric and finding.measured is not None]
-    rows, notes = [], []
+    rows: list[list[str]] = []
+    notes: list[str] = []
     for f in chosen:
-        marked = mark(untrained(f.untrained, f.n), notes) if f.untrained else ""
+        marked = mark(untrained(f), notes) if f.untrained else ""
         rows.append([f.label, f"{f.measured:.2f}{marked}", "" if f.spread is None else f"{f.spread:.2f}", str(f.n)])
     heading = f"{name} ({unit})"
     return View([("", "Variant"), (heading, "mean"), (heading, "std"), (heading, "n seeds")], rows, notes)
 
 
-def untrained(count: int, n: int) -> str:
-    """Return the note on ``count`` of ``n`` seeds that did not train."""
+def untrained(finding: Finding) -> str:
+    """Return the note on a finding's seeds that did not train."""
     return (
-        f"{count} of {n} {'seed' if n == 1 else 'seeds'} did not train: the training loss ended within "
-        f"{PLATEAU:.0%} of a uniform guess's, or the score is no better than chance"
+        f"{finding.untrained} of {finding.n} {'seed' if finding.n == 1 else 'seeds'} did not train: the training loss "
+        f"ended within {PLATEAU:.0%} of a uniform guess's, or the score is no better than chance"
     )
 
 
@@ -215,6 +217,6 @@ def summary(findings: Sequence[Finding], table: papers.Table, metric: str, name:
     left, right = published_beside_measured(findings, table), scores(findings, metric, name)
     if not right.rows:
         return left
-    scored = {label: cells for label, *cells in right.rows}
-    rows = [row + scored.get(label, ["", "", ""]) for label, row in zip(_by_label(findings), left.rows, strict=True)]
+    by_label = {label: cells for label, *cells in right.rows}
+    rows = [row + by_label.get(label, ["", "", ""]) for label, row in zip(_by_label(findings), left.rows, strict=True)]
     return View(left.headings + right.headings[1:], rows, [*left.notes, *right.notes])

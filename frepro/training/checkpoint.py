@@ -159,8 +159,8 @@ class Checkpoint:
                 {name: placed(tensors[prefix + name], like) for name, like in module.state_dict().items()}
             )
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        for index, state in states.items():
-            states[index] = {name: placed(tensor, parameters[index]) for name, tensor in state.items()}
+        for number, state in states.items():
+            states[number] = {name: placed(tensor, parameters[number]) for name, tensor in state.items()}
         groups = self.optimizer.state_dict()["param_groups"]
         for group, step in zip(groups, json.loads(metadata["steps"]), strict=False):
             group["step"] = step
@@ -202,7 +202,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> int:
     """Return the CRC-32 of the bytes of all tensors on the CPU, in the order of their names."""
     total = 0
     for name in sorted(tensors):
-        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy(), total)
+        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
     return total
 
 

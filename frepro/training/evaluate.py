@@ -33,7 +33,8 @@ def network(run: Run) -> nn.Module:
     found = tasks.of(run).network(drop_path=0.0)
     load_strictly(found, read(weights), str(weights))
     if run.recipe.task == "classification":
-        found.pretrained_cfg["input_size"] = (3, run.recipe.img_size, run.recipe.img_size)
+        config: Any = found.pretrained_cfg  # a dictionary, which the annotations of nn.Module leave out
+        config["input_size"] = (3, run.recipe.img_size, run.recipe.img_size)
     return found.eval()
 
 
@@ -82,7 +83,8 @@ def check_classes(network: nn.Module, tensors: dict[str, Any], run: Run, weights
     """Raise ``FreproError`` if a classifier's weights are for a different number of classes than the data set has."""
     if run.recipe.task != "classification":
         return
-    name = f"{network.pretrained_cfg['classifier']}.weight"
+    config: Any = network.pretrained_cfg
+    name = f"{config['classifier']}.weight"
     own = network.state_dict().get(name)
     if name in tensors and own is not None and len(tensors[name]) != len(own):
         raise FreproError(

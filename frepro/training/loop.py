@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from frepro import tasks
-from frepro.data.loading import MODEL, STEP, TestBatches, TrainBatches, loader, seed_all
+from frepro.data.loading import MODEL, STEP, Samples, TestBatches, TrainBatches, loader, seed_all
 from frepro.errors import FreproError, unknown
 from frepro.recipes import Recipe
 from frepro.tasks import Task
@@ -301,6 +301,7 @@ def _evaluated(
         score.update(inputs, targets, answers)
         seen += len(inputs)
     test_set = test_loader.dataset
+    assert isinstance(test_set, Samples)
     found, damaged = int(accelerator.reduce(seen, "sum")), len(test_set.damaged_names())
     if found == 0:
         raise FreproError("no test image could be evaluated" + (": all are damaged" if damaged else ""))

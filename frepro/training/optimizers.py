@@ -1,6 +1,7 @@
 """Optimizers and learning-rate schedules of recipes. Rates depend on the number of optimizer steps alone."""
 
 import re
+from typing import Any
 
 from timm.optim import create_optimizer_v2, param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler, PolyLRScheduler
@@ -22,7 +23,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> Optimizer:
         excepted = () if recipe.decay_all else undecayed(network)
         groups = param_groups_weight_decay(network, recipe.weight_decay, not recipe.decay_all, excepted)
     # A fused step passes over the weights only once, on a CPU too.
-    fused = {"fused": True} if recipe.optimizer == "adamw" else {}
+    fused: dict[str, Any] = {"fused": True} if recipe.optimizer == "adamw" else {}
     return create_optimizer_v2(
         groups,
         recipe.optimizer,
@@ -87,7 +88,7 @@ def group_of(name: str, by: str, depth: int) -> int | None:
 def make_schedule(optimizer: Optimizer, recipe: Recipe, updates: int) -> Scheduler:
     """Return the learning-rate schedule with warm-up, by optimizer step; an epoch has ``updates`` steps."""
     total = total_updates(recipe, updates)
-    shared = {
+    shared: dict[str, Any] = {
         "warmup_t": recipe.warmup_updates or recipe.warmup_epochs * updates,
         "warmup_lr_init": recipe.warmup_lr,
         "t_in_epochs": False,

@@ -73,10 +73,11 @@ class Progress:
         The estimate scales earlier durations by the current pace, and uses the mean for items without one.
         """
         done = {thing: seconds for thing, seconds in self.took.items() if thing[0] == kind}
-        before = sum(self.expected[thing] for thing in done if self.expected[thing])
-        pace = sum(seconds for thing, seconds in done.items() if self.expected[thing]) / before if before else 1.0
+        expected = {thing: seconds for thing, seconds in self.expected.items() if seconds}
+        before = sum(expected[thing] for thing in done if thing in expected)
+        pace = sum(seconds for thing, seconds in done.items() if thing in expected) / before if before else 1.0
         rest = [thing for thing in rest if thing[0] == kind]
-        foreseen = {thing: pace * self.expected[thing] for thing in rest if self.expected[thing]}
+        foreseen = {thing: pace * expected[thing] for thing in rest if thing in expected}
         if not done and not foreseen:
             return None
         typical = mean([*done.values(), *foreseen.values()])

@@ -90,7 +90,7 @@ class Run:
     def seconds(self) -> float | None:
         """Duration of the stored run; ``None`` if there is none."""
         record = self.measurement.record()
-        return record and record["seconds"]
+        return None if record is None else record["seconds"]
 
     @cached_property
     def measurement(self) -> Measurement:

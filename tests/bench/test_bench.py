@@ -280,6 +280,12 @@ def test_a_file_that_cannot_stand_beside(tmp_path, code, message):
         beside.load(path)
 
 
+def test_code_beside_is_a_file_that_python_imports(tmp_path):
+    (tmp_path / "others.txt").write_text("SOURCE = 'x'\ndef models(): return {'a': print}")
+    with pytest.raises(FreproError, match=r"others\.txt cannot be used by --beside: its name does not end in \.py"):
+        beside.load(tmp_path / "others.txt")
+
+
 def test_an_operation_beside_must_be_one_of_ours(tmp_path):
     (tmp_path / "others.py").write_text("SOURCE = 'x'\ndef operations(): return {'star_relo': print}")
     with pytest.raises(FreproError, match="unknown operation of --beside 'star_relo': did you mean star_relu"):
