@@ -41,7 +41,9 @@ def end_with(parent: int | None = None) -> None:
 
     def watch() -> None:
         if parent is None:
-            multiprocessing.parent_process().join()
+            process = multiprocessing.parent_process()
+            assert process is not None, "only children of multiprocessing may leave out the parent"
+            process.join()
         else:
             while os.getppid() == parent:
                 time.sleep(INTERVAL)

@@ -1,4 +1,4 @@
-"""Backbones, one file a family; importing this package registers them with timm."""
+"""Backbones, one file per family; importing this package registers them with timm."""
 
 from . import dfformer, gfnet, spanet, spanetv2, vim, vimf
 

@@ -1,10 +1,10 @@
-"""What every backbone owes timm, whatever its blocks are: classifier, feature maps, checkpointing, configuration."""
+"""The part of timm's interface that all backbones share: classifier, feature maps, checkpointing, configuration."""
 
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-from timm.layers import get_device_dtype, to_2tuple, trunc_normal_
+from timm.layers import calculate_drop_path_rates, get_device_dtype, to_2tuple, trunc_normal_
 from timm.models import build_model_with_cfg, checkpoint_seq
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
@@ -13,38 +13,50 @@ __all__ = ["Backbone"]
 
 
 def init_weights(module: nn.Module) -> None:
-    """Truncated normal weights, 0.02 wide, and no bias, for a linear layer or convolution; others are left alone."""
+    """Initialise a linear layer or convolution: weights truncated normal with a standard deviation of 0.02, zero bias.
+
+    Other modules are left unchanged.
+    """
     if isinstance(module, nn.Conv2d | nn.Linear):
         trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
 
+def stage_drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
+    """Return the stochastic-depth rate of each block of each stage: it grows linearly from 0 to ``rate``."""
+    return cast("list[list[float]]", calculate_drop_path_rates(rate, list(depths), stagewise=True))
+
+
 class Backbone(nn.Module):
     """A stem, sections that each end in a feature map, a last norm and a classifier.
 
-    A family builds its modules, fills ``feature_info`` (an entry for each section), sets
-    ``head = self._make_head(...)``, and writes the methods below that raise NotImplementedError.
+    A family builds its modules, fills ``feature_info`` (one entry per section), sets ``head = self._make_head(...)``,
+    and implements the methods below that raise NotImplementedError.
 
     Args:
         num_features: Channels of the last map.
-        img_size: Size that size-dependent parameters are made for, (H, W) or one number.
-        num_classes: Width of the classifier; 0 for none.
+        img_size: Image size for which size-dependent parameters are created, (H, W) or one number, in pixels.
+        num_classes: Number of classes; 0 for no classifier.
         global_pool: One of ``global_pools``, or "" for no pooling.
         drop_rate: Dropout before the classifier.
+
+    Raises:
+        ValueError: ``global_pool`` is unknown.
     """
 
     global_pools: tuple[str, ...] = ("avg",)
     last_norm = "norm"  # the attribute
 
-    # Facts about a family that counting, dense prediction and drawing go by.
+    # Properties of a family that cost counts, dense prediction and drawings use.
     mixer_name = "token_mixer"  # the attribute of a block that holds its token mixer
-    # Submodules below which the official code writes norms out by hand; fvcore, and so the papers, count none of these.
+    # Prefixes of submodules whose norms are written out by hand in the official code; fvcore does not count these, so
+    # neither do the papers.
     hand_written_norms: tuple[str, ...] = ()
-    # The norm that the official dense-prediction code has on each map, called with its channels; ``None`` for no norm.
+    # The norm that the official dense-prediction code applies to each map, called with the channels; ``None`` for none.
     output_norm: Callable[[int], nn.Module] | None = None
-    # Name of a drawing -> the model, the submodule that is drawn ("" for all), and the classes that are one box each.
-    drawings: Mapping[str, tuple[str, str, tuple[str, ...]]] = {}
+    # Name of a drawing -> model, submodule to draw ("" for the complete model), and classes that are drawn as one box.
+    drawings: ClassVar[Mapping[str, tuple[str, str, tuple[str, ...]]]] = {}
 
     def __init__(
         self,
@@ -62,38 +74,41 @@ class Backbone(nn.Module):
         self.img_size = to_2tuple(img_size)
         self._set_global_pool(global_pool)
 
-    # What a family writes
+    # Methods that a family implements
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Refit size-dependent parameters to another input size, once and for good."""
+        """Resize size-dependent parameters permanently to another image size, (H, W) or one number, in pixels."""
         raise NotImplementedError
 
     def _stem(self, x: Tensor) -> Tensor:
-        """Images, (B, in_chans, H, W), to what the first section takes."""
+        """Return the input of the first section for images, (B, in_chans, H, W)."""
         raise NotImplementedError
 
     def _sections(self) -> list[list[nn.Module]]:
-        """The modules to run, in order, from one feature map to the next; the last is that of ``feature_info``."""
+        """Return the modules of each section, in order; the last one of each is the module in ``feature_info``."""
         raise NotImplementedError
 
     def _keep_sections(self, count: int) -> None:
-        """Drop the modules of all sections but the first ``count``."""
+        """Drop the modules of all sections after the first ``count``."""
         raise NotImplementedError
 
     def _feature(self, x: Tensor, norm: bool) -> Tensor:
-        """What a section gives, as the outside sees it, (B, C, H, W); through the last norm, if told and it fits."""
+        """Return a section's output as a public feature map, (B, C, H, W).
+
+        With ``norm``, apply the last norm if it fits the map's channels.
+        """
         raise NotImplementedError
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """What ``forward_features`` gives to (B, num_classes), or to (B, C) with ``pre_logits``."""
+        """Return logits, (B, num_classes), or with ``pre_logits`` (B, C), for the output of ``forward_features``."""
         raise NotImplementedError
 
-    # What all share
+    # Methods that all families share
 
     def _set_global_pool(self, global_pool: str | None) -> None:
         if global_pool not in (*self.global_pools, "", None):
             known = ", ".join(map(repr, self.global_pools))
-            raise ValueError(f"global_pool is {known} or '' (none), not {global_pool!r}")
+            raise ValueError(f"global_pool must be {known} or '' (none), not {global_pool!r}")
         self.global_pool = global_pool or ""
 
     def _make_head(self, **dd: Any) -> nn.Module:
@@ -103,7 +118,11 @@ class Backbone(nn.Module):
         return self.head
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None, device=None, dtype=None) -> None:
-        """A new classifier; 0 classes for none."""
+        """Replace the classifier by a new one; 0 classes for no classifier.
+
+        Raises:
+            ValueError: ``global_pool`` is unknown.
+        """
         self.num_classes = num_classes
         if global_pool is not None:
             self._set_global_pool(global_pool)
@@ -116,12 +135,12 @@ class Backbone(nn.Module):
     def _run(
         self, x: Tensor, take: Collection[int] = (), norm: bool = False, stop: int | None = None
     ) -> tuple[Tensor, list[Tensor]]:
-        """Run the stem and the sections before ``stop``: what the last one gives, and the features of those in take."""
+        """Run the stem and the sections before ``stop``; return the last output and the features of those in take."""
         x = self._stem(x)
         features = []
         for i, section in enumerate(self._sections()[:stop]):
             for module in section:
-                if self.grad_checkpointing and self.training:  # block by block
+                if self.grad_checkpointing and self.training:  # checkpoint each block separately
                     x = checkpoint_seq(module if isinstance(module, nn.Sequential) else [module], x)
                 else:
                     x = module(x)
@@ -138,17 +157,24 @@ class Backbone(nn.Module):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Maps after the chosen sections, with what ``forward_features`` gives unless told.
+        """Return the feature maps of the selected sections, and the output of ``forward_features``.
 
         Args:
-            indices: Sections to take (see ``feature_info``); an int means the last n, None all.
+            x: Images, (B, in_chans, H, W).
+            indices: Sections to select (see ``feature_info``); an int selects the last n, ``None`` all.
             norm: Apply the last norm to each map that has the channels of the last one.
-            stop_early: Do not run what comes after the last one taken.
+            stop_early: Stop after the last selected section.
             output_fmt: "NCHW" or "NHWC".
-            intermediates_only: Leave out the last map.
+            intermediates_only: Return only the list of maps.
+
+        Returns:
+            The last map, (B, C, h, w), and the list of selected maps; or only the list.
+
+        Raises:
+            ValueError: ``output_fmt`` is unknown.
         """
         if output_fmt not in ("NCHW", "NHWC"):
-            raise ValueError(f"output_fmt is 'NCHW' or 'NHWC', not {output_fmt!r}")
+            raise ValueError(f"output_fmt must be 'NCHW' or 'NHWC', not {output_fmt!r}")
         take, last = feature_take_indices(len(self._sections()), indices)
         x, maps = self._run(x, take, norm, stop=last + 1 if stop_early else None)
         if output_fmt == "NHWC":
@@ -158,7 +184,13 @@ class Backbone(nn.Module):
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the sections after the last one that ``indices`` asks for."""
+        """Drop the sections after the last one that ``indices`` selects, and return the selected indices.
+
+        Args:
+            indices: As in ``forward_intermediates``.
+            prune_norm: Replace the last norm by an identity.
+            prune_head: Remove the classifier and the pooling before it.
+        """
         take, last = feature_take_indices(len(self._sections()), indices)
         self._keep_sections(last + 1)
         if prune_norm:
@@ -168,16 +200,16 @@ class Backbone(nn.Module):
         return take
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Images to the last feature map, through the last norm."""
+        """Return the last feature map of images, (B, in_chans, H, W), after the last norm."""
         return self._feature(self._run(x)[0], norm=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) to (B, num_classes)."""
+        """Return logits, (B, num_classes), for images, (B, in_chans, H, W)."""
         return self.forward_head(self.forward_features(x))
 
 
 def families() -> list[type[Backbone]]:
-    """Return every class of backbones that is defined, ``Backbone`` first, a class before those that extend it."""
+    """Return all backbone classes, ``Backbone`` first, each class before its subclasses."""
     found: list[type[Backbone]] = [Backbone]
     for family in found:
         found += family.__subclasses__()
@@ -185,12 +217,12 @@ def families() -> list[type[Backbone]]:
 
 
 def default_cfg(**kwargs: Any) -> dict[str, Any]:
-    """What timm is to know of a model; a family adds its first convolution, crop, paper, licence and origin."""
+    """Return timm's configuration of a model; a family adds its first convolution, crop, paper, licence and origin."""
     return {
         "num_classes": 1000,
         "input_size": (3, 224, 224),
-        "fixed_input_size": True,  # timm's word for a model that takes img_size; ours runs at other sizes too
-        "pool_size": None,  # size of the last map, where that is what is pooled
+        "fixed_input_size": True,  # in timm, this means that the model takes img_size; ours also run at other sizes
+        "pool_size": None,  # size of the last map if that map is pooled
         "interpolation": "bicubic",
         "mean": IMAGENET_DEFAULT_MEAN,
         "std": IMAGENET_DEFAULT_STD,
@@ -202,7 +234,7 @@ def default_cfg(**kwargs: Any) -> dict[str, Any]:
 def create(
     model_class: type[Backbone], variant: str, pretrained: bool, kwargs: dict[str, Any], **variant_args: Any
 ) -> Any:
-    """Build a registered model: the arguments that make the variant, overridden by the caller's ``kwargs``."""
+    """Build a registered model from the arguments of its variant, which the caller's ``kwargs`` override."""
     return build_model_with_cfg(
         model_class,
         variant,

@@ -1,4 +1,4 @@
-"""Activations and norms by name, so that a variant in a notebook or on the command line can change them."""
+"""Activations and norms by name, for variants in notebooks and on the command line."""
 
 from collections.abc import Callable
 

@@ -1,8 +1,8 @@
 """DFFormer, CDFFormer and GFFormer: MetaFormers that mix tokens by filters in the frequency domain.
 
 "FFT-Based Dynamic Token Mixer for Vision", Tatsunami and Taki, AAAI 2024, https://arxiv.org/abs/2303.03932.
-Official code: https://github.com/okojoalg/dfformer (read at 2b757c5, Apache-2.0). This file was written anew; tensor
-names are the official ones, so the authors' checkpoints load as they are.
+Official code: https://github.com/okojoalg/dfformer (read at 2b757c5, Apache-2.0). This file is an independent
+implementation; tensor names are the official ones, so the authors' checkpoints load unchanged.
 
     @inproceedings{tatsunami2024dfformer,
       title     = {{FFT}-Based Dynamic Token Mixer for Vision},
@@ -12,14 +12,16 @@ names are the official ones, so the authors' checkpoints load as they are.
     }
 
 Paper, official code, frepro:
-- The filter is ceil(W / 2) wide in the paper and W // 2 + 1 in the code, as a real FFT needs; we follow the code.
-- Eq. 4 numbers the coefficients (c - 1) N + i, the code n C' + c; we follow the code, or its checkpoints would not fit.
-- Eq. 6 has a norm inside the routing MLP; in the code it is the block's norm, before the pooling; we follow the code.
-- With other activations (Table 4) the routing MLP keeps StarReLU and the head its squared ReLU, as in the code.
-- The official classifiers accept 224 x 224 alone. Ours take any size: filters are refitted at each forward pass by
-  the rule that the official dense-prediction backbones use (``ops.resize_filter``).
-- The last row of Table 4 (ReLU and AFNO) has no official entry point: ``dfformer_s18_relu_afno`` combines the two that
-  do.
+- The filter is ceil(W / 2) wide in the paper and W // 2 + 1 in the code, which a real FFT needs; frepro follows the
+  code.
+- Eq. 4 numbers the coefficients (c - 1) N + i, the code n C' + c; frepro follows the code, which its checkpoints need.
+- Eq. 6 has a norm inside the routing MLP; in the code, it is the block's norm, before the pooling. frepro follows the
+  code.
+- With other activations (Table 4), the routing MLP keeps StarReLU and the head its squared ReLU, as in the code.
+- The official classifiers accept only 224 x 224. frepro's take any size: filters are resized at each forward pass by
+  the rule of the official dense-prediction backbones (``ops.resize_filter``).
+- The last row of Table 4 (ReLU and AFNO) has no official entry point: ``dfformer_s18_relu_afno`` combines those of ReLU
+  and of AFNO.
 """
 
 from collections.abc import Callable
@@ -45,10 +47,12 @@ REVISION = {"dfformer": 1}
 
 
 class DynamicFilter(nn.Module):
-    """Filter whose spectrum is mixed for each image from a learnt basis (eq. 3 to 6): (B, H, W, C) to (B, H, W, C).
+    """Filter whose spectrum is mixed for each image from a learned basis (eq. 3 to 6): (B, H, W, C) to (B, H, W, C).
 
     Args:
-        size: Height and width of the map that the basis is made for.
+        dim: C.
+        size: Height and width of the map for which the basis is created.
+        act_layer: Activation of the expanded channels, called without arguments.
         num_filters: N, the size of the basis.
         routing_ratio: rho, the hidden width of the routing MLP relative to C.
     """
@@ -75,6 +79,7 @@ class DynamicFilter(nn.Module):
         self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
 
     def set_size(self, size: tuple[int, int]) -> None:
+        """Resize the filters permanently to another map size, (h, w)."""
         self.complex_weights = nn.Parameter(resize_filter(self.complex_weights.detach(), *size))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,7 +92,7 @@ class DynamicFilter(nn.Module):
 
 
 class GlobalFilter(nn.Module):
-    """Static filter, one for each expanded channel (eq. 2), GFFormer's mixer: (B, H, W, C) to (B, H, W, C)."""
+    """GFFormer's mixer, one static filter per expanded channel (eq. 2): (B, H, W, C) to (B, H, W, C)."""
 
     def __init__(self, dim: int, *, size: tuple[int, int], act_layer: Callable = StarReLU, **dd: Any) -> None:
         super().__init__()
@@ -98,6 +103,7 @@ class GlobalFilter(nn.Module):
         self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
 
     def set_size(self, size: tuple[int, int]) -> None:
+        """Resize the filters permanently to another map size, (h, w)."""
         self.complex_weights = nn.Parameter(resize_filter(self.complex_weights.detach(), *size))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,8 +115,19 @@ class GlobalFilter(nn.Module):
 class AFNO2D(nn.Module):
     """Adaptive Fourier neural operator (Guibas et al. 2022) in DFFormer's bottleneck (Table 4).
 
-    A two-layer MLP of complex weights acts on each frequency alike, in ``num_blocks`` blocks of channels, with a ReLU
-    on real and imaginary parts, and is soft-shrunk; the activated input is added back. (B, H, W, C) to (B, H, W, C).
+    (B, H, W, C) to (B, H, W, C). A two-layer MLP with complex weights, shared by all frequencies, acts on
+    ``num_blocks`` blocks of channels. It has a ReLU on real and imaginary parts, and soft shrinkage of its output. The
+    activated input is added to the result.
+
+    Args:
+        dim: C.
+        size: Not used; all mixers of a MetaFormer take it.
+        act_layer: Activation of the expanded channels, called without arguments.
+        num_blocks: Number of blocks of channels.
+        sparsity_threshold: Threshold of the soft shrinkage.
+
+    Raises:
+        ValueError: 2C is not divisible by ``num_blocks``.
     """
 
     def __init__(
@@ -131,7 +148,7 @@ class AFNO2D(nn.Module):
         self.sparsity_threshold = sparsity_threshold
         self.pwconv1 = nn.Linear(dim, hidden, bias=False, **dd)
         self.act1 = act_layer()
-        # First axis: real and imaginary part.
+        # The first axis holds real and imaginary parts.
         self.w1 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, block, **dd))
         self.b1 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, **dd))
         self.w2 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, block, **dd))
@@ -140,7 +157,10 @@ class AFNO2D(nn.Module):
 
     @staticmethod
     def _complex_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """(..., blocks, 2 x in) to (..., blocks, 2 x out), real parts first; (a + ib)(c + id) as one real product."""
+        """Apply a complex linear layer as one real product: (..., blocks, 2 x in) to (..., blocks, 2 x out).
+
+        Real parts come first, then imaginary ones.
+        """
         real, imag = float32_or_more(weight)
         matrix = torch.cat([torch.cat([real, imag], dim=2), torch.cat([-imag, real], dim=2)], dim=1)
         return torch.einsum("...ki,kio->...ko", x, matrix) + float32_or_more(torch.cat([bias[0], bias[1]], dim=1))
@@ -160,11 +180,16 @@ class AFNO2D(nn.Module):
 class DFFormer(MetaFormer):
     """MetaFormer with filters in the frequency domain as token mixers; sizes in Table 1 of the paper.
 
+    Shapes are those of ``MetaFormer``.
+
     Args:
         mixers: Name of the token mixer in each stage: "dynamic", "global", "afno" or "conv".
         num_filters: N, the size of the dynamic filters' basis.
         routing_ratio: rho, the hidden width of their routing MLP relative to the channels.
         **kwargs: As in ``MetaFormer``.
+
+    Raises:
+        ValueError: A token mixer is unknown, or as in ``MetaFormer``.
     """
 
     hand_written_norms = ("downsample_layers.", "stages.")
@@ -182,7 +207,7 @@ class DFFormer(MetaFormer):
         routing_ratio: float = 0.25,
         **kwargs: Any,
     ) -> None:
-        by_name = {
+        by_name: dict[str, Callable] = {
             "dynamic": partial(DynamicFilter, num_filters=num_filters, routing_ratio=routing_ratio),
             "global": GlobalFilter,
             "afno": AFNO2D,
@@ -190,7 +215,7 @@ class DFFormer(MetaFormer):
         }
         unknown = set(mixers) - set(by_name)
         if unknown:
-            raise ValueError(f"unknown token mixer {sorted(unknown)}; there are {sorted(by_name)}")
+            raise ValueError(f"unknown token mixer {', '.join(sorted(unknown))}: choose from {', '.join(by_name)}")
         super().__init__([by_name[name] for name in mixers], **kwargs)
 
 
@@ -274,43 +299,43 @@ def cdfformer_b36(pretrained: bool = False, **kwargs: Any) -> DFFormer:
 
 @register_model
 def gfformer_s18(pretrained: bool = False, **kwargs: Any) -> DFFormer:
-    """Static filters in all stages (Table 4)."""
+    """GFFormer-S18, with static filters in all stages (Table 4)."""
     return _create_dfformer("gfformer_s18", pretrained, "s18", kwargs, mixers=("global",) * 4)
 
 
 @register_model
 def dfformer_s18_k2(pretrained: bool = False, **kwargs: Any) -> DFFormer:
-    """A basis of two filters, N = 2 (Table 4)."""
+    """DFFormer-S18 with a basis of two filters, N = 2 (Table 4)."""
     return _create_dfformer("dfformer_s18_k2", pretrained, "s18", kwargs, num_filters=2)
 
 
 @register_model
 def dfformer_s18_d8(pretrained: bool = False, **kwargs: Any) -> DFFormer:
-    """A routing MLP of half the width, rho = 1/8 (Table 4)."""
+    """DFFormer-S18 with a routing MLP of half the width, rho = 1/8 (Table 4)."""
     return _create_dfformer("dfformer_s18_d8", pretrained, "s18", kwargs, routing_ratio=0.125)
 
 
 @register_model
 def dfformer_s18_gelu(pretrained: bool = False, **kwargs: Any) -> DFFormer:
-    """GELU for StarReLU in mixers and MLPs (Table 4)."""
+    """DFFormer-S18 with GELU instead of StarReLU in mixers and MLPs (Table 4)."""
     return _create_dfformer("dfformer_s18_gelu", pretrained, "s18", kwargs, act_layer=nn.GELU)
 
 
 @register_model
 def dfformer_s18_relu(pretrained: bool = False, **kwargs: Any) -> DFFormer:
-    """ReLU for StarReLU in mixers and MLPs (Table 4)."""
+    """DFFormer-S18 with ReLU instead of StarReLU in mixers and MLPs (Table 4)."""
     return _create_dfformer("dfformer_s18_relu", pretrained, "s18", kwargs, act_layer=nn.ReLU)
 
 
 @register_model
 def dfformer_s18_afno(pretrained: bool = False, **kwargs: Any) -> DFFormer:
-    """AFNO for the dynamic filter (Table 4)."""
+    """DFFormer-S18 with AFNO instead of dynamic filters (Table 4)."""
     return _create_dfformer("dfformer_s18_afno", pretrained, "s18", kwargs, mixers=("afno",) * 4)
 
 
 @register_model
 def dfformer_s18_relu_afno(pretrained: bool = False, **kwargs: Any) -> DFFormer:
-    """ReLU for StarReLU and AFNO for the dynamic filter (Table 4, last row)."""
+    """DFFormer-S18 with ReLU instead of StarReLU and AFNO instead of dynamic filters (Table 4, last row)."""
     return _create_dfformer(
         "dfformer_s18_relu_afno", pretrained, "s18", kwargs, mixers=("afno",) * 4, act_layer=nn.ReLU
     )

@@ -1,8 +1,8 @@
-"""GFNet: token mixing by one learnt filter for each channel in the frequency domain.
+"""GFNet: token mixing by one learned filter per channel in the frequency domain.
 
 "Global Filter Networks for Image Classification", Rao et al., NeurIPS 2021, https://arxiv.org/abs/2107.00645.
-Official code: https://github.com/raoyongming/GFNet (read at 2de48b6, MIT). This file was written anew; tensor names are
-the official ones, so the authors' checkpoints load as they are.
+Official code: https://github.com/raoyongming/GFNet (read at 2de48b6, MIT). This file is an independent implementation;
+tensor names are the official ones, so the authors' checkpoints load unchanged.
 
     @inproceedings{rao2021gfnet,
       title     = {Global Filter Networks for Image Classification},
@@ -12,14 +12,15 @@ the official ones, so the authors' checkpoints load as they are.
     }
 
 Paper, official code, frepro:
-- A block has one residual around filter and MLP together, x + drop_path(mlp(norm2(filter(norm1(x))))), as in the code.
-- The code sets stochastic depth in the architecture: S 0.15, B 0.25, H-Ti 0.1, H-S 0.2, H-B 0.4, else 0. Here, as in
-  timm, ``drop_path_rate`` is 0 unless given.
-- The code's pyramid takes colour images alone; ours takes ``in_chans``.
-- Official models take one size. Ours take any: position embeddings and filters are refitted at each forward pass by the
-  rule of the official fine-tuning at 384 pixels (bicubic; corners aligned for filters, ``ops.resize_filter``, and not
-  for position embeddings).
-- ``drop_rate`` is a dropout before the classifier, timm's meaning (``dropcls`` in the code).
+- A block has one residual connection around filter and MLP together, x + drop_path(mlp(norm2(filter(norm1(x))))), as in
+  the code.
+- The code fixes the stochastic-depth rate of each size: S 0.15, B 0.25, H-Ti 0.1, H-S 0.2, H-B 0.4, 0 for others. Here,
+  as in timm, ``drop_path_rate`` is 0 by default.
+- The code's pyramid takes only colour images; frepro's takes ``in_chans``.
+- Official models take one image size; frepro's take any. Position embeddings and filters are resized at each forward
+  pass by the rule of the official fine-tuning at 384 pixels: bicubic, with aligned corners for filters
+  (``ops.resize_filter``) and without for position embeddings.
+- ``drop_rate`` is a dropout before the classifier, as in timm (``dropcls`` in the code).
 """
 
 from collections.abc import Sequence
@@ -27,17 +28,11 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import (
-    DropPath,
-    calculate_drop_path_rates,
-    resample_abs_pos_embed,
-    to_2tuple,
-    trunc_normal_,
-)
+from timm.layers import DropPath, resample_abs_pos_embed, to_2tuple, trunc_normal_
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from frepro.models.backbone import Backbone, create, default_cfg, init_weights
+from frepro.models.backbone import Backbone, create, default_cfg, init_weights, stage_drop_path_rates
 from frepro.models.layers import Mlp
 from frepro.ops import global_filter, resize_filter
 
@@ -49,13 +44,14 @@ LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
 class GlobalFilter(nn.Module):
-    """One filter for each channel (eq. 5): (B, H, W, C) to (B, H, W, C)."""
+    """One static filter per channel (eq. 5): (B, H, W, C) to (B, H, W, C)."""
 
     def __init__(self, dim: int, *, size: tuple[int, int], **dd: Any) -> None:
         super().__init__()
         self.complex_weight = nn.Parameter(0.02 * torch.randn(size[0], size[1] // 2 + 1, dim, 2, **dd))
 
     def set_size(self, size: tuple[int, int]) -> None:
+        """Resize the filters permanently to another map size, (h, w)."""
         self.complex_weight = nn.Parameter(resize_filter(self.complex_weight.detach(), *size))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -63,7 +59,7 @@ class GlobalFilter(nn.Module):
 
 
 class GFNetBlock(nn.Module):
-    """Filter and MLP behind a norm each, in one residual branch: (B, H, W, C) to (B, H, W, C)."""
+    """Filter and MLP, each after a norm, in one residual branch: (B, H, W, C) to (B, H, W, C)."""
 
     def __init__(
         self, dim: int, *, size: tuple[int, int], drop_path: float, layer_scale: float | None, **dd: Any
@@ -84,7 +80,7 @@ class GFNetBlock(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Convolution over patches that do not overlap: (B, H, W, C) to (B, H / patch, W / patch, D)."""
+    """Convolution over non-overlapping patches: (B, H, W, C) to (B, H / patch, W / patch, D)."""
 
     def __init__(self, in_chans: int, dim: int, patch_size: int, **dd: Any) -> None:
         super().__init__()
@@ -95,19 +91,27 @@ class PatchEmbed(nn.Module):
 
 
 class GFNet(Backbone):
-    """Stages of global-filter blocks, norm, average pool and a linear classifier; sizes in Tables 1 and 2.
+    """Stages of global-filter blocks, norm, average pooling and a linear classifier; sizes in Tables 1 and 2.
 
-    With one stage it is the plain form of the paper, whose features are its blocks' maps; with more, the pyramid, whose
-    features are its stages' maps, the side of each half the former's.
+    With one stage, this is the plain model of the paper, whose feature maps are those of its blocks. With several
+    stages, it is the pyramid, whose feature maps are those of its stages, each half as large as the one before.
 
     Input (B, in_chans, H, W); maps (B, C, H / p, W / p) with p = patch_size, then 2p, 4p ...; logits (B, num_classes).
 
     Args:
-        img_size: Size that filters and position embeddings are made for, (H, W) or one number.
-        patch_size: Side of the first stage's patches.
-        layer_scale: First value of a trainable scale of each block's branch; None for no such scale.
+        img_size: Image size for which filters and position embeddings are created, (H, W) or one number, in pixels.
+        patch_size: Patch size of the first stage, in pixels per side.
+        in_chans: Channels of the images.
+        num_classes: Number of classes; 0 for no classifier.
+        depths: Number of blocks of each stage.
+        dims: Channels of each stage.
+        layer_scale: Initial value of a trainable scale of each block's branch; ``None`` for no scale.
+        global_pool: "avg", or "" for no pooling.
         drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
+        drop_path_rate: Stochastic-depth rate of the last block; it grows linearly from 0 over the blocks.
+
+    Raises:
+        ValueError: ``img_size`` is too small, or ``global_pool`` is unknown.
     """
 
     mixer_name = "filter"
@@ -142,11 +146,9 @@ class GFNet(Backbone):
             nn.Sequential(
                 *(GFNetBlock(dim, size=size, drop_path=rate, layer_scale=layer_scale, **dd) for rate in stage_rates)
             )
-            for dim, size, stage_rates in zip(
-                dims, sizes, calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True), strict=True
-            )
+            for dim, size, stage_rates in zip(dims, sizes, stage_drop_path_rates(drop_path_rate, depths), strict=True)
         ]
-        # The plain form has no list around its one stage, or its tensors would not have the official names.
+        # The plain model has no list around its only stage, because the official tensor names have none.
         self.patch_embed = nn.ModuleList(embeds) if self.pyramid else embeds[0]
         self.blocks = nn.ModuleList(stages) if self.pyramid else stages[0]
         self.feature_info = [
@@ -164,25 +166,33 @@ class GFNet(Backbone):
                 init_weights(module)
 
     def _map_sizes(self, img_size: tuple[int, int], stages: int) -> list[tuple[int, int]]:
-        """Height and width of the map in each stage: whole patches, then halved, rounding down."""
+        """Return the map size (h, w) of each stage: the number of complete patches, then halved, rounding down."""
         sides = [self.patch_size * 2**stage for stage in range(stages)]
         if min(img_size) < sides[-1]:
-            raise ValueError(f"img_size {img_size} is too small: it needs at least {sides[-1]} pixels a side")
+            raise ValueError(f"img_size {img_size} is too small: it needs at least {sides[-1]} pixels per side")
         return [(img_size[0] // side, img_size[1] // side) for side in sides]
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Refit filters and position embeddings to another input size, once and for good."""
+        """Resize filters and position embeddings permanently to another image size.
+
+        Args:
+            img_size: (H, W) or one number, in pixels.
+
+        Raises:
+            ValueError: The size is too small for the last stage.
+        """
         self.img_size = to_2tuple(img_size)
-        stages = self.blocks if self.pyramid else [self.blocks]
+        stages = list(self.blocks) if self.pyramid else [self.blocks]
         sizes = self._map_sizes(self.img_size, len(stages))
         self.pos_embed = nn.Parameter(self._pos_embed(sizes[0]).detach())
         self.grid_size = sizes[0]
         for stage, size in zip(stages, sizes, strict=True):
-            for block in stage:
+            for block in stage.children():
+                assert isinstance(block, GFNetBlock)
                 block.filter.set_size(size)
 
     def _pos_embed(self, size: tuple[int, int]) -> Tensor:
-        """Position embeddings for a map of another size, (1, h * w, C)."""
+        """Return position embeddings for a map of another size, (1, h * w, C)."""
         return resample_abs_pos_embed(
             self.pos_embed, list(size), list(self.grid_size), num_prefix_tokens=0, antialias=False
         )
@@ -205,32 +215,35 @@ class GFNet(Backbone):
         return {"pos_embed"}
 
     def _stem(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) to (B, h, w, C)."""
-        embed = self.patch_embed[0] if self.pyramid else self.patch_embed
+        """Return the embedded patches, (B, h, w, C), of images, (B, in_chans, H, W)."""
+        embed = self.patch_embed[0] if isinstance(self.patch_embed, nn.ModuleList) else self.patch_embed
         x = embed(x.permute(0, 2, 3, 1))
         size = (x.shape[1], x.shape[2])
         pos_embed = self.pos_embed if size == self.grid_size else self._pos_embed(size)
         return x + pos_embed.unflatten(1, size)
 
     def _sections(self) -> list[list[nn.Module]]:
-        """What lies between a feature map and the next: a block in the plain form, a stage in the pyramid."""
-        if not self.pyramid:
+        """Return the modules of each section: one block in the plain model, one stage in the pyramid."""
+        if not isinstance(self.patch_embed, nn.ModuleList):
             return [[block] for block in self.blocks]
         first, *rest = self.blocks
         return [[first], *([embed, stage] for embed, stage in zip(self.patch_embed[1:], rest, strict=True))]
 
     def _keep_sections(self, count: int) -> None:
         self.blocks = self.blocks[:count]
-        if self.pyramid:
+        if isinstance(self.patch_embed, nn.ModuleList):
             self.patch_embed = self.patch_embed[:count]
 
     def _feature(self, x: Tensor, norm: bool) -> Tensor:
-        """(B, H, W, C) to (B, C, H, W), normed if the map has the channels of the last one."""
+        """Return a map, (B, H, W, C), as (B, C, H, W); ``norm`` applies if it has the channels of the last one."""
         x = self.norm(x) if norm and x.shape[3] == self.num_features else x
         return x.permute(0, 3, 1, 2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``; without pooling, to maps of as many."""
+        """Return logits, (B, num_classes), or with ``pre_logits`` (B, C), for a map, (B, C, h, w).
+
+        Without pooling, return a map of logits or channels, (B, num_classes or C, h, w).
+        """
         x = x.mean(dim=(2, 3)) if self.global_pool else x.permute(0, 2, 3, 1)
         x = self.head_drop(x)
         x = x if pre_logits else self.head(x)
@@ -248,7 +261,7 @@ _cfg = partial(
     origin_url="https://github.com/raoyongming/GFNet",
 )
 
-SIZES = {
+SIZES: dict[str, dict[str, Any]] = {
     "gfnet_ti": {"depths": (12,), "dims": (256,)},
     "gfnet_xs": {"depths": (12,), "dims": (384,)},
     "gfnet_s": {"depths": (19,), "dims": (384,)},

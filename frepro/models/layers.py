@@ -1,8 +1,8 @@
-"""Layers, most of them torch's and timm's own, and how models call them.
+"""Layers, most of them those of torch and timm, and how models call them.
 
-Linear layers and activations are ``nn.Linear``, ``nn.GELU`` and timm's ``StarReLU``, so that hooks, adapters,
-quantisers and counters find what they know. A model calls them by ``call``, which computes the same by an operation of
-``frepro.ops`` where nothing is attached to the layer and the call is an ordinary one.
+Linear layers and activations are ``nn.Linear``, ``nn.GELU`` and timm's ``StarReLU``, which hooks, adapters, quantisers
+and FLOP counters support. A model calls them through ``call``, which computes the same result with an operation of
+``frepro.ops`` if nothing is attached to the layer and the call is an ordinary eager one.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.modules.module as torchs
+import torch.nn.modules.module as torch_module
 from timm.layers import GroupNorm1, to_2tuple
 from timm.models.metaformer import StarReLU
 from torch import Tensor, nn
@@ -21,7 +21,10 @@ __all__ = ["Conv1x1", "DepthwiseConv", "Mlp", "Sequential", "call", "is_private"
 
 
 class Conv1x1(nn.Conv2d):
-    """``torch.nn.Conv2d`` with a kernel of 1, by ``ops.linear``: (B, in, H, W) to (B, out, H, W), channels-last."""
+    """``torch.nn.Conv2d`` with kernel size 1, computed by ``ops.linear``: (B, in, H, W) to (B, out, H, W).
+
+    The result is channels-last in memory.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, bias: bool = True, **dd: Any) -> None:
         super().__init__(in_channels, out_channels, 1, bias=bias, **dd)
@@ -31,7 +34,10 @@ class Conv1x1(nn.Conv2d):
 
 
 class DepthwiseConv(nn.Conv2d):
-    """``torch.nn.Conv2d``, depthwise with an odd kernel, by ``ops.depthwise_conv``: (B, C, H, W) to (B, C, H, W)."""
+    """Depthwise ``torch.nn.Conv2d`` with an odd kernel size and "same" padding: (B, C, H, W) to (B, C, H, W).
+
+    It is computed by ``ops.depthwise_conv``.
+    """
 
     def __init__(self, dim: int, kernel_size: int | tuple[int, int], bias: bool = True, **dd: Any) -> None:
         rows, columns = to_2tuple(kernel_size)
@@ -42,13 +48,16 @@ class DepthwiseConv(nn.Conv2d):
 
 
 def call(layer: nn.Module, x: Tensor, *, made_by: nn.Module | None = None) -> Tensor:
-    """``layer(x)``, by the operation in ``OPERATIONS`` where the layer is untouched and no graph is made of the call.
+    """Return ``layer(x)``, computed by the operation in ``OPERATIONS`` if possible.
 
-    The operation sees to all else that is not ordinary; a graph says which module each of its parts comes from.
+    The operation replaces the layer's call if the layer is untouched and the call is not being recorded in a graph,
+    which states the module that each of its nodes comes from. All other tests for ordinary calls are the operation's.
 
     Args:
-        made_by: The layer that gave ``x``, where nobody but ``layer`` needs it: at inference an activation then writes
-            over it. A second map as large is memory that the system hands out and takes back for each image.
+        layer: The layer.
+        x: Its input.
+        made_by: The layer that returned ``x``, if only ``layer`` needs ``x``: at inference, an activation then
+            overwrites it. A second map of that size would be memory that the system allocates and frees for each image.
     """
     operation = OPERATIONS.get(type(layer))
     if operation is None or eager.is_graphed() or not is_untouched(layer):
@@ -57,23 +66,23 @@ def call(layer: nn.Module, x: Tensor, *, made_by: nn.Module | None = None) -> Te
 
 
 def is_untouched(layer: nn.Module, kind: type[nn.Module] | None = None) -> bool:
-    """Whether the layer is of the class ``kind`` exactly, if told, and leaving its call out would go unnoticed.
+    """Return whether skipping the layer's call changes nothing, and whether its class is exactly ``kind``, if given.
 
-    It would not where hooks wait for the call, or somebody has put another ``forward`` in place of the class's.
+    Skipping the call would also skip hooks, and a ``forward`` that was assigned to the instance.
     """
     return (
         (kind is None or type(layer) is kind)
         and not (layer._forward_hooks or layer._forward_pre_hooks)
         and not (layer._backward_hooks or layer._backward_pre_hooks)
-        and not (torchs._global_forward_hooks or torchs._global_forward_pre_hooks)
-        and not (torchs._global_backward_hooks or torchs._global_backward_pre_hooks)
+        and not (torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks)
+        and not (torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks)
         and "forward" not in layer.__dict__
-        and (not layer._modules or all(map(is_untouched, layer._modules.values())))
+        and (not layer._modules or all(child is None or is_untouched(child) for child in layer._modules.values()))
     )
 
 
 def is_private(*layers: nn.Module) -> bool:
-    """Whether what each of the layers gives is new and nobody else's: what is next may write over it."""
+    """Return whether the result of each layer is a new tensor without other users, which may be overwritten."""
     return all(type(layer) in OF_NEW_MAPS and is_untouched(layer) for layer in layers)
 
 
@@ -86,7 +95,7 @@ def _star_relu(layer: StarReLU, x: Tensor, inplace: bool) -> Tensor:
     return star_relu(x, layer.scale, layer.bias, inplace=inplace) if is_plain else layer(x)
 
 
-# By the exact class: a subclass, or what somebody has put in a layer's place, is called as it is.
+# Looked up by the exact class: a subclass, or a layer that was replaced by another one, is called as usual.
 OPERATIONS: dict[type[nn.Module], Callable[[Any, Tensor, bool], Tensor]] = {
     nn.Linear: lambda layer, x, inplace: linear(x, layer.weight, layer.bias),
     nn.GELU: _gelu,
@@ -96,7 +105,7 @@ OF_NEW_MAPS = {nn.Linear, Conv1x1, GroupNorm1, nn.GELU, nn.ReLU, StarReLU}
 
 
 class Sequential(nn.Sequential):
-    """``torch.nn.Sequential`` of layers that each take what the one before gave, by ``call``."""
+    """``torch.nn.Sequential`` that calls its layers through ``call``."""
 
     def forward(self, x: Tensor) -> Tensor:
         before = None
@@ -108,10 +117,18 @@ class Sequential(nn.Sequential):
 class Mlp(nn.Module):
     """Linear layer, activation, linear layer: (..., dim) to (..., out_dim or dim).
 
-    With ``Conv1x1`` for ``layer``, (B, dim, H, W) to (B, out_dim or dim, H, W).
+    With ``Conv1x1`` as ``layer``, (B, dim, H, W) to (B, out_dim or dim, H, W).
 
-    At inference on a CPU positions go through in parts, so that the hidden map, the largest of a model, stays below
-    ``MOST_HIDDEN`` bytes: the allocator gives larger ones back each time, and the system clears their pages anew.
+    At inference on a CPU, positions are processed in parts that keep the hidden map, the largest of a model, below
+    ``MOST_HIDDEN`` bytes: the allocator returns larger blocks to the system, which has to clear their pages each time.
+
+    Args:
+        dim: Channels of the input.
+        hidden_dim: Channels of the hidden map.
+        out_dim: Channels of the result; ``None`` means ``dim``.
+        act_layer: Called without arguments; returns the activation.
+        bias: Whether the linear layers have a bias.
+        layer: Called as ``layer(in, out, bias=, device=, dtype=)``; returns a linear layer.
     """
 
     MOST_HIDDEN = 16 * 2**20
@@ -135,11 +152,11 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts = self._parts(x)
         if parts == 1:
-            return self._whole(x)
+            return self._layers(x)
         tokens = x.flatten(0, -2)
-        return torch.cat([self._whole(part) for part in tokens.chunk(parts)]).view(*x.shape[:-1], -1)
+        return torch.cat([self._layers(part) for part in tokens.chunk(parts)]).view(*x.shape[:-1], -1)
 
-    def _whole(self, x: Tensor) -> Tensor:
+    def _layers(self, x: Tensor) -> Tensor:
         return call(self.fc2, call(self.act, call(self.fc1, x), made_by=self.fc1))
 
     def _parts(self, x: Tensor) -> int:
@@ -148,5 +165,5 @@ class Mlp(nn.Module):
         hidden = x.numel() // x.shape[-1] * self.fc1.out_features * x.element_size()
         if hidden <= self.MOST_HIDDEN or x.device.type != "cpu" or not eager.may_overwrite(x):
             return 1
-        # Whoever waits for a layer's call waits for one.
+        # Hooks expect one call of each layer.
         return math.ceil(hidden / self.MOST_HIDDEN) if is_private(self.fc1, self.act, self.fc2) else 1

@@ -1,27 +1,27 @@
-"""The four-stage MetaFormer frame that DFFormer, CDFFormer, GFFormer and SPANetV2 share.
+"""The four-stage MetaFormer architecture that DFFormer, CDFFormer, GFFormer and SPANetV2 share.
 
-``Pyramid`` holds what is common to backbones of four stages whose mixers are made for a map size; SPANet, whose blocks
-are older and channels-first, takes that part alone. ``MetaFormer`` is the frame itself.
+``Pyramid`` is the part common to all four-stage backbones whose mixers depend on the map size. SPANet uses only that
+part, because its blocks are older and channels-first. ``MetaFormer`` is the complete architecture.
 
 "MetaFormer Baselines for Vision", Yu et al., https://arxiv.org/abs/2210.13452. A block is
 
     x = res_scale1(x) + drop_path(token_mixer(norm1(x)))
     x = res_scale2(x) + drop_path(mlp(norm2(x)))
 
-and a family differs from another in its token mixers alone. Maps are channels-last, (B, H, W, C), between the modules;
-only the convolutions see (B, C, H, W). Module names are those of the official DFFormer and SPANetV2 code, so that their
-checkpoints fit as they are. Parts that timm keeps (Scale, MlpHead, DropPath) are timm's.
+Families differ only in their token mixers. Maps between modules are channels-last, (B, H, W, C); only convolutions use
+(B, C, H, W). Module names are those of the official DFFormer and SPANetV2 code, so their checkpoints load unchanged.
+Scale, MlpHead and DropPath are timm's.
 """
 
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import DropPath, calculate_drop_path_rates, to_2tuple
+from timm.layers import DropPath, to_2tuple
 from timm.models.metaformer import MlpHead, Scale, StarReLU
 from torch import Tensor, nn
 
-from frepro.models.backbone import Backbone, init_weights
+from frepro.models.backbone import Backbone, init_weights, stage_drop_path_rates
 from frepro.models.by_name import activation, norm
 from frepro.models.layers import DepthwiseConv, Mlp, call
 
@@ -29,12 +29,15 @@ __all__ = ["MetaFormer", "Pyramid", "SepConv"]
 
 REVISION = {"metaformer": 1}
 
-# Layer norm over channels with a weight and no bias, in the blocks and around the downsampling convolutions.
+# Layer norm over channels with a weight but no bias, used in blocks and around downsampling convolutions.
 LayerNormNoBias = partial(nn.LayerNorm, eps=1e-6, bias=False)
 
 
 class Downsampling(nn.Module):
-    """Convolution between stages, (B, H, W, C) to (B, H', W', C'); the stem has its norm after it, the rest before."""
+    """Strided convolution between stages: (B, H, W, C) to (B, H', W', C').
+
+    The norm follows the convolution in the stem and precedes it elsewhere.
+    """
 
     def __init__(self, in_chans: int, out_chans: int, *, stem: bool, **dd: Any) -> None:
         super().__init__()
@@ -66,7 +69,10 @@ class SepConv(nn.Module):
 
 
 class MetaFormerBlock(nn.Module):
-    """One block: token mixer, then channel MLP, each behind a norm and added to the (scaled) residual stream."""
+    """Token mixer, then channel MLP, each with a norm before it, added to the (scaled) residual stream.
+
+    (B, H, W, C) to (B, H, W, C).
+    """
 
     def __init__(
         self,
@@ -97,10 +103,10 @@ class MetaFormerBlock(nn.Module):
 
 
 class Pyramid(Backbone):
-    """A backbone of four stages (strides 4, 8, 16, 32) with mixers that are made for a map size.
+    """A backbone of four stages (strides 4, 8, 16, 32) whose mixers may depend on the map size.
 
-    A subclass builds ``stages``, sequences of blocks that have a ``token_mixer``. A mixer whose parameters depend on
-    the map size has a method ``set_size((h, w))``. Arguments: see ``MetaFormer``.
+    Each section of a subclass ends in a stage, a sequence of blocks that have a ``token_mixer``. A mixer whose
+    parameters depend on the map size has a method ``set_size((h, w))``. Arguments: see ``MetaFormer``.
     """
 
     def __init__(
@@ -117,42 +123,59 @@ class Pyramid(Backbone):
         ]
 
     def _map_sizes(self, img_size: tuple[int, int]) -> list[tuple[int, int]]:
-        """Height and width of the map in each stage: the stem's (s - 3) // 4 + 1, then halved, rounding up."""
+        """Return the map size (h, w) of each stage: (s - 3) // 4 + 1 after the stem, then halved, rounding up."""
         sizes = []
         height, width = ((side - 3) // 4 + 1 for side in img_size)
         for _ in self.feature_info:
             if min(height, width) < 1:
-                raise ValueError(f"img_size {img_size} is too small: the stem needs at least 3 pixels a side")
+                raise ValueError(f"img_size {img_size} is too small: the stem needs at least 3 pixels per side")
             sizes.append((height, width))
             height, width = (height + 1) // 2, (width + 1) // 2
         return sizes
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Refit size-dependent filters to another input size, once and for good (each mixer's ``set_size``)."""
+        """Resize size-dependent filters permanently to another image size (each mixer's ``set_size``).
+
+        Args:
+            img_size: (H, W) or one number, in pixels.
+
+        Raises:
+            ValueError: The size is too small for the stem.
+        """
         self.img_size = to_2tuple(img_size)
-        for stage, size in zip(self.stages, self._map_sizes(self.img_size), strict=False):  # stages may be pruned
-            for block in stage:
-                if hasattr(block.token_mixer, "set_size"):
-                    block.token_mixer.set_size(size)
+        for section, size in zip(self._sections(), self._map_sizes(self.img_size), strict=False):  # may be pruned
+            for block in section[-1].children():
+                set_size = getattr(block.token_mixer, "set_size", None)
+                if set_size is not None:
+                    set_size(size)
 
     def no_weight_decay(self) -> set[str]:
-        """Nothing: as in the official runs, filters are decayed; timm exempts vectors and biases by itself."""
+        """Return an empty set: the official runs decay filters, and timm exempts vectors and biases by default."""
         return set()
 
 
 class MetaFormer(Pyramid):
-    """Four stages of MetaFormer blocks, global average pool, norm and MLP head.
+    """Four stages of MetaFormer blocks, global average pooling, norm and MLP head.
 
     Input (B, in_chans, H, W); features (B, C, H / 32, W / 32); logits (B, num_classes).
 
     Args:
-        token_mixers: One mixer for each stage, called as ``mixer(dim, size=(h, w), act_layer=..., device=, dtype=)``.
-        img_size: Size that size-dependent mixers are made for, (H, W) or one number.
-        act_layer: Activation of mixers and MLPs, a class or a name as ``by_name.activation`` takes it; the head keeps
-            its squared ReLU (DFFormer, Table 4).
-        norm_layer: Norm before mixers and MLPs, on maps (B, H, W, C), a class or a name as ``by_name.norm`` takes it.
+        token_mixers: One mixer per stage, called as ``mixer(dim, size=(h, w), act_layer=..., device=, dtype=)``.
+        depths: Number of blocks of each stage.
+        dims: Channels of each stage.
+        img_size: Image size for which size-dependent mixers are created, (H, W) or one number, in pixels.
+        in_chans: Channels of the images.
+        num_classes: Number of classes; 0 for no head.
+        global_pool: "avg", or "" for no pooling.
+        act_layer: Activation of mixers and MLPs, a class or a name for ``by_name.activation``. The head keeps its
+            squared ReLU (DFFormer, Table 4).
+        norm_layer: Norm before mixers and MLPs, on maps (B, H, W, C), a class or a name for ``by_name.norm``.
         drop_rate: Dropout before the last linear layer of the head.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
+        drop_path_rate: Stochastic-depth rate of the last block; it grows linearly from 0 over the blocks.
+
+    Raises:
+        ValueError: ``img_size`` is too small, or ``global_pool`` is unknown.
+        FreproError: There is no activation or norm of that name.
     """
 
     def __init__(
@@ -181,7 +204,7 @@ class MetaFormer(Pyramid):
             Downsampling(previous, dim, stem=i == 0, **dd)
             for i, (previous, dim) in enumerate(zip((in_chans, *dims), dims, strict=False))
         )
-        drop_path_rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        drop_path_rates = stage_drop_path_rates(drop_path_rate, depths)
         self.stages = nn.ModuleList()
         for i, (mixer, size) in enumerate(zip(token_mixers, self._map_sizes(self.img_size), strict=True)):
             blocks = [
@@ -220,7 +243,7 @@ class MetaFormer(Pyramid):
         }
 
     def _stem(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) to (B, H, W, in_chans); the first convolution belongs to the first stage."""
+        """Return images, (B, in_chans, H, W), as (B, H, W, in_chans); the first section has the stem's convolution."""
         return x.permute(0, 2, 3, 1)
 
     def _sections(self) -> list[list[nn.Module]]:
@@ -231,11 +254,14 @@ class MetaFormer(Pyramid):
         self.stages = self.stages[:count]
 
     def _feature(self, x: Tensor, norm: bool) -> Tensor:
-        """(B, H, W, C) to (B, C, H, W); the one norm after the stages belongs to the head."""
+        """Return a map, (B, H, W, C), as (B, C, H, W); the only norm after the stages belongs to the head."""
         return x.permute(0, 3, 1, 2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``; without pooling, to maps of as many."""
+        """Return logits, (B, num_classes), or with ``pre_logits`` (B, C), for a map, (B, C, h, w).
+
+        Without pooling, return a map of logits or channels, (B, num_classes or C, h, w).
+        """
         x = x.mean(dim=(2, 3)) if self.global_pool else x.permute(0, 2, 3, 1)
         x = self.norm(x)
         x = x if pre_logits else self.head(x)

@@ -1,8 +1,8 @@
-"""The authors' checkpoints: read without running anything that is in them, and loaded name by name.
+"""Loading of the authors' checkpoints, without running any code in them.
 
-frepro's models have the official tensor names, so that loading is strict: a tensor that is missing or left over is an
-error that names it. Files are what the authors' trainers wrote: a bare state dict, or one wrapped together with
-optimizer, arguments (``argparse.Namespace``) and moving average.
+frepro's models have the official tensor names, so loading is strict: it is an error that a tensor is missing or left
+over, and the error names it. Files may have any form that the authors' training scripts write: a bare state dict, or
+one stored together with optimizer, arguments (``argparse.Namespace``) and moving average.
 """
 
 import argparse
@@ -29,12 +29,15 @@ from frepro.errors import FreproError, printable, unknown
 WEIGHTS = ("state_dict", "model", "module")
 AVERAGES = ("state_dict_ema", "model_ema")
 
-# Prefixes of wrappers, in any order: of DataParallel, of torch.compile, and of a detector's or segmenter's backbone.
+# Prefixes of wrappers, in any order: DataParallel, torch.compile, and the backbone of a detector or segmenter.
 PREFIXES = ("module.", "_orig_mod.", "backbone.")
 
-# Harmless types that trainers store beside the weights; torch allows no others but tensors and plain containers. Some
-# go by several names in a file: of Python 2 in pickle's protocols up to 2, of numpy 1.x, of newer and older pathlibs.
-_SAFE = [
+_NUMPY_FUNCTIONS: tuple[Any, ...] = (np.float64().__reduce__()[0], np.empty(0).__reduce__()[0])  # scalar, _reconstruct
+
+# Harmless types that training scripts store along with the weights; torch itself allows only tensors and plain
+# containers. Some have several names in files: those of Python 2 (in pickle protocols up to 2), of numpy 1.x, and of
+# newer and older versions of pathlib.
+_SAFE: list[Any] = [
     argparse.Namespace,
     SimpleNamespace,
     Decimal,
@@ -50,7 +53,7 @@ _SAFE = [
     *(
         (function, f"numpy.{core}.multiarray.{function.__name__}")
         for core in ("core", "_core")
-        for function in (np.float64().__reduce__()[0], np.empty(0).__reduce__()[0])  # scalar, _reconstruct
+        for function in _NUMPY_FUNCTIONS
     ),
     *(
         (kind, f"{module}.{kind.__name__}")
@@ -58,7 +61,7 @@ _SAFE = [
         for kind in (bytearray, bytes, complex, frozenset, range, set, slice)
     ),
     (range, "__builtin__.xrange"),
-    # A path of another system cannot be made here, and a pure one touches no file.
+    # Paths are read as pure ones, which work for paths of other systems and cannot access files.
     *(
         (kind, f"{module}.{name}")
         for module in ("pathlib", "pathlib._local")
@@ -80,18 +83,19 @@ def load_official(
     img_size: int | tuple[int, int] | None = None,
     **model_args: Any,
 ) -> nn.Module:
-    """A frepro model with the authors' weights, in evaluation mode.
+    """Return a frepro model with the authors' weights, in evaluation mode.
 
     Args:
-        model_name: A registered name, as "dfformer_s18" or "vimf_v1_tiny".
-        weights: A checkpoint (.pth, .pt, .bin or .safetensors), or what was read from one.
-        ema: Take the moving average of the weights, where the checkpoint has one beside the last weights.
-        img_size: Refit filters and position embeddings to this size after loading; none for the checkpoint's.
-        **model_args: Further arguments of the model. The number of classes is the checkpoint's unless given.
+        model_name: A registered name, such as "dfformer_s18" or "vimf_v1_tiny".
+        weights: Path of a checkpoint (.pth, .pt, .bin or .safetensors), or the content of one.
+        ema: Load the moving average of the weights instead of the last weights.
+        img_size: Image size to which filters and position embeddings are resized after loading, (H, W) or one number,
+            in pixels; ``None`` for the checkpoint's size.
+        **model_args: Further arguments of the model. The default number of classes is the checkpoint's.
 
     Raises:
-        FreproError: No such model; a file that cannot be read or holds anything but data; a tensor that is missing,
-            left over or of another shape, by name.
+        FreproError: The model is unknown; the file cannot be read or contains anything but data; the checkpoint has no
+            moving average; or tensors, which the message names, are missing, left over or of another shape.
     """
     if not timm.is_model(model_name):
         raise unknown("model", model_name, timm.list_models())
@@ -101,7 +105,7 @@ def load_official(
     head = tensors.get(f"{classifier}.weight")
     if head is not None:
         model_args = {"num_classes": head.shape[0], **model_args}
-    model = timm.create_model(model_name, **model_args)
+    model: Any = timm.create_model(model_name, **model_args)  # Any: nn.Module does not declare timm's attributes
     side = _side(model, tensors)
     if side is not None and "img_size" not in model_args:
         other = timm.create_model(model_name, img_size=side, **model_args)
@@ -113,16 +117,16 @@ def load_official(
 
 
 def _misfits(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.Size]]:
-    """Tensors that have another shape in a model than in a checkpoint, with both."""
+    """Return name -> (shape in the model, shape in the checkpoint) of tensors whose shapes differ."""
     own = model.state_dict()
     shapes = {name: (own[name].shape, tensors[name].shape) for name in own.keys() & tensors.keys()}
     return {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
 
 
-def _side(model: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
-    """Pixels a side of the images that weights were made for, where that alone can be why they do not fit a model.
+def _side(model: Any, tensors: Mapping[str, Tensor]) -> int | None:
+    """Return the image size of a checkpoint, in pixels per side, if it may be the only reason for a misfit.
 
-    Of a filter, the first side that differs is its height; position embeddings are as many as there are patches.
+    The first axis in which a filter differs is its height; the number of position embeddings is that of the patches.
     """
     sides = set()
     for name, shapes in _misfits(model, tensors).items():
@@ -133,10 +137,10 @@ def _side(model: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
 
 
 def read(path: str | Path) -> Mapping[str, Any]:
-    """What is in a checkpoint file. Pickles are read as data: one that would run code is refused.
+    """Return the content of a checkpoint file. Pickles are read as data only: one that would run code is refused.
 
     Raises:
-        FreproError: No such file, a damaged one, or one that holds more than data.
+        FreproError: The file does not exist, is damaged, or contains anything but data.
     """
     path = Path(path)
     if not path.is_file():
@@ -147,38 +151,48 @@ def read(path: str | Path) -> Mapping[str, Any]:
         with torch.serialization.safe_globals(_SAFE):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
-        raise FreproError(f"{path} is not a safetensors file that can be read: {error}") from error
+        raise FreproError(f"{path} is not a readable safetensors file: {error}") from error
     except pickle.UnpicklingError as error:
         if named := re.search(r"GLOBAL (\S+)", str(error)):
             raise FreproError(
-                f"{path} is refused: it holds python objects ({printable(named[1])}) that are no plain data, and to "
-                "make them could run code: save its state dict alone"
+                f"{path} is refused: it holds Python objects ({printable(named[1])}) that are not plain data, and "
+                "loading them could run code: save only its state dict"
             ) from error
         if "Can only" in str(error) or "Trying to call" in str(error):
             raise FreproError(
-                f"{path} is refused: it holds python objects that cannot be read as data: save its state dict alone"
+                f"{path} is refused: it holds Python objects that cannot be read as data: save only its state dict"
             ) from error
-        other = ", or not of torch.save's own pickle protocol, 2" if "Unsupported operand" in str(error) else ""
-        raise FreproError(f"{path} is damaged, or no checkpoint{other}: download it again") from error
-    except Exception as error:  # what the bytes of a damaged file lead to has no bounds
-        raise FreproError(f"{path} is damaged, or no checkpoint: download it again") from error
+        is_other_protocol = "Unsupported operand" in str(error)
+        other = ", or was not saved with pickle protocol 2, torch.save's default" if is_other_protocol else ""
+        raise FreproError(f"{path} is damaged or not a checkpoint{other}: download it again") from error
+    except Exception as error:  # a damaged file may cause any exception
+        raise FreproError(f"{path} is damaged or not a checkpoint: download it again") from error
     if not isinstance(content, Mapping):
         raise FreproError(f"{path} holds a {type(content).__name__}, not a checkpoint")
     return content
 
 
 def unwrap(content: Mapping[str, Any], *, ema: bool = False, named: str = "this checkpoint") -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, without the wrappers of trainers and the ``PREFIXES`` of names."""
+    """Return the state dict inside a checkpoint, without wrappers (``WEIGHTS``, ``AVERAGES``) and name ``PREFIXES``.
+
+    Args:
+        content: Content of a checkpoint.
+        ema: Return the moving average of the weights instead of the last weights.
+        named: Name of the checkpoint in messages.
+
+    Raises:
+        FreproError: The checkpoint holds no weights, or no moving average.
+    """
     wrappers = AVERAGES if ema else WEIGHTS
     averages = [key for key in AVERAGES if key in content]
     if ema and not averages:
-        raise FreproError(f"{named} has no moving average ({', '.join(AVERAGES)}): leave ema out")
+        raise FreproError(f"{named} has no moving average ({', '.join(AVERAGES)}): load it without ema")
     for key in wrappers:
         if isinstance(content.get(key), Mapping):
             content = content[key]
             break
     else:
-        if averages:  # nothing but the average
+        if averages:  # the checkpoint holds only the average
             content = content[averages[0]]
     tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
@@ -189,11 +203,11 @@ def unwrap(content: Mapping[str, Any], *, ema: bool = False, named: str = "this 
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], named: str) -> None:
-    """Load a state dict that fits exactly; fixed parameters (SPANet's masks) alone may be missing from it.
+    """Load a state dict that must fit exactly; only fixed parameters (SPANet's masks) may be missing from it.
 
     Raises:
-        FreproError: With the names of what is missing, left over or of another shape, or of what holds no weights:
-            values that are not finite, or not numbers of the kind that the model computes with.
+        FreproError: Tensors, which the message names, are missing, left over or of another shape, or have values that
+            are not finite or not of the model's kind of number.
     """
     own = model.state_dict()
     fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
@@ -214,7 +228,7 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], named: str) -
 
 
 def check_values(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], named: str) -> None:
-    """Raise for tensors that have the shapes of a model's own, but hold no weights that it could compute with."""
+    """Raise FreproError for tensors of the right shapes whose values the model cannot compute with."""
     wrong: dict[str, list[str]] = {}
     for name, tensor in tensors.items():
         wanted = own[name].dtype
@@ -224,7 +238,7 @@ def check_values(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], named
             fault = "without values"
         elif kind_of(tensor.dtype) != kind_of(wanted):
             given, right = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, wanted))
-            fault = f"of type {given} where {right} belongs"
+            fault = f"of type {given} instead of {right}"
         elif kind_of(wanted) in ("real", "complex") and not tensor.to(wanted).isfinite().all():
             fault = "not finite"
         else:
@@ -236,7 +250,7 @@ def check_values(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], named
 
 
 def kind_of(dtype: torch.dtype) -> str:
-    """Real, complex, bool, or whole numbers."""
+    """Return the kind of number of a dtype: "real", "complex", "bool" or "whole"."""
     if dtype.is_floating_point:
         return "real"
     if dtype.is_complex:

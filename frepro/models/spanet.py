@@ -1,9 +1,9 @@
-"""SPANet: a MetaFormer whose token mixer weighs low against high frequencies by fixed masks.
+"""SPANet: a MetaFormer whose token mixer weights low against high frequencies by fixed masks.
 
 "SPANet: Frequency-balancing Token Mixer using Spectral Pooling Aggregation Modulation", Yun et al., ICCV 2023,
 https://arxiv.org/abs/2308.11568. Official code: https://github.com/DoranLyong/SPANet-official (read at 886ad24; MIT by
-its README). This file was written anew; tensor names are the official ones, so the authors' checkpoints load as they
-are.
+its README). This file is an independent implementation; tensor names are the official ones, so the authors' checkpoints
+load unchanged.
 
     @inproceedings{yun2023spanet,
       title     = {{SPANet}: Frequency-balancing Token Mixer using Spectral Pooling Aggregation Modulation},
@@ -14,20 +14,21 @@ are.
     }
 
 Paper, official code, frepro:
-- The mask has two values in the paper (eq. 16) and a third, 1/3, at a distance of exactly r in the code; we follow the
-  code, or its checkpoints would not fit. ``ring=None`` gives the paper's mask.
-- The code takes the full complex transform and shifts every axis, the batch included, which the inverse shift undoes.
-  The masks being even, half the spectrum gives the same result; we take that, in float32 under autocast too.
-- The official classifiers run at 224 x 224 alone: there the mask is padded in a way that raises an error. Their
-  detection copy pads and crops one mask over and over, so that its disc wanders off. We make the disc anew for the map
-  at hand, with the same radius in frequency bins.
-- The code swaps the centre's row and column, which square maps forgive; ours is centred on any map.
-- The masks are frozen parameters in the code and count as such (0.05 to 0.11 M); they stay that, and never get a
-  gradient.
-- The sizes "mediumx" and "basex" are in the code alone.
+- The mask has two values in the paper (eq. 16) and a third, 1/3, at a distance of exactly r in the code. frepro follows
+  the code, because its checkpoints contain the masks. ``ring=None`` gives the paper's mask.
+- The code computes the full complex transform and shifts every axis, including the batch, which the inverse shift
+  undoes. The masks are even, so half of the spectrum gives the same result; frepro uses that, in float32 even under
+  autocast.
+- The official classifiers run only at 224 x 224: at other sizes, the code that pads the mask raises an error. The copy
+  for detection pads and crops one mask repeatedly, so its disc drifts away from the centre. frepro creates the disc
+  for the size of each map, with the same radius in frequency bins.
+- The code swaps row and column of the centre, which has no effect on square maps; frepro's mask is centred on any map.
+- The masks are frozen parameters in the code and are counted as such (0.05 to 0.11 M). They are frozen parameters here,
+  too, and never get a gradient.
+- The sizes "mediumx" and "basex" exist only in the code.
 
-Ablations (Table 5). Its baseline is SPANet-S with kernels of 3, not the released 7, and each row changes one thing of
-that baseline. Its column of parameters and FLOPs is the same for all rows.
+Ablations (Table 5). The baseline is SPANet-S with kernel size 3, not the released 7, and each row changes one thing of
+that baseline. The columns of parameters and FLOPs have the same values in all rows.
 
     SPANet-S-baseline                               spanet_small_k3
     SPG with SPF -> without                         spanet_small_k3_nospf
@@ -39,8 +40,8 @@ that baseline. Its column of parameters and FLOPs is the same for all rows.
     ResScale -> none                                spanet_small_k3_noscale
     ResScale -> LayerScale                          spanet_small_k3_layerscale
 
-Neither paper nor code says where and from what value LayerScale was used. We put it where ResScale is, in the last two
-stages, and begin at 1e-5, which both CaiT (at this depth) and PoolFormer (whose frame SPANet uses) do.
+Neither paper nor code gives the position and the initial value of LayerScale. frepro has it in place of ResScale, in
+the last two stages, with the initial value 1e-5 of CaiT (at this depth) and PoolFormer (on which SPANet is built).
 """
 
 from collections.abc import Callable, Sequence
@@ -48,12 +49,12 @@ from functools import partial, reduce
 from typing import Any, ClassVar
 
 import torch
-from timm.layers import DropPath, GroupNorm1, calculate_drop_path_rates
+from timm.layers import DropPath, GroupNorm1
 from timm.models import generate_default_cfgs, register_model
 from timm.models.metaformer import Scale
 from torch import Tensor, nn
 
-from frepro.models.backbone import create, default_cfg, init_weights
+from frepro.models.backbone import create, default_cfg, init_weights, stage_drop_path_rates
 from frepro.models.by_name import activation, norm
 from frepro.models.layers import Conv1x1, DepthwiseConv, Mlp, is_untouched
 from frepro.models.metaformer import Pyramid
@@ -63,16 +64,16 @@ __all__ = ["SPAM", "SPANet", "SpectralPooling"]
 
 REVISION = {"spanet": 1}
 
-AGGREGATIONS = {"add": torch.add, "multiply": torch.mul}
+AGGREGATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"add": torch.add, "multiply": torch.mul}
 
 
 class SpectralPooling(nn.Module):
-    """Spectral pooling filter (eq. 17) with its mask made for one size: (B, C, H, W) to (B, C, H, W).
+    """Spectral pooling filter (eq. 17) with a mask for one map size: (B, C, H, W) to (B, C, H, W).
 
-    A map of another size gets a mask of its own size at each forward pass, with the same radius and balance.
+    For a map of another size, each forward pass creates a mask of that size with the same radius and balance.
 
     Args:
-        size: Height and width of the map that the mask is made for.
+        size: Height and width of the map for which the mask is created.
         radius: r, the radius of the low-frequency disc in frequency bins.
         balance: lambda, the weight of the low frequencies.
         ring: Weight at the radius itself (see ``ops.spectral_pooling_mask``).
@@ -85,7 +86,7 @@ class SpectralPooling(nn.Module):
         self.radius = radius
         self.balance = balance
         self.ring = ring
-        # Fixed, but a parameter: official checkpoints hold it and official parameter counts include it.
+        # Fixed, but a parameter, because official checkpoints contain it and official parameter counts include it.
         self.filter = nn.Parameter(torch.empty(1, *size, **dd), requires_grad=False)
         self.set_size(size)
 
@@ -93,10 +94,11 @@ class SpectralPooling(nn.Module):
         return spectral_pooling_mask(*size, self.radius, self.balance, self.ring, device=self.filter.device)
 
     def set_size(self, size: tuple[int, int]) -> None:
+        """Replace the mask permanently by one of another size, (h, w)."""
         self.filter = nn.Parameter(self._mask(size)[None].to(self.filter.dtype), requires_grad=False)
 
     def mask(self, height: int, width: int) -> Tensor:
-        """The mask of a map, (height, width); detached, so that it stays fixed when someone unfreezes a whole model."""
+        """Return the mask for a map, (height, width). It is detached: unfreezing a model must not train it."""
         return self.filter[0].detach() if self.filter.shape[1:] == (height, width) else self._mask((height, width))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -106,18 +108,22 @@ class SpectralPooling(nn.Module):
 class SPAM(nn.Module):
     """Spectral pooling aggregation modulation (Figure 3): (B, C, H, W) to (B, C, H, W).
 
-    A 1x1 and a separable depthwise convolution make x. Its channels are split among spectral pooling gates (SPG), each
-    with a balance of its own: spectral pooling, then a 1x1 convolution to all channels (eq. 19). The gates' outputs
-    together are the context that modulates x: proj_out(x * context).
+    A 1x1 and a separable depthwise convolution compute x. Its channels are split among spectral pooling gates (SPG),
+    each with its own balance: spectral pooling, then a 1x1 convolution to all channels (eq. 19). The combined outputs
+    of the gates are the context that modulates x: proj_out(x * context).
 
     Args:
-        size: Height and width of the map that the masks are made for.
+        dim: C.
+        size: Height and width of the map for which the masks are created.
         kernel_size: K of the separable convolution, 1 x K then K x 1.
         radius: r of the masks.
         balances: lambda of each gate; N is their number.
-        ring: Weight at the radius itself; None is the paper's two-valued mask.
-        spectral_pooling: Whether the gates pool at all (Table 5).
-        aggregation: How the gates' outputs become the context, "add" or "multiply" (Table 5).
+        ring: Weight at the radius itself; ``None`` for the paper's two-valued mask.
+        spectral_pooling: Whether the gates have spectral pooling (Table 5).
+        aggregation: How the gates' outputs are combined, "add" or "multiply" (Table 5).
+
+    Raises:
+        ValueError: ``aggregation`` is unknown, or the channels cannot be split among the gates.
     """
 
     def __init__(
@@ -135,11 +141,11 @@ class SPAM(nn.Module):
     ) -> None:
         super().__init__()
         if aggregation not in AGGREGATIONS:
-            raise ValueError(f"aggregation is one of {sorted(AGGREGATIONS)}, not {aggregation!r}")
+            raise ValueError(f"aggregation must be one of {', '.join(AGGREGATIONS)}, not {aggregation!r}")
         self.radius = radius
         self.spectral_pooling = spectral_pooling
         self.aggregation = aggregation
-        # All gates get the same number of channels but the last, which gets what is left.
+        # All gates have the same number of channels except the last, which has the remaining ones.
         share = -(-dim // len(balances))
         self.splits = [min(share, dim - start) for start in range(0, dim, share)]
         if len(self.splits) != len(balances):
@@ -155,24 +161,31 @@ class SPAM(nn.Module):
         self.pws = nn.ModuleList(Conv1x1(split, dim, **dd) for split in self.splits)
 
     def set_size(self, size: tuple[int, int]) -> None:
+        """Replace the masks permanently by those for another map size, (h, w)."""
         for pool in self.sps:
             if isinstance(pool, SpectralPooling):
                 pool.set_size(size)
 
     @property
     def is_pooled_at_once(self) -> bool:
-        """Whether one operation stands for all gates, and their modules lend it their masks and weights alone."""
+        """Whether one operation can replace all gates, using only the masks and weights of their modules."""
         if not self.spectral_pooling or self.aggregation != "add":
             return False
         kinds = ((self.sps, SpectralPooling), (self.pws, Conv1x1))
         return all(is_untouched(module, kind) for modules, kind in kinds for module in modules)
 
     def context(self, x: Tensor) -> Tensor:
-        """Context map (Figure 4) of the convolved map x: (B, C, H, W) to (B, C, H, W)."""
+        """Return the context (Figure 4) of the convolved map x: (B, C, H, W) to (B, C, H, W)."""
         if self.is_pooled_at_once:
-            masks = [pool.mask(*x.shape[2:]) for pool in self.sps]
-            weights = [project.weight.flatten(1) for project in self.pws]
-            bias = sum(project.bias for project in self.pws)
+            masks, weights, biases = [], [], []
+            for pool, project in zip(self.sps, self.pws, strict=True):
+                assert isinstance(pool, SpectralPooling)
+                assert isinstance(project, Conv1x1)
+                assert project.bias is not None
+                masks.append(pool.mask(*x.shape[2:]))
+                weights.append(project.weight.flatten(1))
+                biases.append(project.bias)
+            bias = reduce(torch.add, biases)
             return pooled_linear(x.permute(0, 2, 3, 1), masks, self.radius, weights, bias).permute(0, 3, 1, 2)
         parts = x.split(self.splits, dim=1)
         gates = [project(pool(part)) for project, pool, part in zip(self.pws, self.sps, parts, strict=True)]
@@ -184,10 +197,10 @@ class SPAM(nn.Module):
 
 
 class SPANetBlock(nn.Module):
-    """SPAM, then a channel MLP, each behind a norm and added to the residual stream: (B, C, H, W) to (B, C, H, W).
+    """SPAM, then a channel MLP, each after a norm and added to the residual stream: (B, C, H, W) to (B, C, H, W).
 
-    ``branch_scale`` puts a learnable vector on the residual stream ("res", from 1) or on the branches ("layer", from
-    1e-5); None leaves both alone.
+    ``branch_scale`` applies a learnable scale per channel to the residual stream ("res", initially 1) or to the
+    branches ("layer", initially 1e-5); ``None`` for no scale.
     """
 
     def __init__(
@@ -221,7 +234,7 @@ class SPANetBlock(nn.Module):
 
 
 class ConvEmbed(nn.Module):
-    """Strided convolution, as the stem and between stages: (B, C, H, W) to (B, C', H', W')."""
+    """Strided convolution, used as the stem and between stages: (B, C, H, W) to (B, C', H', W')."""
 
     def __init__(self, in_chans: int, out_chans: int, *, stem: bool, **dd: Any) -> None:
         super().__init__()
@@ -238,14 +251,24 @@ class SPANet(Pyramid):
     Input (B, in_chans, H, W); features (B, C, H / 32, W / 32), before the last norm; logits (B, num_classes).
 
     Args:
-        img_size: Size that the masks are made for, (H, W) or one number.
+        depths: Number of blocks of each stage.
+        dims: Channels of each stage.
+        img_size: Image size for which the masks are created, (H, W) or one number, in pixels.
+        in_chans: Channels of the images.
+        num_classes: Number of classes; 0 for no classifier.
+        global_pool: "avg", or "" for no pooling.
         drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
-        radii: r of the masks in each stage.
-        branch_scale: "res" (ResScale), "layer" (LayerScale) or None, in the last two stages (Table 5).
+        drop_path_rate: Stochastic-depth rate of the last block; it grows linearly from 0 over the blocks.
+        radii: r of the masks in each stage, in frequency bins.
+        branch_scale: "res" (ResScale), "layer" (LayerScale) or ``None``, in the last two stages (Table 5).
         kernel_size, balances, ring, spectral_pooling, aggregation: As in ``SPAM``.
-        act_layer: Activation of MLPs, a class or a name as ``by_name.activation`` takes it.
-        norm_layer: Norm of blocks, on maps (B, C, H, W), a class or a name as ``by_name.norm`` takes it.
+        act_layer: Activation of MLPs, a class or a name for ``by_name.activation``.
+        norm_layer: Norm of blocks, on maps (B, C, H, W), a class or a name for ``by_name.norm``.
+
+    Raises:
+        ValueError: ``img_size`` is too small, or ``branch_scale``, ``aggregation`` or ``global_pool`` is unknown, or
+            the channels cannot be split among the gates.
+        FreproError: There is no activation or norm of that name.
     """
 
     output_norm = GroupNorm1
@@ -279,7 +302,7 @@ class SPANet(Pyramid):
     ) -> None:
         super().__init__(dims, img_size, num_classes, global_pool, drop_rate)
         if branch_scale not in ("res", "layer", None):
-            raise ValueError(f"branch_scale is 'res', 'layer' or None, not {branch_scale!r}")
+            raise ValueError(f"branch_scale must be 'res', 'layer' or None, not {branch_scale!r}")
         dd = {"device": device, "dtype": dtype}
         mixer_args = {
             "kernel_size": kernel_size,
@@ -292,9 +315,9 @@ class SPANet(Pyramid):
         for i, info in enumerate(self.feature_info):
             info["module"] = f"network.{2 * i}"
         self.patch_embed = ConvEmbed(in_chans, dims[0], stem=True, **dd)
-        # The official layout: stages at even places, the convolutions between them at odd ones.
+        # The official layout: stages at even indices, the convolutions between them at odd ones.
         self.network = nn.ModuleList()
-        drop_path_rates = calculate_drop_path_rates(drop_path_rate, list(depths), stagewise=True)
+        drop_path_rates = stage_drop_path_rates(drop_path_rate, depths)
         for i, (dim, size) in enumerate(zip(dims, self._map_sizes(self.img_size), strict=True)):
             if i > 0:
                 self.network.append(ConvEmbed(dims[i - 1], dim, stem=False, **dd))
@@ -337,9 +360,9 @@ class SPANet(Pyramid):
         }
 
     def _stem(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) as it is; the first convolution belongs to the first stage.
+        """Return images, (B, in_chans, H, W); the first section has the stem's convolution.
 
-        On a CPU maps lie channels-last in memory, which is what its convolutions are fastest at.
+        On a CPU, maps are channels-last in memory, for which convolutions are fastest there.
         """
         if x.device.type != "cpu" or eager.obstacle(x, registered=True):
             return x
@@ -353,11 +376,14 @@ class SPANet(Pyramid):
         self.network = self.network[: 2 * count - 1]
 
     def _feature(self, x: Tensor, norm: bool) -> Tensor:
-        """(B, C, H, W) as it is; the one norm after the stages belongs to the head."""
+        """Return the map, (B, C, H, W), unchanged; the only norm after the stages belongs to the head."""
         return x
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``; without pooling, to maps of as many."""
+        """Return logits, (B, num_classes), or with ``pre_logits`` (B, C), for a map, (B, C, h, w).
+
+        Without pooling, return a map of logits or channels, (B, num_classes or C, h, w).
+        """
         x = self.norm(x)
         x = x.mean(dim=(2, 3)) if self.global_pool else x.permute(0, 2, 3, 1)
         x = self.head_drop(x)
@@ -431,25 +457,25 @@ def spanet_basex(pretrained: bool = False, **kwargs: Any) -> SPANet:
 
 @register_model
 def spanet_small_k3(pretrained: bool = False, **kwargs: Any) -> SPANet:
-    """Kernels of 3, the baseline of Table 5."""
+    """SPANet-S with kernel size 3, the baseline of Table 5."""
     return _create_spanet("spanet_small_k3", pretrained, "small", kwargs, kernel_size=3)
 
 
 @register_model
 def spanet_small_k5(pretrained: bool = False, **kwargs: Any) -> SPANet:
-    """Kernels of 5 (Table 5)."""
+    """SPANet-S with kernel size 5 (Table 5)."""
     return _create_spanet("spanet_small_k5", pretrained, "small", kwargs, kernel_size=5)
 
 
 @register_model
 def spanet_small_k3_nospf(pretrained: bool = False, **kwargs: Any) -> SPANet:
-    """The baseline of Table 5 without spectral pooling: the gates are 1x1 convolutions alone."""
+    """The baseline of Table 5 without spectral pooling: the gates are only 1x1 convolutions."""
     return _create_spanet("spanet_small_k3_nospf", pretrained, "small", kwargs, kernel_size=3, spectral_pooling=False)
 
 
 @register_model
 def spanet_small_k3_hp(pretrained: bool = False, **kwargs: Any) -> SPANet:
-    """The baseline of Table 5 with the Hadamard product of the gates' outputs as context."""
+    """The baseline of Table 5 with the Hadamard product of the gates' outputs as the context."""
     return _create_spanet("spanet_small_k3_hp", pretrained, "small", kwargs, kernel_size=3, aggregation="multiply")
 
 
@@ -473,7 +499,7 @@ def spanet_small_k3_noscale(pretrained: bool = False, **kwargs: Any) -> SPANet:
 
 @register_model
 def spanet_small_k3_layerscale(pretrained: bool = False, **kwargs: Any) -> SPANet:
-    """The baseline of Table 5 with LayerScale for ResScale."""
+    """The baseline of Table 5 with LayerScale instead of ResScale."""
     return _create_spanet(
         "spanet_small_k3_layerscale", pretrained, "small", kwargs, kernel_size=3, branch_scale="layer"
     )

@@ -1,8 +1,8 @@
-"""SPANetV2: a MetaFormer that mixes tokens by convolutions of four sizes, re-scaled in the frequency domain.
+"""SPANetV2: a MetaFormer that mixes tokens by convolutions of four sizes, rescaled in the frequency domain.
 
 "Spectral-Adaptive Modulation Networks for Visual Perception", Yun et al., TPAMI 2026, https://arxiv.org/abs/2503.23947.
-Official code: https://github.com/DoranLyong/SPANetV2-official (read at 8a490a6; it states no licence). This file was
-written anew; tensor names are the official ones, so the authors' checkpoints load as they are.
+Official code: https://github.com/DoranLyong/SPANetV2-official (read at 8a490a6; it states no licence). This file is an
+independent implementation; tensor names are the official ones, so the authors' checkpoints load unchanged.
 
     @article{yun2026spectral,
       title   = {Spectral-Adaptive Modulation Networks for Visual Perception},
@@ -11,24 +11,25 @@ written anew; tensor names are the official ones, so the authors' checkpoints lo
       year    = {2026}
     }
 
-"pure" models have the SPAM mixer in all stages, "hybrid" ones in the first two, then attention beside a convolution,
-then attention.
+"pure" models have the SPAM mixer in all stages. "hybrid" models have it in the first two stages, attention with a
+parallel convolution in the third, and attention in the fourth.
 
 Paper, official code, frepro:
-- The official repository holds several versions of the mixer that do not fit each other's weights. We follow
-  ``image_classification/models/spanetv2.py``, whose names the public checkpoints have: a filter for each head, and
-  heads interleaved channel by channel, so that each group of the projection meets all four kernel sizes. In the version
-  behind the latency figures heads lie one after another.
+- The official repository has several versions of the mixer with incompatible weights. frepro follows
+  ``image_classification/models/spanetv2.py``, whose tensor names the public checkpoints have: one filter per head, and
+  heads interleaved channel by channel, so each group of the projection takes all four kernel sizes. In the version
+  behind the latency figures, heads are concatenated.
 - The README gives two accuracies "with the scaled sigmoid" (83.5 for S18-pure, 84.9 for S36-hybrid) that no released
-  line produces. All that is known is a line that is switched off, in a version with heads one after another: the gain
-  is sigmoid(alpha * filter) with one learnable alpha for each mixer, beginning at 1. ``scaled_sigmoid=True`` is that,
-  under the same name (``scale.alpha``). Whether those runs had interleaved heads is not known; weights are not out.
-- At other input sizes filters are refitted before the sigmoid at each forward pass, as in the official code
-  (``ops.resize_filter``); ``set_input_size`` does it once and for good.
-- The README prints 61 M parameters for M36-pure and 100 M for both B36; the official code has 62.93, 109.56 and
-  101.80 M, and so have we.
+  code produces. The only trace is a line that is commented out, in a version with concatenated heads: the gain is
+  sigmoid(alpha * filter) with one learnable alpha per mixer, initially 1. ``scaled_sigmoid=True`` implements it under
+  the same name (``scale.alpha``). Whether those runs had interleaved heads is unknown; their weights are unpublished.
+- At other image sizes, filters are resized before the sigmoid at each forward pass, as in the official code
+  (``ops.resize_filter``); ``set_input_size`` resizes them permanently.
+- The README gives 61 M parameters for M36-pure and 100 M for both B36 models; the official code and frepro have 62.93,
+  109.56 and 101.80 M.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -49,7 +50,7 @@ REVISION = {"spanetv2": 1}
 
 
 class ScaledSigmoid(nn.Module):
-    """sigmoid(alpha x) with one learnable alpha."""
+    """sigmoid(alpha x) with one learnable alpha, for x of any shape."""
 
     def __init__(self, **dd: Any) -> None:
         super().__init__()
@@ -62,14 +63,18 @@ class ScaledSigmoid(nn.Module):
 class SpectralAdaptiveModulation(nn.Module):
     """SPAM mixer (Figure 2 of the paper): (B, H, W, C) to (B, H, W, C).
 
-    Four heads of C / 4 channels pass depthwise convolutions of 3, 5, 7 and 9, each channel's spectrum is re-scaled by a
-    learnt gain in (0, 1), and a projection that widens to 2C and back makes of them the context that modulates the
-    query: proj_out(query * context).
+    Each of four heads of C / 4 channels has a depthwise convolution, with kernel sizes 3, 5, 7 and 9. The spectrum of
+    each channel is rescaled by a learned gain in (0, 1). A projection to 2C channels and back computes the context that
+    modulates the query: proj_out(query * context).
 
     Args:
-        size: Height and width of the map that the filters are made for.
-        act_layer: Taken as every mixer of the frame must, and not used: query and projection have GELU.
-        scaled_sigmoid: Gain sigmoid(alpha * filter) with a learnable alpha, for sigmoid(filter).
+        dim: C.
+        size: Height and width of the map for which the filters are created.
+        act_layer: Not used (query and projection have GELU); all mixers of a MetaFormer take it.
+        scaled_sigmoid: Use the gain sigmoid(alpha * filter) with a learnable alpha instead of sigmoid(filter).
+
+    Raises:
+        ValueError: C is not divisible by four.
     """
 
     num_heads = 4
@@ -101,14 +106,15 @@ class SpectralAdaptiveModulation(nn.Module):
         return [getattr(self, f"{name}_{i}") for i in range(1, self.num_heads + 1)]
 
     def set_size(self, size: tuple[int, int]) -> None:
+        """Resize the filters permanently to another map size, (h, w)."""
         for i, spectrum in enumerate(self._heads("filter"), start=1):
             resized = resize_filter(spectrum.detach().permute(1, 2, 0), *size).permute(2, 0, 1)
             setattr(self, f"filter_{i}", nn.Parameter(resized.contiguous()))
 
     def forward(self, x: Tensor) -> Tensor:
         query = self.query(x)
-        heads = call(self.ctx, x).permute(0, 3, 1, 2).chunk(self.num_heads, dim=1)
-        heads = [conv(head) for conv, head in zip(self._heads("local_conv"), heads, strict=True)]
+        parts = call(self.ctx, x).permute(0, 3, 1, 2).chunk(self.num_heads, dim=1)
+        heads = [conv(part) for conv, part in zip(self._heads("local_conv"), parts, strict=True)]
         # Channel g * 4 + h holds channel g of head h.
         context = torch.stack([head.permute(0, 2, 3, 1) for head in heads], dim=4).flatten(3)  # (B, H, W, C)
         spectrum = torch.stack(self._heads("filter"), dim=1).flatten(0, 1).permute(1, 2, 0)  # (H, W // 2 + 1, C)
@@ -118,11 +124,15 @@ class SpectralAdaptiveModulation(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all positions, heads of 32 channels: (B, H, W, C) to (B, H, W, C).
+    """Multi-head self-attention over all positions, with heads of 32 channels: (B, H, W, C) to (B, H, W, C).
 
     Args:
-        size, act_layer: Taken as every mixer of the frame must, and not used.
+        dim: C.
+        size, act_layer: Not used; all mixers of a MetaFormer take them.
         local_conv: Add a depthwise 7x7 convolution of the values to the attention's output.
+
+    Raises:
+        ValueError: C is not divisible by 32.
     """
 
     head_dim = 32
@@ -148,13 +158,18 @@ class Attention(nn.Module):
 
 
 class SPANetV2(MetaFormer):
-    """MetaFormer with spectral-adaptive modulation as token mixer, alone or before attention.
+    """MetaFormer with spectral-adaptive modulation as token mixer in all stages, or with attention in the last two.
+
+    Shapes are those of ``MetaFormer``.
 
     Args:
         mixers: Name of the token mixer in each stage: "spam", "mix_attention" (with a convolution), "attention" or
-            "conv". With the latter two it is ConvFormer or CAFormer (Yu et al. 2022), which have the same frame.
-        scaled_sigmoid: Gains of the SPAM mixers with a learnable slope (see the top of the file).
+            "conv". With only the last two, this is ConvFormer or CAFormer (Yu et al. 2022).
+        scaled_sigmoid: Use gains with a learnable slope in the SPAM mixers (see the top of this file).
         **kwargs: As in ``MetaFormer``.
+
+    Raises:
+        ValueError: A token mixer is unknown, a stage's channels cannot be split into heads, or as in ``MetaFormer``.
     """
 
     hand_written_norms = ("downsample_layers.",)
@@ -171,7 +186,7 @@ class SPANetV2(MetaFormer):
         scaled_sigmoid: bool = False,
         **kwargs: Any,
     ) -> None:
-        by_name = {
+        by_name: dict[str, Callable] = {
             "spam": partial(SpectralAdaptiveModulation, scaled_sigmoid=scaled_sigmoid),
             "mix_attention": partial(Attention, local_conv=True),
             "attention": Attention,
@@ -179,7 +194,7 @@ class SPANetV2(MetaFormer):
         }
         unknown = set(mixers) - set(by_name)
         if unknown:
-            raise ValueError(f"unknown token mixer {sorted(unknown)}; there are {sorted(by_name)}")
+            raise ValueError(f"unknown token mixer {', '.join(sorted(unknown))}: choose from {', '.join(by_name)}")
         super().__init__([by_name[name] for name in mixers], **kwargs)
 
 

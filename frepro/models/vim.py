@@ -1,8 +1,8 @@
-"""Vision Mamba (Vim): a plain backbone of bidirectional Mamba layers with the class token amid the patches.
+"""Vision Mamba (Vim): a plain backbone of bidirectional Mamba layers with the class token in the middle of the patches.
 
 "Vision Mamba: Efficient Visual Representation Learning with Bidirectional State Space Model", Zhu et al., ICML 2024,
 https://arxiv.org/abs/2401.09417. Official code: https://github.com/hustvl/Vim (read at dd0358a, Apache-2.0). This file
-was written anew; tensor names are the official ones, so the authors' checkpoints load as they are.
+is an independent implementation; tensor names are the official ones, so the authors' checkpoints load unchanged.
 
     @inproceedings{zhu2024vim,
       title     = {Vision {Mamba}: Efficient Visual Representation Learning with Bidirectional State Space Model},
@@ -13,20 +13,21 @@ was written anew; tensor names are the official ones, so the authors' checkpoint
     }
 
 Paper, official code, frepro:
-- The paper adds the outputs of the two directions (Algorithm 1); the released models halve the sum, and so do we
+- The paper adds the outputs of the two directions (Algorithm 1); the released models halve the sum, and so does frepro
   (``average_directions=False`` adds them).
-- The paper's eq. 4 puts the class token first; the models have it in the middle, the best place of its ablation.
-- Official blocks hand on a residual and an output not yet added to it, for a fused kernel's sake. Ours are common
-  residual blocks, x + drop_path(mixer(norm(x))), the same function; the official list of drop-path rates, shifted by
-  one layer, becomes the common linear one, 0 to ``drop_path_rate``. The residual stream is float32, as it is there.
-- The step sizes' projection of the forward direction has Mamba's own initialisation; that of the backward direction
-  has none (its bias starts at 0, so its steps at about 0.7 where Mamba's are 0.001 to 0.1). We follow the code.
-- Marks in the code mean to exempt ``A_log`` and ``D`` from weight decay, but nothing reads them: the matrices ``A_log``
-  and ``A_b_log`` were decayed. ``no_weight_decay`` names what was exempt.
-- The official model takes one size. Ours takes any: see ``resize_pos_embed``. (The official resizing for fine-tuning
-  takes row 0 for the class token's, where the middle row is, and so moves half of the grid by one.)
-- ``drop_rate`` is a dropout before the classifier, timm's meaning; officially it acts on the position embedding, but
-  every official run has 0.
+- The paper's eq. 4 puts the class token first; the models have it in the middle, the best position in its ablation.
+- Official blocks pass on a residual and an output that is not yet added to it, for a fused kernel. frepro's are
+  ordinary residual blocks, x + drop_path(mixer(norm(x))), which compute the same function. The official list of
+  drop-path rates, shifted by one layer, becomes the usual linear one, 0 to ``drop_path_rate``. The residual stream is
+  float32, as in the official code.
+- The projection to step sizes has Mamba's initialisation in the forward direction, but not in the backward direction:
+  there, its bias starts at 0, so steps start at about 0.7, while Mamba's are 0.001 to 0.1. frepro follows the code.
+- Attributes in the code are meant to exempt ``A_log`` and ``D`` from weight decay, but nothing reads them: the matrices
+  ``A_log`` and ``A_b_log`` were decayed. ``no_weight_decay`` names what was exempt.
+- The official model takes one image size; frepro's takes any (see ``resize_pos_embed``). The official resizing for
+  fine-tuning treats row 0 as the class token's, which is the middle row, and so shifts half of the grid by one.
+- ``drop_rate`` is a dropout before the classifier, as in timm; officially it acts on the position embedding, but it is
+  0 in every official run.
 """
 
 import math
@@ -39,7 +40,6 @@ import torch.nn.functional as F
 from timm.layers import (
     DropPath,
     RmsNorm,
-    calculate_drop_path_rates,
     lecun_normal_,
     resample_abs_pos_embed,
     to_2tuple,
@@ -49,7 +49,7 @@ from timm.models import generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from frepro.models.backbone import Backbone, create, default_cfg, init_weights
+from frepro.models.backbone import Backbone, create, default_cfg, init_weights, stage_drop_path_rates
 from frepro.models.layers import call, is_untouched
 from frepro.ops import causal_conv, linear, selective_scan
 
@@ -61,14 +61,16 @@ REVISION = {"vim": 1}
 class BidirectionalMamba(nn.Module):
     """Mamba over the sequence and over its reverse ("bimamba v2"): (B, L, C) to (B, L, C).
 
-    The directions share the projections in and out and the gate. Each has its own causal convolution, its own step
-    sizes, B and C from the input, and its own A and D; parameters of the backward direction have a ``_b`` in the name.
+    The two directions share the input and output projections and the gate. Each has its own causal convolution, its own
+    step sizes, B and C, which depend on the input, and its own A and D. Parameters of the backward direction have
+    ``_b`` in their names.
 
     Args:
+        dim: C.
         expand: Inner channels relative to C.
         d_state: N, the size of each channel's state.
         d_conv: Width of the causal convolution.
-        average_directions: Halve the sum of the two directions.
+        average_directions: Average the two directions instead of adding them.
     """
 
     def __init__(
@@ -101,14 +103,17 @@ class BidirectionalMamba(nn.Module):
 
     @torch.no_grad()
     def _init_steps(self, smallest: float = 0.001, largest: float = 0.1) -> None:
-        """Step sizes softplus(bias) log-uniform in [smallest, largest], forward direction only (see the file's top)."""
+        """Initialise step sizes, softplus(bias), log-uniformly in [smallest, largest], in the forward direction only.
+
+        See the top of this file.
+        """
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
         steps = torch.empty_like(self.dt_proj.bias).uniform_(math.log(smallest), math.log(largest)).exp()
         self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))  # inverse of softplus
         nn.init.zeros_(self.dt_proj_b.bias)
 
     def _scan(self, x: Tensor, gate: Tensor, suffix: str, reverse: bool) -> Tensor:
-        """One direction with the gate upon it: (B, E, L) twice to (B, E, L)."""
+        """Run one direction and apply the gate. x, gate, result: (B, E, L)."""
         conv1d, x_proj, dt_proj = (getattr(self, f"{name}{suffix}") for name in ("conv1d", "x_proj", "dt_proj"))
         A_log, D = getattr(self, f"A{suffix}_log"), getattr(self, f"D{suffix}")
         if is_untouched(conv1d, nn.Conv1d):
@@ -133,7 +138,7 @@ class BidirectionalMamba(nn.Module):
 
 
 class VimBlock(nn.Module):
-    """Mamba behind a norm, added to the residual stream: (B, L, C) to (B, L, C)."""
+    """Norm and Mamba, added to the residual stream: (B, L, C) to (B, L, C)."""
 
     def __init__(self, dim: int, *, drop_path: float, mixer: Callable, **dd: Any) -> None:
         super().__init__()
@@ -149,7 +154,7 @@ class VimBlock(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """One convolution over patches of 16 x 16 pixels, overlapping where stride < 16: (B, C, H, W) to (B, h, w, D)."""
+    """One convolution over patches of 16 x 16 pixels, which overlap if stride < 16: (B, C, H, W) to (B, h, w, D)."""
 
     def __init__(self, in_chans: int, dim: int, *, stride: int, **dd: Any) -> None:
         super().__init__()
@@ -160,29 +165,29 @@ class PatchEmbed(nn.Module):
 
 
 def insert_middle(tokens: Tensor, middle: Tensor) -> Tensor:
-    """Put the class token, (B, 1, C), amid the patches, (B, M, C), at index M // 2 (98 of 197 at 224 pixels)."""
+    """Insert the class token, (B, 1, C), into the patches, (B, M, C), at index M // 2 (98 of 197 at 224 pixels)."""
     index = tokens.shape[1] // 2
     return torch.cat([tokens[:, :index], middle, tokens[:, index:]], dim=1)
 
 
 def split_middle(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Undo ``insert_middle``: (B, M + 1, C) to the patches in raster order, (B, M, C), and the class token, (B, C)."""
+    """Undo ``insert_middle``: split (B, M + 1, C) into patches in raster order, (B, M, C), and class token, (B, C)."""
     index = (tokens.shape[1] - 1) // 2
     return torch.cat([tokens[:, :index], tokens[:, index + 1 :]], dim=1), tokens[:, index]
 
 
 def resize_pos_embed(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Fit position embeddings to another grid: the middle row stays the class token's, the rest is one picture.
+    """Resize position embeddings to another grid. The middle row remains the class token's.
 
-    The picture is interpolated as the official fine-tuning does, bicubic, corners not aligned, no anti-aliasing.
+    The grid is interpolated as in the official fine-tuning: bicubic, corners not aligned, no anti-aliasing.
 
     Args:
         pos_embed: (1, h * w + 1, C).
         old: Height and width of its grid.
-        new: Height and width of the grid to fit.
+        new: Height and width of the new grid.
 
     Returns:
-        (1, new_h * new_w + 1, C); ``pos_embed`` itself where the grids are the same.
+        (1, new_h * new_w + 1, C); ``pos_embed`` itself if the grids are the same.
     """
     if old == new:
         return pos_embed
@@ -192,21 +197,28 @@ def resize_pos_embed(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, in
 
 
 class VisionMamba(Backbone):
-    """Vision Mamba with a class token amid the patches.
+    """Vision Mamba with a class token in the middle of the patches.
 
     Input (B, in_chans, H, W); tokens (B, h * w + 1, C) with h = H / stride; logits (B, num_classes).
 
     Args:
-        img_size: Size that position embeddings are made for, (H, W) or one number.
-        stride: Distance of patches in pixels.
-        pos_embed: Add learnt position embeddings.
+        img_size: Image size for which position embeddings are created, (H, W) or one number, in pixels.
+        stride: Distance between patches in pixels.
+        in_chans: Channels of the images.
+        num_classes: Number of classes; 0 for no classifier.
+        embed_dim: C.
+        depth: Number of blocks.
+        pos_embed: Add learned position embeddings.
         global_pool: "token" (the class token), "avg" (the mean of the patches) or "" (all tokens).
         d_state: Size of the scan's state for each channel.
-        average_directions: Halve the sum of the two scan directions.
+        average_directions: Average the two scan directions instead of adding them.
         embed_layer: Called as ``embed_layer(in_chans, dim, stride=, device=, dtype=)``; (B, C, H, W) to (B, h, w, C).
-        block_layers: The class of each block; ``VimBlock`` for all unless given.
+        block_layers: The class of each block; ``None`` means ``VimBlock`` for all.
         drop_rate: Dropout before the classifier.
-        drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
+        drop_path_rate: Stochastic-depth rate of the last block; it grows linearly from 0 over the blocks.
+
+    Raises:
+        ValueError: The image size has no complete patch, or ``global_pool`` is unknown.
     """
 
     global_pools = ("token", "avg")
@@ -231,7 +243,7 @@ class VisionMamba(Backbone):
         d_state: int = 16,
         average_directions: bool = True,
         embed_layer: Callable = PatchEmbed,
-        block_layers: Sequence[Callable] | None = None,
+        block_layers: Sequence[type[VimBlock]] | None = None,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         device: Any = None,
@@ -251,7 +263,7 @@ class VisionMamba(Backbone):
         self.layers = nn.ModuleList(
             block(embed_dim, drop_path=rate, mixer=mixer, **dd)
             for block, rate in zip(
-                block_layers or [VimBlock] * depth, calculate_drop_path_rates(drop_path_rate, depth), strict=True
+                block_layers or [VimBlock] * depth, stage_drop_path_rates(drop_path_rate, [depth])[0], strict=True
             )
         )
         self.norm_f = RmsNorm(embed_dim, eps=1e-5, **dd)
@@ -259,11 +271,12 @@ class VisionMamba(Backbone):
         self.head = self._make_head(**dd)
         self._init_weights()
 
-    def _grid_size(self, img_size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of the patch grid: what the embedding's convolutions leave of an image."""
+    def _grid_size(self, img_size: Sequence[int]) -> tuple[int, int]:
+        """Return height and width of the patch grid, the output size of the embedding's convolutions."""
         height, width = img_size
         for conv in self.patch_embed.modules():
             if isinstance(conv, nn.Conv2d):
+                assert not isinstance(conv.padding, str)
                 height, width = (
                     (side + 2 * pad - kernel) // stride + 1
                     for side, pad, kernel, stride in zip(
@@ -271,7 +284,7 @@ class VisionMamba(Backbone):
                     )
                 )
         if min(height, width) < 1:
-            raise ValueError(f"img_size {img_size} is too small: it holds no patch")
+            raise ValueError(f"img_size {tuple(img_size)} is too small: it has no complete patch")
         return height, width
 
     @torch.no_grad()
@@ -283,12 +296,21 @@ class VisionMamba(Backbone):
         for module in self.patch_embed.modules():
             if isinstance(module, nn.Conv2d):
                 lecun_normal_(module.weight)
-                nn.init.zeros_(module.bias)
-        for block in self.layers:  # as GPT-2: the residual stream sums as many outputs as there are blocks
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        for block in self.layers:  # as in GPT-2, because the residual stream is the sum of all blocks' outputs
+            assert isinstance(block, VimBlock)
             block.mixer.out_proj.weight.div_(math.sqrt(len(self.layers)))
 
     def set_input_size(self, img_size: int | tuple[int, int]) -> None:
-        """Refit position embeddings to another input size, once and for good (see ``resize_pos_embed``)."""
+        """Resize position embeddings permanently to another image size (see ``resize_pos_embed``).
+
+        Args:
+            img_size: (H, W) or one number, in pixels.
+
+        Raises:
+            ValueError: The size has no complete patch.
+        """
         self.img_size = to_2tuple(img_size)
         old, self.grid_size = self.grid_size, self._grid_size(self.img_size)
         if self.pos_embed is not None:
@@ -304,11 +326,12 @@ class VisionMamba(Backbone):
         return {"cls_token"} if self.pos_embed is None else {"cls_token", "pos_embed"}
 
     def _stem(self, x: Tensor) -> Tensor:
-        """Images to the residual stream, (B, h * w + 1, C) in float32 at least."""
+        """Return the residual stream of images, (B, h * w + 1, C), in float32 or wider."""
         x = self.patch_embed(x)
         grid_size = (x.shape[1], x.shape[2])
         if self.pos_embed is not None and grid_size == self.grid_size:
-            x = x.expand(-1, *self.grid_size, -1)  # as it is: a traced model refuses another grid with as many patches
+            # Has no effect, except that a traced model rejects another grid with the same number of patches.
+            x = x.expand(-1, *self.grid_size, -1)
         x = insert_middle(x.flatten(1, 2), self.cls_token.expand(x.shape[0], -1, -1))
         if self.pos_embed is not None:
             x = x + resize_pos_embed(self.pos_embed, self.grid_size, grid_size)
@@ -321,11 +344,11 @@ class VisionMamba(Backbone):
         self.layers = self.layers[:count]
 
     def _feature(self, x: Tensor, norm: bool) -> Tensor:
-        """All tokens, (B, h * w + 1, C), the class token amid the patches, in the dtype of the weights."""
+        """Return all tokens, (B, h * w + 1, C), the class token in the middle, in the dtype of the weights."""
         x = x.to(self.cls_token.dtype)
         return self.norm_f(x) if norm else x
 
-    def forward_intermediates(
+    def forward_intermediates(  # type: ignore[override]  # timm's order of arguments for models with a class token
         self,
         x: Tensor,
         indices: int | list[int] | None = None,
@@ -335,18 +358,25 @@ class VisionMamba(Backbone):
         output_fmt: str = "NCHW",
         intermediates_only: bool = False,
     ) -> list[Any] | tuple[Tensor, list[Any]]:
-        """The patches after the chosen blocks, (B, C, h, w) or (B, h * w, C), with the last tokens unless told.
+        """Return the patches after the selected blocks, and the output of ``forward_features``.
 
         Args:
-            indices: Blocks to take; an int means the last n, None all.
-            return_prefix_tokens: Give each as a pair with its class token, (B, 1, C).
-            norm: Apply the final norm to each.
-            stop_early: Do not run the blocks after the last one taken.
-            output_fmt: "NCHW" or "NLC".
-            intermediates_only: Leave out the last tokens, which are normed, (B, h * w + 1, C).
+            x: Images, (B, in_chans, H, W).
+            indices: Blocks to select; an int selects the last n, ``None`` all.
+            return_prefix_tokens: Return pairs of patches and class token, (B, 1, C).
+            norm: Apply the final norm to each map.
+            stop_early: Stop after the last selected block.
+            output_fmt: "NCHW" for patches (B, C, h, w), or "NLC" for (B, h * w, C).
+            intermediates_only: Return only the list of patches.
+
+        Returns:
+            All tokens after the final norm, (B, h * w + 1, C), and the list of selected patches; or only the list.
+
+        Raises:
+            ValueError: ``output_fmt`` is unknown, or the images have no complete patch.
         """
         if output_fmt not in ("NCHW", "NLC"):
-            raise ValueError(f"output_fmt is 'NCHW' or 'NLC', not {output_fmt!r}")
+            raise ValueError(f"output_fmt must be 'NCHW' or 'NLC', not {output_fmt!r}")
         grid_size = self._grid_size(x.shape[2:])
         take, last = feature_take_indices(len(self.layers), indices)
         x, features = self._run(x, take, norm, stop=last + 1 if stop_early else None)
@@ -359,7 +389,10 @@ class VisionMamba(Backbone):
         return intermediates if intermediates_only else (self._feature(x, norm=True), intermediates)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """(B, h * w + 1, C) to (B, num_classes), or to (B, C) with ``pre_logits``."""
+        """Return logits, (B, num_classes), or with ``pre_logits`` (B, C), for tokens, (B, h * w + 1, C).
+
+        Without pooling, return logits or channels of each token, (B, h * w + 1, num_classes or C).
+        """
         if self.global_pool:
             patches, middle = split_middle(x)
             x = middle if self.global_pool == "token" else patches.mean(dim=1)
@@ -398,13 +431,13 @@ def vim_small(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
 
 @register_model
 def vim_tiny_stride8(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
-    """Vim-Ti at patches 8 pixels apart, 729 tokens at 224 pixels ("Vim-Ti+" of the official code)."""
+    """Vim-Ti with patches 8 pixels apart, 729 patches at 224 pixels ("Vim-Ti+" in the official code)."""
     return create(VisionMamba, "vim_tiny_stride8", pretrained, kwargs, stride=8, **SIZES["tiny"])
 
 
 @register_model
 def vim_small_stride8(pretrained: bool = False, **kwargs: Any) -> VisionMamba:
-    """Vim-S at patches 8 pixels apart, 729 tokens at 224 pixels ("Vim-S+" of the official code)."""
+    """Vim-S with patches 8 pixels apart, 729 patches at 224 pixels ("Vim-S+" in the official code)."""
     return create(VisionMamba, "vim_small_stride8", pretrained, kwargs, stride=8, **SIZES["small"])
 
 

@@ -2,8 +2,8 @@
 
 "Vim-F: Visual State Space Model Benefiting from Learning in the Frequency Domain", Zhang et al., 2024,
 https://arxiv.org/abs/2405.18679v1. Official code: https://github.com/yws-wxs/Vim-F (read at dc1080f, "V1", and 4440225,
-"V2"; no licence given). This file was written anew; tensor names are the official ones, so the authors' checkpoints
-load as they are.
+"V2"; no licence given). This file is an independent implementation; tensor names are the official ones, so the authors'
+checkpoints load unchanged.
 
     @article{zhang2024vimf,
       title   = {{Vim-F}: Visual State Space Model Benefiting from Learning in the Frequency Domain},
@@ -12,8 +12,8 @@ load as they are.
       year    = {2024}
     }
 
-Before the first block, and before the class token joins, the patch grid X becomes a X + b |F(X)| with two trainable
-numbers a, b (section 4.1). Vim-F(H) makes its patches by a convolutional stem (Table 1) and has no position embedding.
+Before the class token is inserted and the first block runs, the patch grid X becomes a X + b |F(X)| with two trainable
+numbers a, b (section 4.1). Vim-F(H) has a convolutional stem (Table 1) and no position embedding.
 
 Table 5 row                              model
 Vim-Ti (without Position Embedding)      ``vim_tiny_nope``
@@ -25,17 +25,18 @@ Vim-Ti-F(H)                              ``vimf_tiny_h``
 Paper, official code, frepro:
 - The paper's transform is over height and width of the patch grid (eq. 7), un-shifted (introduction), and invariant to
   translation. No released code computes it. ``vimf_{tiny,small}`` and their ``_pe``, ``_h`` and ``_h_stride8`` do.
-- V1 transforms over tokens and channels, and shifts zero frequency to the middle of all axes, the batch included: image
-  i gets the spectrum of image i - B // 2 (mod B), so that its logits depend on the batch. The published accuracies hold
-  that. ``vimf_v1_*`` do the same; with ``shift_batch=False`` each image keeps its own spectrum.
-- V2, not in the paper, mixes in the spectrum over tokens (class token included) and channels within each of the first
-  eight blocks, un-shifted, followed by a linear layer; its patches get none. ``vimf_v2_*`` do the same.
-- Eq. 7 has no factor before the sum; both codes have the orthonormal one, 1 / sqrt(H W) here. We follow the code: the
-  trainable coefficients take up the factor, and start where the spectrum is as large as the map.
-- The paper does not say what the coefficients start from; both codes have 1, and so do we.
-- Table 1 names neither norms nor activations of the stem; we follow the code.
-- At the long sequence of Table 3 the stem's first stride is 2 for 4; all weights fit as they are.
-- Both codes run at any size, but V1 and V2 then transform another number of tokens.
+- V1 transforms over tokens and channels, and shifts the zero frequency to the middle of all axes, including the batch:
+  image i gets the spectrum of image i - B // 2 (mod B), so its logits depend on the batch. The published accuracies
+  were measured that way. ``vimf_v1_*`` do the same; with ``shift_batch=False``, each image keeps its own spectrum.
+- V2, not in the paper, adds the un-shifted spectrum over tokens (including the class token) and channels within each of
+  the first eight blocks, followed by a linear layer; its patch embedding adds none. ``vimf_v2_*`` do the same.
+- Eq. 7 has no factor before the sum; both versions of the code have the orthonormal one, 1 / sqrt(H W) here. frepro
+  follows the code: the trainable coefficients can absorb the factor, and with it the spectrum starts as large as the
+  map.
+- The paper does not give the initial coefficients; both versions of the code have 1, and so does frepro.
+- Table 1 names neither norms nor activations of the stem; frepro follows the code.
+- For the long sequence of Table 3, the stem's first stride is 2 instead of 4; all weights fit unchanged.
+- Both versions of the code run at any image size, but V1 and V2 then transform a different number of tokens.
 """
 
 from collections.abc import Callable
@@ -59,12 +60,12 @@ REVISION = {"vimf": 1}
 
 
 def conv_stem(in_chans: int, dim: int, *, stride: int, **dd: Any) -> nn.Sequential:
-    """Overlapping convolution, then two that halve the map (Table 1): (B, C, H, W) to (B, D, h, w).
+    """Build the convolutional stem: an overlapping convolution, then two that halve the map (Table 1).
 
-    The widths are 48, 96, 192 for Ti and 48, 192, 384 for S.
+    (B, C, H, W) to (B, D, h, w). The widths are 48, 96, 192 for Ti and 48, 192, 384 for S.
     """
     widths = (48, dim // 2, dim)
-    norm = partial(LayerNorm2d, eps=1e-6, **dd)
+    norm: Callable[[int], nn.Module] = partial(LayerNorm2d, eps=1e-6, **dd)
     first = nn.Sequential(nn.Conv2d(in_chans, widths[0], 7, stride // 4, padding=3, **dd), norm(widths[0]))
     halvings = [
         nn.Sequential(nn.Conv2d(before, after, 2, 2, **dd), norm(after), nn.Conv2d(after, after, 1, **dd), nn.GELU())
@@ -74,20 +75,23 @@ def conv_stem(in_chans: int, dim: int, *, stride: int, **dd: Any) -> nn.Sequenti
 
 
 def v1_spectrum(x: Tensor, *, shift_batch: bool = True) -> Tensor:
-    """V1's spectrum, over tokens and channels, zero frequency in the middle: (B, h, w, C) to (B, h, w, C).
+    """Return V1's spectrum, over tokens and channels, zero frequency in the middle: (B, h, w, C) to (B, h, w, C).
 
-    With ``shift_batch``, as released, the batch is rolled by half its length too.
+    With ``shift_batch``, as in the released code, the batch is also rolled by half its length.
     """
     spectrum = amplitude_spectrum(x.flatten(1, 2))
     return torch.fft.fftshift(spectrum, dim=(0, 1, 2) if shift_batch else (1, 2)).view_as(x)
 
 
 class SpectralPatchEmbed(nn.Module):
-    """Patches, plus their amplitude spectrum: a X + b |F(X)|; (B, C, H, W) to (B, h, w, D).
+    """Patches plus their amplitude spectrum, a X + b |F(X)|: (B, C, H, W) to (B, h, w, D).
 
     Args:
+        in_chans: C.
+        dim: D.
+        stride: Distance between patches in pixels.
         stem: "patch" (one convolution over patches of 16 x 16 pixels) or "conv" (the convolutional stem).
-        spectrum: |F|, from (B, h, w, D) to the same shape; None leaves the patches as they are.
+        spectrum: |F|, from (B, h, w, D) to the same shape; ``None`` for patches without spectrum.
     """
 
     def __init__(
@@ -105,17 +109,20 @@ class SpectralPatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.cnn_downsample_layers(x) if self.stem == "conv" else self.proj(x)
         x = x.permute(0, 2, 3, 1)
-        if self.spectrum is None:
+        if self.spectrum is None or self.sup_c is None:
             return x
         return self.sup_c[0] * x + self.sup_c[1] * self.spectrum(x)
 
 
 class SpectralVimBlock(VimBlock):
-    """V2's block: its Mamba sees a linear map of a X + b |F(X)|, F over tokens and channels; (B, L, C) to (B, L, C)."""
+    """V2's block, whose Mamba takes a linear map of a X + b |F(X)|, F over tokens and channels.
+
+    (B, L, C) to (B, L, C).
+    """
 
     def __init__(self, dim: int, **kwargs: Any) -> None:
         super().__init__(dim, **kwargs)
-        dd = {name: kwargs.get(name) for name in ("device", "dtype")}
+        dd: dict[str, Any] = {name: kwargs.get(name) for name in ("device", "dtype")}
         self.stack = nn.Parameter(torch.ones(2, **dd))
         self.mlp = nn.Linear(dim, dim, **dd)
         nn.init.zeros_(self.mlp.bias)
@@ -125,15 +132,19 @@ class SpectralVimBlock(VimBlock):
 
 
 class VimF(VisionMamba):
-    """Vision Mamba on patches and their spectrum.
+    """Vision Mamba on patches and their spectrum. Shapes are those of ``VisionMamba``.
 
     Args:
-        spectrum: What joins the patches: "grid" (the paper), "v1" (as first released) or None.
-        shift_batch: With "v1", give each image the spectrum of another one of its batch, as released.
-        spectral_blocks: How many blocks, from the first, are V2's.
+        spectrum: Spectrum that is added to the patches: "grid" (the paper), "v1" (the first release) or ``None``.
+        shift_batch: With "v1", use for each image the spectrum of another image of the batch, as in the released code.
+        spectral_blocks: Number of blocks, from the first, that are V2's.
         stem: "patch" (16 x 16 pixels) or "conv" (Table 1).
-        pos_embed: Add learnt position embeddings; the paper's default is none.
+        pos_embed: Add learned position embeddings; the paper's models have none by default.
+        depth: Number of blocks.
         **kwargs: As in ``VisionMamba``.
+
+    Raises:
+        ValueError: ``spectrum`` or ``stem`` is unknown, or as in ``VisionMamba``.
     """
 
     hand_written_norms = ("patch_embed.",)
@@ -151,9 +162,9 @@ class VimF(VisionMamba):
     ) -> None:
         by_name = {"grid": amplitude_spectrum, "v1": partial(v1_spectrum, shift_batch=shift_batch), None: None}
         if spectrum not in by_name:
-            raise ValueError(f"spectrum is 'grid', 'v1' or None, not {spectrum!r}")
+            raise ValueError(f"spectrum must be 'grid', 'v1' or None, not {spectrum!r}")
         if stem not in ("patch", "conv"):
-            raise ValueError(f"stem is 'patch' or 'conv', not {stem!r}")
+            raise ValueError(f"stem must be 'patch' or 'conv', not {stem!r}")
         super().__init__(
             pos_embed=pos_embed,
             depth=depth,
@@ -173,8 +184,8 @@ def _cfg(stem: str) -> dict[str, Any]:
     )
 
 
-# What each variant of the family changes in ``VimF``.
-VARIANTS = {
+# The arguments of ``VimF`` that make each variant.
+VARIANTS: dict[str, dict[str, Any]] = {
     "vimf_{}": {},
     "vimf_{}_pe": {"pos_embed": True},
     "vimf_{}_h": {"stem": "conv"},
@@ -236,37 +247,37 @@ def vimf_small_h(pretrained: bool = False, **kwargs: Any) -> VimF:
 
 @register_model
 def vimf_tiny_h_stride8(pretrained: bool = False, **kwargs: Any) -> VimF:
-    """Vim-Ti-F(H) at patches 8 pixels apart, 784 tokens at 224 pixels (Table 3)."""
+    """Vim-Ti-F(H) with patches 8 pixels apart, 784 patches at 224 pixels (Table 3)."""
     return _create_vimf("vimf_{}_h_stride8", "tiny", pretrained, kwargs)
 
 
 @register_model
 def vimf_small_h_stride8(pretrained: bool = False, **kwargs: Any) -> VimF:
-    """Vim-S-F(H) at patches 8 pixels apart, 784 tokens at 224 pixels (Table 3)."""
+    """Vim-S-F(H) with patches 8 pixels apart, 784 patches at 224 pixels (Table 3)."""
     return _create_vimf("vimf_{}_h_stride8", "small", pretrained, kwargs)
 
 
 @register_model
 def vimf_v1_tiny(pretrained: bool = False, **kwargs: Any) -> VimF:
-    """V1 of the released code. Its output for an image depends on the batch; see the file's top."""
+    """V1 of the released code. Its output for an image depends on the batch; see the top of this file."""
     return _create_vimf("vimf_v1_{}", "tiny", pretrained, kwargs)
 
 
 @register_model
 def vimf_v1_small(pretrained: bool = False, **kwargs: Any) -> VimF:
-    """V1 of the released code. Its output for an image depends on the batch; see the file's top."""
+    """V1 of the released code. Its output for an image depends on the batch; see the top of this file."""
     return _create_vimf("vimf_v1_{}", "small", pretrained, kwargs)
 
 
 @register_model
 def vimf_v1_tiny_stride8(pretrained: bool = False, **kwargs: Any) -> VimF:
-    """V1 of the released code at patches 8 pixels apart."""
+    """V1 of the released code with patches 8 pixels apart."""
     return _create_vimf("vimf_v1_{}_stride8", "tiny", pretrained, kwargs)
 
 
 @register_model
 def vimf_v1_small_stride8(pretrained: bool = False, **kwargs: Any) -> VimF:
-    """V1 of the released code at patches 8 pixels apart."""
+    """V1 of the released code with patches 8 pixels apart."""
     return _create_vimf("vimf_v1_{}_stride8", "small", pretrained, kwargs)
 
 
@@ -284,11 +295,11 @@ def vimf_v2_small(pretrained: bool = False, **kwargs: Any) -> VimF:
 
 @register_model
 def vimf_v2_tiny_stride8(pretrained: bool = False, **kwargs: Any) -> VimF:
-    """V2 of the released code at patches 8 pixels apart."""
+    """V2 of the released code with patches 8 pixels apart."""
     return _create_vimf("vimf_v2_{}_stride8", "tiny", pretrained, kwargs)
 
 
 @register_model
 def vimf_v2_small_stride8(pretrained: bool = False, **kwargs: Any) -> VimF:
-    """V2 of the released code at patches 8 pixels apart."""
+    """V2 of the released code with patches 8 pixels apart."""
     return _create_vimf("vimf_v2_{}_stride8", "small", pretrained, kwargs)

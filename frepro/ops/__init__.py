@@ -1,4 +1,8 @@
-"""Operations with one meaning each: spectral filters and the selective scan; every fast form equals its reference."""
+"""Spectral filters, the selective scan, and the layers that the models spend their time in.
+
+Each operation has a reference implementation in plain PyTorch and may have faster ones, which compute the same result;
+see ``frepro.ops.backends``.
+"""
 
 from .causal_conv import causal_conv
 from .depthwise import depthwise_conv

@@ -1,9 +1,9 @@
-"""Which implementation of an operation runs.
+"""Selection of the implementation (backend) of an operation.
 
-Each operation has a plain form in torch, its reference, and may have faster equals: "cpu" (C kernels), "onednn" (the
-linear layer on a CPU), "matmul" (products for a transform), "triton" (CUDA) and "mamba_ssm" (CUDA, the scan alone).
-In an ordinary eager call (``eager``) the fastest one that can take the inputs is picked. The argument ``backend`` of an
-operation or the environment variable ``FREPRO_BACKEND`` forces one.
+Each operation has a reference implementation in plain PyTorch, "torch", and may have faster, equivalent ones: "cpu" (C
+kernels), "onednn" (the linear layer on a CPU), "matmul" (matrix products instead of a transform), "triton" (CUDA) and
+"mamba_ssm" (CUDA, the scan only). In an ordinary eager call (``eager``) the fastest backend that supports the inputs
+runs. The argument ``backend`` of an operation or the environment variable ``FREPRO_BACKEND`` forces one.
 """
 
 import importlib.util
@@ -20,38 +20,43 @@ NAMES = ("torch", "cpu", "onednn", "matmul", "triton", "mamba_ssm")
 
 
 def choose(operation: str, obstacles: Mapping[str, str | None], asked: str | None = None) -> str:
-    """The backend to run an operation with.
+    """Return the name of the backend to run an operation with.
 
     Args:
-        operation: Its name, for messages.
-        obstacles: For each fast backend that the operation has, fastest first: why it cannot take the inputs, or none.
-            "torch" stands among them where it is not the slowest.
-        asked: What the caller forces. The environment variable forces only operations that have the backend.
+        operation: Name of the operation, for messages.
+        obstacles: For each fast backend of the operation, fastest first: why it does not support the inputs, or
+            ``None`` if it does. "torch" is among them if it is not the slowest.
+        asked: The backend that the caller forces; it takes precedence over the environment variable, which applies only
+            to operations that have the backend.
 
     Raises:
-        ValueError: An unknown backend is asked for, or one that cannot take the inputs.
+        ValueError: The requested backend is unknown or does not support the inputs.
     """
     forced = asked or os.environ.get("FREPRO_BACKEND")
     if not forced or (not asked and forced in NAMES and forced not in ("torch", *obstacles)):
         return next((name for name, obstacle in obstacles.items() if obstacle is None), "torch")
     if forced not in ("torch", *obstacles):
-        raise ValueError(f"unknown backend {forced!r} of {operation}; there are {list({'torch': None, **obstacles})}")
+        known = ", ".join({"torch": None, **obstacles})
+        raise ValueError(f"unknown backend {forced!r} of {operation}: choose from {known}")
     if obstacles.get(forced):
         raise ValueError(f"backend {forced!r} cannot run {operation}: {obstacles[forced]}")
     return forced
 
 
 def misfit(*expected: tuple[Tensor | None, tuple[int, ...]]) -> str | None:
-    """Which tensor has not the shape it should have; none where all have. Kernels trust shapes; torch looks at them."""
+    """Return a message about the first tensor that lacks its expected shape; ``None`` if all are as expected.
+
+    Unlike torch's operators, the kernels do not check shapes.
+    """
     for tensor, shape in expected:
         if tensor is not None and tensor.shape != shape:
-            return f"a tensor is {tuple(tensor.shape)} and not {tuple(shape)}"
+            return f"a tensor has the shape {tuple(tensor.shape)} and not {tuple(shape)}"
     return None
 
 
 @contextmanager
 def forced(backend: str) -> Iterator[None]:
-    """Force one backend for a while, as the environment variable does, on all operations that have it."""
+    """Force one backend inside the context, as the environment variable does, for all operations that have it."""
     before = os.environ.get("FREPRO_BACKEND")
     os.environ["FREPRO_BACKEND"] = backend
     try:
@@ -64,7 +69,7 @@ def forced(backend: str) -> Iterator[None]:
 
 
 def reasons() -> dict[str, str | None]:
-    """For each fast backend, why it cannot be used on this machine; none where it can."""
+    """Return, for each fast backend, why it cannot be used on this machine; ``None`` if it can."""
     return {"cpu": cpu.reason(), "triton": triton.reason(), "mamba_ssm": _missing("mamba_ssm")}
 
 

@@ -7,23 +7,26 @@ from frepro.ops import backends, cpu
 
 REVISION = {"causal convolution": 1}
 
-MAX_WIDTH = 64  # of the CPU kernel
+MAX_WIDTH = 64  # the widest convolution that the CPU kernel computes
 
 
 def causal_conv(
     x: Tensor, weight: Tensor, bias: Tensor, *, reverse: bool = False, backend: str | None = None
 ) -> Tensor:
-    """Depthwise convolution that looks back only, then SiLU: y_t = silu(bias + sum_j w_j x_(t - K + 1 + j)).
+    """Apply a causal depthwise convolution, then SiLU: y_t = silu(bias + sum_j w_j x_(t - K + 1 + j)).
 
     Args:
         x: Sequence, (B, C, L).
         weight: (C, K).
         bias: (C,).
-        reverse: Look ahead only: the same as on the reversed sequence, turned back.
-        backend: "torch" or "cpu"; the fastest that can take the inputs unless given.
+        reverse: Use future steps instead of past ones: reverse the sequence, convolve, and reverse the result.
+        backend: "torch" or "cpu". ``None`` selects the fastest backend that supports the inputs.
 
     Returns:
         (B, C, L), in the dtype of ``x``.
+
+    Raises:
+        ValueError: ``backend`` is unknown or does not support the inputs.
     """
     if backends.choose("causal_conv", {"cpu": _cpu_obstacle(x, weight, bias)}, backend) == "cpu":
         from frepro.ops.cpu.scan import causal_conv as kernel
@@ -37,8 +40,8 @@ def causal_conv(
 
 
 def _cpu_obstacle(x: Tensor, weight: Tensor, bias: Tensor) -> str | None:
-    """Why the CPU kernel cannot take these inputs; none where it can."""
+    """Return why the CPU kernel does not support these inputs; ``None`` if it does."""
     if weight.shape[1] > MAX_WIDTH:
-        return f"its width is {MAX_WIDTH} at most, not {weight.shape[1]}"
+        return f"the kernel is at most {MAX_WIDTH} wide, not {weight.shape[1]}"
     misfit = backends.misfit((weight, (x.shape[1], weight.shape[1])), (bias, (x.shape[1],)))
     return misfit or cpu.obstacle(x, weight, bias)

@@ -1,9 +1,9 @@
-"""Whether a call is an ordinary eager one: the question that every fast path asks before it runs.
+"""Tests for ordinary eager calls, made before every fast path.
 
-A fast path may write over its input, call a compiled kernel, or leave a module's ``forward`` out. None of that is right
-where something stands between the call and its numbers: a tracer or exporter that records torch's own operators, a
-transform of functions, forward-mode derivatives, a mode or a tensor subclass that gives operators a meaning of its own.
-There the plain form in torch runs, which all of these understand.
+A fast path may overwrite its input, call a compiled kernel, or skip a module's ``forward``. That is wrong if something
+intercepts the call: a tracer or exporter that records torch's own operators, a function transform, forward-mode
+derivatives, or a mode or tensor subclass that redefines operators. In these cases the reference implementation runs,
+which is made of torch's own operators and works with all of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,40 +17,40 @@ from torch.utils._device import DeviceContext
 
 
 def obstacle(*tensors: Tensor | None, registered: bool = False) -> str | None:
-    """Why a call is no ordinary eager one; none where it is.
+    """Return why a call is not an ordinary eager one; ``None`` if it is.
 
     Args:
-        tensors: What the fast path would take, parameters included.
-        registered: The fast path is one operator registered with torch, with its shapes, gradient and cost:
-            ``torch.compile``, dispatch modes such as ``FlopCounterMode``, and fake tensors take it as it is.
+        tensors: Inputs of the fast path, parameters included.
+        registered: The fast path is one operator registered with torch, with its shapes, gradient and FLOPs.
+            ``torch.compile``, dispatch modes such as ``FlopCounterMode``, and fake tensors support such an operator.
     """
     if torch.compiler.is_compiling():
-        if torch.compiler._is_exporting_flag:  # ``is_exporting()`` is true of torch.compile too in torch 2.11
-            return "an exported graph holds torch's own operators alone"
+        if torch.compiler._is_exporting_flag:  # in torch 2.11, ``is_exporting()`` is true under torch.compile too
+            return "an exported graph holds only torch's own operators"
         if not registered:
-            return "compilers choose for themselves"
+            return "compilers select their own implementation"
     elif torch._C._is_tracing():
-        return "a traced graph holds torch's own operators alone"
+        return "a traced graph holds only torch's own operators"
     elif not registered and _has_modes():
-        return "a mode of torch looks at each operator"
-    if forward_ad._current_level >= 0:  # torch would take the derivative for zero and not say so
+        return "a torch mode intercepts each operator"
+    if forward_ad._current_level >= 0:  # torch would silently treat the derivative as zero
         return "it has no forward-mode derivative"
     if torch._C._are_functorch_transforms_active():
-        return "it has no rule for transforms of functions, as vmap"
+        return "it does not support function transforms such as vmap"
     for tensor in tensors:
         kind = type(tensor)
         if not (kind is Tensor or kind is Parameter or tensor is None or (registered and kind is FakeTensor)):
-            return f"a tensor is of the class {kind.__name__}"
+            return f"a tensor is an instance of {kind.__name__}"
     return None
 
 
 def is_graphed() -> bool:
-    """Whether a graph is being made of the call, by ``torch.compile``, export or ``torch.jit.trace``."""
+    """Return whether ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` is recording the call in a graph."""
     return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 def _has_modes() -> bool:
-    """Whether a mode for torch functions or operators is active; a default device for new tensors is none."""
+    """Return whether a torch-function or dispatch mode is active, other than a default device for new tensors."""
     if torch._C._len_torch_dispatch_stack():
         return True
     if not (depth := torch._C._len_torch_function_stack()):
@@ -59,34 +59,43 @@ def _has_modes() -> bool:
 
 
 def may_overwrite(x: Tensor) -> bool:
-    """Whether an operation may write over ``x``, which its caller gives away: no gradient needs it, nobody records."""
+    """Return whether an operation may overwrite ``x``, which its caller no longer needs.
+
+    It may if no gradient is recorded and the call is an ordinary eager one.
+    """
     return not torch.is_grad_enabled() and obstacle(x) is None
 
 
 def obstacle_to_gradient(dy: Tensor, *tensors: Tensor | None, registered: bool = False) -> str | None:
-    """``obstacle`` of a way back: a call that was ordinary may have a gradient that is not.
+    """Return ``obstacle`` for a backward pass: an ordinary call may have a backward pass that is not ordinary.
 
     Args:
-        dy: Gradient of what the call gave.
-        tensors: What else the way back takes.
+        dy: Gradient of the call's result.
+        tensors: The other inputs of the backward pass.
         registered: As in ``obstacle``.
     """
-    if torch._C._functorch.is_legacy_batchedtensor(dy):  # by torch.autograd.grad(is_grads_batched=True)
-        return "it is one of many gradients, by vmap"
+    if torch._C._functorch.is_legacy_batchedtensor(dy):  # made by torch.autograd.grad(is_grads_batched=True)
+        return "its gradients are batched by vmap"
     return obstacle(dy, *tensors, registered=registered)
 
 
 def plain_gradients(
     plain: Callable[..., Tensor], inputs: Sequence[Tensor | None], dy: Tensor
 ) -> tuple[Tensor | None, ...] | None:
-    """Gradients of a kernel's inputs by its plain form, where the kernel's own way back would not do; else none.
+    """Return the gradients of a kernel's inputs computed through its reference implementation.
+
+    This is for backward passes that the kernel's own backward does not support, such as differentiable ones.
 
     Args:
-        plain: The plain form, of all ``inputs``.
-        inputs: What the kernel took, as it was saved for the way back.
-        dy: Gradient of what the kernel gave.
+        plain: The reference implementation, which takes all ``inputs``.
+        inputs: The kernel's inputs as they were saved for the backward pass.
+        dy: Gradient of the kernel's result.
+
+    Returns:
+        One gradient for each input, ``None`` for inputs that need none; or ``None`` in place of the tuple if the
+        kernel's own backward can run.
     """
-    if type(dy) is not Tensor:  # a compiler draws up both ways, with gradients recorded that nobody wants
+    if type(dy) is not Tensor:  # a compiler traces forward and backward with gradients enabled that nobody needs
         return None
     is_recorded = torch.is_grad_enabled()
     if not is_recorded and obstacle_to_gradient(dy, registered=True) is None:

@@ -1,4 +1,4 @@
-"""What works on the channels of each position alone: the linear layer, StarReLU and GELU."""
+"""Operations on each position separately: the linear layer, StarReLU and GELU."""
 
 from typing import Any
 
@@ -12,52 +12,56 @@ REVISION = {"pointwise operations": 1}
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, backend: str | None = None) -> Tensor:
-    """``torch.nn.functional.linear``, by oneDNN on AMD processors with AVX-512.
+    """Apply ``torch.nn.functional.linear``, through oneDNN on AMD processors with AVX-512.
 
-    torch calls MKL, which runs its AVX2 code on every AMD processor: half the speed of oneDNN's AVX-512 code, and about
-    the same speed as oneDNN's AVX2 code. On Intel processors both are equally fast. (torch uses oneDNN for its
-    convolutions and in compiled code. Compiled code and autocast choose for themselves.)
+    torch's own implementation calls MKL, which runs its AVX2 code on every AMD processor: at half the speed of oneDNN's
+    AVX-512 code, and at about the same speed as oneDNN's AVX2 code. On Intel processors both are equally fast. torch
+    itself uses oneDNN for convolutions and in compiled code. (Compilers and autocast select their own implementation.)
 
     Args:
         x: (..., in).
         weight: (out, in).
         bias: (out,).
-        backend: "torch" or "onednn"; the fastest that can take the inputs unless given.
+        backend: "torch" or "onednn". ``None`` selects the fastest backend that supports the inputs.
 
     Returns:
         (..., out).
+
+    Raises:
+        ValueError: ``backend`` is unknown or does not support the inputs.
     """
     obstacles = {"onednn": _onednn_obstacle(x, weight, bias)}
     if not PREFERS_ONEDNN:
         obstacles = {"torch": None, **obstacles}
     if backends.choose("linear", obstacles, backend) == "onednn":
-        # A weight that is not dense falls to a product hundreds of times slower.
+        # For a weight that is not contiguous, oneDNN falls back to a product that is hundreds of times slower.
         return _product(x, weight.contiguous(), bias)
     return F.linear(x, weight, bias)
 
 
 def _onednn_obstacle(x: Tensor, weight: Tensor, bias: Tensor | None) -> str | None:
-    """Why oneDNN cannot or need not take these inputs; none where it can."""
+    """Return why oneDNN cannot or need not take these inputs; ``None`` if it can."""
     if not (x.device.type == weight.device.type == "cpu"):
         return f"tensors are on {x.device} and {weight.device}"
     if not (x.dtype == weight.dtype == torch.float32):
         return f"tensors are {x.dtype} and {weight.dtype}"
     if torch.is_autocast_enabled("cpu"):
-        return "autocast chooses for itself"
+        return "autocast selects its own implementation"
     if unusual := eager.obstacle(x, weight, bias):
         return unusual
     if x.ndim < 2 or not x.numel():
-        return "there is no batch"
-    misfit = backends.misfit((weight, (len(weight), x.shape[-1])), (bias, (len(weight),)))
-    if misfit or (bias is not None and bias.dtype != torch.float32):
-        return misfit or f"the bias is {bias.dtype}"
-    return None if HAS_ONEDNN else "this torch has no oneDNN"
+        return "the input is not a batch"
+    if misfit := backends.misfit((weight, (len(weight), x.shape[-1])), (bias, (len(weight),))):
+        return misfit
+    if bias is not None and bias.dtype != torch.float32:
+        return f"the bias is {bias.dtype}"
+    return None if HAS_ONEDNN else "this build of torch has no oneDNN"
 
 
 # A rule and not a measurement at start-up: results must not depend on what a noisy machine measured once.
 PREFERS_ONEDNN = "AuthenticAMD" in cpu.description() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-# With more rows than this, MKL is the faster one at the weight's gradient, a product over all rows.
+# With more rows than this, MKL computes the weight's gradient, a product over all rows, faster than oneDNN.
 MOST_ROWS = 1024
 
 
@@ -78,7 +82,7 @@ class _OneDNNLinear(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         multiply = F.linear if eager.obstacle_to_gradient(gradient, x, weight) else _product
         dx = dweight = dbias = None
-        # rows is the weight of the last product below: dense, where x is a slice of something wider.
+        # In the last product below, rows takes the place of the weight, which must be contiguous; x may be a slice.
         rows, of_rows = (t.reshape(-1, t.shape[-1]).contiguous() for t in (x, gradient))
         if ctx.needs_input_grad[0]:
             dx = multiply(gradient, weight.t(), None)
@@ -91,20 +95,23 @@ class _OneDNNLinear(torch.autograd.Function):
 
 
 def gelu(x: Tensor, *, inplace: bool = False, backend: str | None = None) -> Tensor:
-    """GELU, x Phi(x) with the normal distribution Phi, not its approximation by tanh.
+    """Apply GELU, x Phi(x) with the cumulative normal distribution Phi, not its approximation by tanh.
 
-    The CPU kernel is for the gradient alone.
+    The CPU kernel computes the gradient only.
 
     Args:
         x: Any shape.
-        inplace: Where no gradient is recorded, write over ``x``: a second map as large as a hidden layer's is memory
-            that the system hands out and takes back for each image.
-        backend: "torch" or "cpu"; the fastest that can take the inputs unless given.
+        inplace: Overwrite ``x`` if no gradient is recorded. A second map as large as a hidden layer's would be memory
+            that the system allocates and frees for each image.
+        backend: "torch" or "cpu". ``None`` selects the fastest backend that supports the inputs.
 
     Returns:
         The shape and dtype of ``x``.
+
+    Raises:
+        ValueError: ``backend`` is unknown or does not support the inputs.
     """
-    # Half precision has less to read than it costs to convert.
+    # For half precision, the conversion costs more than the kernel saves.
     obstacle = f"tensors are {x.dtype}" if x.dtype != torch.float32 else eager.obstacle(x) or cpu.obstacle(x)
     is_wanted = x.requires_grad and torch.is_grad_enabled()
     if backends.choose("gelu", {"cpu": obstacle}, backend) == "cpu" and is_wanted:
@@ -115,18 +122,21 @@ def gelu(x: Tensor, *, inplace: bool = False, backend: str | None = None) -> Ten
 
 
 def star_relu(x: Tensor, scale: Tensor, bias: Tensor, *, inplace: bool = False, backend: str | None = None) -> Tensor:
-    """StarReLU, scale relu(x)^2 + bias ("MetaFormer Baselines for Vision", Yu et al., eq. 8).
+    """Apply StarReLU, scale relu(x)^2 + bias ("MetaFormer Baselines for Vision", Yu et al., eq. 8).
 
     Args:
         x: Any shape.
         scale, bias: One number each, (1,).
         inplace: As in ``gelu``.
-        backend: "torch" or "cpu"; the fastest that can take the inputs unless given.
+        backend: "torch" or "cpu". ``None`` selects the fastest backend that supports the inputs.
 
     Returns:
         The shape and dtype of ``x``.
+
+    Raises:
+        ValueError: ``backend`` is unknown or does not support the inputs.
     """
-    # Half precision has less to read than it costs to convert.
+    # For half precision, the conversion costs more than the kernel saves.
     obstacle = f"tensors are {x.dtype}" if x.dtype != torch.float32 else cpu.obstacle(x, scale, bias)
     if backends.choose("star_relu", {"cpu": obstacle}, backend) == "cpu":
         from frepro.ops.cpu import spectral

@@ -1,7 +1,7 @@
-"""The selective scan as one operator of torch: its shapes, its derivative and its cost, whatever kernels run it.
+"""The selective scan as a torch operator: its shapes, gradient and FLOPs, independent of the kernels that run it.
 
-Sequences are (batch, time, channels) here, with any strides; gradients come out contiguous. Kernels are a module with
-the functions ``scan_forward`` and ``scan_backward``, loaded when they are first asked for.
+Sequences are (batch, time, channels) here, with any strides; gradients are contiguous. The kernels of a backend are a
+module with the functions ``scan_forward`` and ``scan_backward``, which is imported at first use.
 """
 
 import importlib
@@ -30,9 +30,10 @@ def scan(
     reverse: bool,
     kernels: str = "cpu",
 ) -> Tensor:
-    """u, delta, z, result: (batch, time, D). A: (D, N). B, C: (batch, time, N). D, delta_bias: (D).
+    """Run the scan. u, delta, z, result: (batch, time, D). A: (D, N). B, C: (batch, time, N). D, delta_bias: (D).
 
-    All are float32 but where the kernels widen sequences themselves. ``kernels``: "cpu" or "triton".
+    All are float32, except that Triton's kernels take sequences in half precision and convert them themselves.
+    ``kernels``: "cpu" or "triton".
     """
     return _kernels(kernels).scan_forward(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
 
@@ -57,7 +58,7 @@ def scan_backward(
     reverse: bool,
     kernels: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of u, delta, A, B, C, D, z and delta_bias; of those that are none, something to be thrown away."""
+    """Return the gradients of u, delta, A, B, C, D, z and delta_bias; ignore those of inputs that are ``None``."""
     return _kernels(kernels).scan_backward(dy, u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
 
 
@@ -80,12 +81,16 @@ def _setup(ctx, inputs, output):
 def _backward(ctx, dy):
     from frepro.ops.selective_scan import selective_scan
 
-    def plain(*tensors: Tensor | None) -> Tensor:
-        turned = (x if x is None else x.transpose(1, 2) if x.ndim == 3 else x for x in tensors)
-        options = {"delta_softplus": ctx.delta_softplus, "reverse": ctx.reverse, "backend": "torch"}
-        return selective_scan(*turned, **options).transpose(1, 2)
+    def plain(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, *optional: Tensor | None) -> Tensor:
+        u, delta, B, C = (x.transpose(1, 2) for x in (u, delta, B, C))
+        D, z, delta_bias = optional
+        z = z if z is None else z.transpose(1, 2)
+        y = selective_scan(
+            u, delta, A, B, C, D, z, delta_bias, ctx.delta_softplus, reverse=ctx.reverse, backend="torch"
+        )
+        return y.transpose(1, 2)
 
-    tensors = ctx.saved_tensors  # to be read once, says checkpointing
+    tensors = ctx.saved_tensors  # activation checkpointing allows this to be read only once
     if (found := eager.plain_gradients(plain, tensors, dy)) is not None:
         return *found, None, None, None
     gradients = torch.ops.frepro.selective_scan_backward(dy, *tensors, ctx.delta_softplus, ctx.reverse, ctx.kernels)
@@ -100,6 +105,6 @@ scan.register_autograd(_backward, setup_context=_setup)
 
 @register_flop_formula([torch.ops.frepro.selective_scan])
 def scan_flops(u_shape, delta_shape, A_shape, *args, out_shape=None, **kwargs) -> int:
-    """Nine operations for each channel, step and state, the count that the field uses for a selective scan."""
+    """Return nine operations for each channel, step and state, the usual count for a selective scan."""
     batch, length, dim = u_shape
     return 9 * batch * length * dim * A_shape[1]

@@ -4,16 +4,19 @@
 Algorithm 2. For each channel d of a sequence u, with a state h of N numbers,
 
     h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t          h_0 = 0
-    y_t = C_t . h_t + D u_t                                 and y_t silu(z_t) where a gate z is given
+    y_t = C_t . h_t + D u_t                                 multiplied by silu(z_t) if a gate z is given
 
-A is discretised by zero-order hold, B by delta_t B_t, its first order (Vim-F's eq. 2 prints zero-order hold for both;
-all published code does this).
+A is discretised by zero-order hold; B by delta_t B_t, its first-order approximation. (Vim-F's eq. 2 prints zero-order
+hold for both; all published code does the above.)
 
-``torch`` is the reference, plain and differentiable on every device; ``cpu`` are our kernels in C and ``triton`` those
-for CUDA; ``mamba_ssm`` calls the CUDA kernels of the mamba-ssm package. See ``backends`` for how one is chosen.
+The backend ``torch`` is the reference, plain PyTorch that is differentiable on every device; ``cpu`` is frepro's C
+kernels and ``triton`` its CUDA kernels; ``mamba_ssm`` calls the CUDA kernels of the mamba-ssm package. See ``backends``
+for how one is selected.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import Literal, overload
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +27,42 @@ from frepro.ops.precision import without_autocast
 from frepro.ops.scan_op import MAX_STATE, scan
 
 REVISION = {"selective scan": 1}
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: Literal[False] = False,
+    *,
+    reverse: bool = False,
+    backend: str | None = None,
+) -> Tensor: ...
+
+
+@overload
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    *,
+    return_last_state: Literal[True],
+    reverse: bool = False,
+    backend: str | None = None,
+) -> tuple[Tensor, Tensor]: ...
 
 
 def selective_scan(
@@ -41,28 +80,32 @@ def selective_scan(
     reverse: bool = False,
     backend: str | None = None,
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Run the recurrence over the last axis. The state is kept in float32 at least, whatever the dtype of ``u``.
+    """Run the recurrence over the last axis. The state is float32 or wider, whatever the dtype of ``u``.
 
     Args:
         u: Input, (batch, channels, length).
         delta: Step sizes, (batch, channels, length).
-        A: Real transition rates, (channels, N); negative for a state that fades.
-        B: Input coefficients: (batch, N, length), or (batch, G, N, length) for G equal groups of channels, or
-            (channels, N) for fixed ones.
+        A: Real transition rates, (channels, N); negative for a state that decays.
+        B: Input coefficients: (batch, N, length), or (batch, G, N, length) for G groups of channels of equal size, or
+            (channels, N) for coefficients that do not depend on time.
         C: Output coefficients, in one of the shapes of ``B``.
         D: Skip coefficients, (channels,).
         z: Gate, (batch, channels, length).
         delta_bias: Added to ``delta``, (channels,).
-        delta_softplus: Pass ``delta``, bias included, through a softplus.
-        return_last_state: Return the state after the last step too.
+        delta_softplus: Apply softplus to ``delta``, after adding the bias.
+        return_last_state: Also return the state after the last step.
         reverse: Run from the last step to the first; the last state is then the one at the first step.
-        backend: "torch", "cpu", "triton" or "mamba_ssm"; the fastest that can take the inputs unless given.
+        backend: "torch", "cpu", "triton" or "mamba_ssm". ``None`` selects the fastest backend that supports the inputs.
 
     Returns:
-        (batch, channels, length), in the dtype of ``u``; and (batch, channels, N) with ``return_last_state``.
+        The result, (batch, channels, length), in the dtype of ``u``; with ``return_last_state``, a tuple of the result
+        and the last state, (batch, channels, N).
+
+    Raises:
+        ValueError: ``backend`` is unknown or does not support the inputs.
     """
     arguments = (u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state, reverse)
-    # On CUDA mamba-ssm goes first where somebody installed it, until ours is measured against it on a GPU.
+    # On CUDA, mamba-ssm is preferred if it is installed, until the Triton kernels have been compared with it on a GPU.
     kernel_obstacle = _kernel_obstacle(u, delta, A, B, C, D, z, delta_bias, return_last_state)
     tensors = (u, delta, A, B, C, D, z, delta_bias)
     obstacles = {
@@ -87,7 +130,8 @@ def _torch_scan(
     reverse: bool,
 ) -> Tensor | tuple[Tensor, Tensor]:
     if reverse:
-        u, delta, B, C, z = (_flipped(x) for x in (u, delta, B, C, z))
+        u, delta, B, C = (_flipped(x) for x in (u, delta, B, C))
+        z = z if z is None else _flipped(z)
     input_dtype, length = u.dtype, u.shape[2]
     dtype = torch.promote_types(input_dtype, torch.float32)
     with without_autocast(u):
@@ -101,8 +145,8 @@ def _torch_scan(
         groups = max(B.shape[1], C.shape[1])
         B, C = (x.repeat_interleave(groups // x.shape[1], dim=1) for x in (B, C))
 
-        # Channels as (groups, channels of a group); the state is (batch, groups, channels of a group, N). Time comes
-        # first, so that a step reads contiguous memory and its gradient does not span the whole sequence.
+        # Channels are split into (groups, channels of a group); the state is (batch, groups, channels of a group, N).
+        # Time comes first, so that a step reads contiguous memory and its gradient does not span the whole sequence.
         rates = A.unflatten(0, (groups, -1))
         steps = zip(
             _time_first(delta.unflatten(1, (groups, -1)).unsqueeze(3)),
@@ -126,20 +170,20 @@ def _torch_scan(
     return (y, state.flatten(1, 2)) if return_last_state else y
 
 
-def _flipped(x: Tensor | None) -> Tensor | None:
-    """Time backwards; what does not depend on time as it is."""
-    return x if x is None or x.ndim == 2 else x.flip(-1)
+def _flipped(x: Tensor) -> Tensor:
+    """Return ``x`` with time reversed; unchanged if it does not depend on time."""
+    return x if x.ndim == 2 else x.flip(-1)
 
 
 def _with_groups(coefficients: Tensor, batch: int, length: int) -> Tensor:
-    """Any accepted shape of B or C to (batch, groups, N, length)."""
+    """Return B or C, in any of its accepted shapes, as (batch, groups, N, length)."""
     if coefficients.ndim == 2:
         return coefficients[None, :, :, None].expand(batch, -1, -1, length)
     return coefficients.unsqueeze(1) if coefficients.ndim == 3 else coefficients
 
 
 def _time_first(x: Tensor) -> tuple[Tensor, ...]:
-    """Cut the last axis, time, into one contiguous tensor for each step."""
+    """Split the last axis, time, into one contiguous tensor for each step."""
     return x.movedim(-1, 0).contiguous().unbind(0)
 
 
@@ -154,14 +198,14 @@ def _kernel_obstacle(
     delta_bias: Tensor | None,
     return_last_state: bool,
 ) -> str | None:
-    """Why our own kernels cannot take such inputs, on whatever device; none where they can."""
+    """Return why frepro's kernels do not support such inputs on any device; ``None`` if they do."""
     if return_last_state:
         return "it does not return the last state"
     if B.ndim != 3 or C.ndim != 3:
         return "it needs B and C of shape (batch, N, length)"
     (batch, channels, length), state = u.shape, A.shape[1]
     if state > MAX_STATE:
-        return f"its state holds {MAX_STATE} numbers, not {state}"
+        return f"its state holds at most {MAX_STATE} numbers, not {state}"
     sequences = ((delta, u.shape), (z, u.shape), *((x, (batch, state, length)) for x in (B, C)))
     return backends.misfit(*sequences, (A, (channels, state)), (D, (channels,)), (delta_bias, (channels,)))
 
@@ -180,22 +224,27 @@ def _kernel_scan(
     return_last_state: bool,
     reverse: bool,
 ) -> Tensor:
-    """Our own kernels, time before channels. Those in C take float32 alone; those in Triton widen sequences."""
+    """Run frepro's kernels, with time before channels. C kernels take float32 only; Triton's convert sequences."""
+
+    def sequence(x: Tensor) -> Tensor:
+        x = x.transpose(1, 2)
+        return x if kernels == "triton" else x.float()
+
     dtype = u.dtype
-    sequences = (x if x is None else x.transpose(1, 2) for x in (u, delta, B, C, z))
-    u, delta, B, C, z = (x if x is None or kernels == "triton" else x.float() for x in sequences)
-    A, D, delta_bias = (x if x is None else x.float() for x in (A, D, delta_bias))
-    return scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse, kernels).transpose(1, 2).to(dtype)
+    u, delta, B, C = (sequence(x) for x in (u, delta, B, C))
+    z = z if z is None else sequence(z)
+    D, delta_bias = (x if x is None else x.float() for x in (D, delta_bias))
+    return scan(u, delta, A.float(), B, C, D, z, delta_bias, delta_softplus, reverse, kernels).transpose(1, 2).to(dtype)
 
 
 def _mamba_ssm_obstacle(u: Tensor) -> str | None:
-    """Why the mamba-ssm package cannot take these inputs; none where it can."""
+    """Return why the mamba-ssm package does not support these inputs; ``None`` if it does."""
     if not u.is_cuda:
         return f"tensors are on {u.device}"
     try:
         import mamba_ssm.ops.selective_scan_interface  # noqa: F401
     except ImportError as error:
-        return f"it cannot load ({error}); pip install 'frepro[mamba]'"
+        return f"mamba-ssm cannot be imported ({error}); pip install 'frepro[mamba]'"
     return None
 
 
@@ -215,18 +264,19 @@ def _mamba_ssm_scan(
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
     if reverse:
-        u, delta, B, C, z = (_flipped(x) for x in (u, delta, B, C, z))
-    # The kernels want all that depends on time in the dtype of u, and all that does not in float32.
-    A, D, delta_bias = (x if x is None else x.float() for x in (A, D, delta_bias))
+        u, delta, B, C = (_flipped(x) for x in (u, delta, B, C))
+        z = z if z is None else _flipped(z)
+    # The kernels require inputs that depend on time in the dtype of u, and the others in float32.
+    D, delta_bias = (x if x is None else x.float() for x in (D, delta_bias))
     B, C = (x.float() if x.ndim == 2 else x.to(u.dtype) for x in (B, C))
-    delta, z = (x if x is None else x.to(u.dtype) for x in (delta, z))
-    result = selective_scan_fn(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state)
+    delta, z = delta.to(u.dtype), z if z is None else z.to(u.dtype)
+    result = selective_scan_fn(u, delta, A.float(), B, C, D, z, delta_bias, delta_softplus, return_last_state)
     if not reverse:
         return result
     return (result[0].flip(2), result[1]) if return_last_state else result.flip(2)
 
 
-BACKENDS = {
+BACKENDS: dict[str, Callable[..., Tensor | tuple[Tensor, Tensor]]] = {
     "torch": _torch_scan,
     "cpu": partial(_kernel_scan, "cpu"),
     "triton": partial(_kernel_scan, "triton"),

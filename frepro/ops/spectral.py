@@ -1,10 +1,10 @@
 """Filters in the frequency domain of a feature map.
 
-Maps are channels-last, (B, H, W, C). Their half spectrum is (B, H, W // 2 + 1, C), un-shifted: row 0 and column 0 are
-the zero frequency, rows past H / 2 are negative frequencies. Transforms are orthonormal (``norm="ortho"``), so that
+Maps are channels-last, (B, H, W, C). Their half spectrum is (B, H, W // 2 + 1, C), un-shifted: row 0 and column 0 hold
+the zero frequency, and rows past H / 2 hold negative frequencies. Transforms are orthonormal (``norm="ortho"``), so
 Parseval's theorem holds without a factor.
 
-FFTs run in float32 or more whatever the surrounding precision: half-precision FFTs exist on CUDA alone, and there only
+FFTs run in float32 or wider, whatever the surrounding precision: half-precision FFTs exist only on CUDA, and there only
 for sizes that are powers of two, which 56, 28, 14 and 7 are not. The result has the dtype of ``x``.
 """
 
@@ -23,16 +23,19 @@ REVISION = {"spectral filters": 1}
 
 
 def global_filter(x: Tensor, weight: Tensor, *, inplace: bool = False, backend: str | None = None) -> Tensor:
-    """Static filter, one for each channel: F^-1(K . F(x)) (GFNet; DFFormer eq. 2).
+    """Apply a static filter to each channel: F^-1(K . F(x)) (GFNet; DFFormer eq. 2).
 
     Args:
         x: Feature map, (B, H, W, C).
-        weight: Real and imaginary part of K, (H, W // 2 + 1, C, 2); or (H, W // 2 + 1, C) where it is real.
-        inplace: Where no gradient is recorded, a backend may write over ``x``.
-        backend: "torch", "cpu" or "triton"; the fastest that can take the inputs unless given.
+        weight: Real and imaginary parts of K, (H, W // 2 + 1, C, 2); or (H, W // 2 + 1, C) for a real K.
+        inplace: Allow a backend to overwrite ``x`` if no gradient is recorded.
+        backend: "torch", "cpu" or "triton". ``None`` selects the fastest backend that supports the inputs.
 
     Returns:
         (B, H, W, C), in the dtype of ``x``.
+
+    Raises:
+        ValueError: ``backend`` is unknown or does not support the inputs.
     """
     chosen = backends.choose("global_filter", _obstacles(x, weight), backend)
     if chosen != "torch":
@@ -47,19 +50,22 @@ def global_filter(x: Tensor, weight: Tensor, *, inplace: bool = False, backend: 
 def dynamic_filter(
     x: Tensor, coefficients: Tensor, basis: Tensor, *, inplace: bool = False, backend: str | None = None
 ) -> Tensor:
-    """Filter made for each sample and channel from a basis that all channels share (DFFormer eq. 3 and 4).
+    """Apply a filter that is mixed for each sample and channel from a shared basis (DFFormer eq. 3 and 4).
 
     y_c = F^-1((sum_n s_nc K_n) . F(x_c))
 
     Args:
         x: Feature map, (B, H, W, C).
-        coefficients: Mixing weights s, (B, N, C); the softmax over N is the caller's.
-        basis: Real and imaginary part of K_1..K_N, (H, W // 2 + 1, N, 2).
+        coefficients: Mixing weights s, (B, N, C). The caller applies the softmax over N.
+        basis: Real and imaginary parts of K_1..K_N, (H, W // 2 + 1, N, 2).
         inplace: As in ``global_filter``.
-        backend: "torch", "cpu" or "triton"; the fastest that can take the inputs unless given.
+        backend: "torch", "cpu" or "triton". ``None`` selects the fastest backend that supports the inputs.
 
     Returns:
         (B, H, W, C), in the dtype of ``x``.
+
+    Raises:
+        ValueError: ``backend`` is unknown or does not support the inputs.
     """
     chosen = backends.choose("dynamic_filter", _obstacles(x, basis, coefficients), backend)
     if chosen != "torch":
@@ -72,7 +78,7 @@ def dynamic_filter(
 
 
 def _obstacles(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) -> dict[str, str | None]:
-    """Why fast filters cannot take these inputs; none where they can."""
+    """Return, for each fast backend, why it does not support these inputs; ``None`` if it does."""
     batch, height, width, channels = x.shape
     filters = channels if coefficients is None else weight.shape[2]
     parts = () if coefficients is None and weight.ndim == 3 else (2,)
@@ -86,14 +92,14 @@ def _obstacles(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) ->
 
 
 def _cpu_obstacle(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) -> str | None:
-    """Why the CPU kernel cannot take these inputs; none where it can."""
+    """Return why the CPU kernel does not support these inputs; ``None`` if it does."""
     from frepro.ops.cpu.spectral import MAX_FILTERS, factor
 
     if coefficients is not None and weight.shape[2] > MAX_FILTERS:
         return f"a basis holds at most {MAX_FILTERS} filters, not {weight.shape[2]}"
     for side in x.shape[1:3]:
         if factor(side) is None:
-            return f"a side of {side} does not factor into two small numbers"
+            return f"a map side of {side} does not factor into two small numbers"
     return cpu.obstacle(x, weight, coefficients)
 
 
@@ -113,7 +119,7 @@ def _triton_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None, inpla
     coefficients = coefficients if coefficients is None else coefficients.float()
     weight = torch.stack([weight, torch.zeros_like(weight)], dim=3) if weight.ndim == 3 else weight
     with without_autocast(x):
-        # cuFFT transforms the last axes; on others torch copies before and after.
+        # cuFFT transforms the last axes; for other axes torch copies the map before and after.
         spectrum = torch.fft.rfft2(x.float().permute(0, 3, 1, 2), norm="ortho")
         planes = torch.view_as_real(spectrum).flatten(2, 3)  # (B, C, H (W // 2 + 1), 2)
         product = spectral_product(planes, weight.float().permute(2, 0, 1, 3).flatten(1, 2), coefficients)
@@ -125,28 +131,31 @@ FILTERS = {"cpu": _cpu_filter, "triton": _triton_filter}
 
 
 def spectral_rescale(x: Tensor, gain: Tensor, *, inplace: bool = False, backend: str | None = None) -> Tensor:
-    """Real gain on each frequency, F^-1(g . F(x)): amplitudes change, phases do not (SPANetV2's re-scaling filter).
+    """Scale each frequency by a real gain, F^-1(g . F(x)): amplitudes change, phases do not (SPANetV2's re-scaling).
 
     Args:
         x: Feature map, (B, H, W, C).
         gain: g, (H, W // 2 + 1, C).
-        inplace, backend: As in ``global_filter``, whose special case this is.
+        inplace, backend: As in ``global_filter``, of which this is a special case.
 
     Returns:
         (B, H, W, C), in the dtype of ``x``.
+
+    Raises:
+        ValueError: ``backend`` is unknown or does not support the inputs.
     """
     return global_filter(x, gain, inplace=inplace, backend=backend)
 
 
 def spectral_pool(x: Tensor, mask: Tensor) -> Tensor:
-    """Weigh low against high frequencies by a centred mask: F^-1(G^-1(M . G(F(x)))), G the shift (SPANet eq. 17).
+    """Weight low against high frequencies by a centred mask: F^-1(G^-1(M . G(F(x)))), G the shift (SPANet eq. 17).
 
-    The mask must weigh a frequency and its negative alike, as every disc around the zero frequency does. The result is
-    then real by itself, and half the spectrum is enough. ``pooled_linear`` does without a transform.
+    The mask must give a frequency and its negative the same weight, as every disc around the zero frequency does. The
+    result is then real, and half of the spectrum is enough. ``pooled_linear`` computes the same without a transform.
 
     Args:
         x: Feature map, (B, H, W, C).
-        mask: M, (H, W), zero frequency at (H // 2, W // 2); see ``spectral_pooling_mask``.
+        mask: M, (H, W), with the zero frequency at (H // 2, W // 2); see ``spectral_pooling_mask``.
 
     Returns:
         (B, H, W, C), in the dtype of ``x``.
@@ -164,30 +173,33 @@ def pooled_linear(
     *,
     backend: str | None = None,
 ) -> Tensor:
-    """Spectral pooling of each group of channels, then a linear map of all of them: sum_i W_i SPF_i(x_i) + b.
+    """Apply spectral pooling to each group of channels, then one linear layer: sum_i W_i SPF_i(x_i) + b.
 
-    A mask is one number m_far but on the few frequencies within its radius, so pooling is that number times the map
-    plus a product of low rank, and both change places with the linear map. With U the real waves of those frequencies
-    and m_near the mask there,
+    A mask has one constant value m_far except at the few frequencies within its radius. Pooling is therefore a multiple
+    of the map plus a low-rank product, and both commute with the linear layer. With U the real basis functions of those
+    frequencies and m_near the mask's values there,
 
         sum_i W_i SPF_i(x_i) = x (W m_far)^T + U ((m_near - m_far) . U^T x) W^T
 
-    so that no transform is needed, and one product does the work of one for each group.
+    This needs no transform, and one matrix product serves all groups.
 
     Args:
         x: Feature map, (B, H, W, C).
-        masks: M_i, (H, W), as ``spectral_pooling_mask`` makes them, one for each group.
-        radius: That of all masks.
-        weights: W_i, (out, C_i), one for each group; the C_i make up C.
+        masks: M_i, (H, W), one for each group, as returned by ``spectral_pooling_mask``.
+        radius: Radius of all masks, in frequency bins.
+        weights: W_i, (out, C_i), one for each group; the C_i add up to C.
         bias: b, (out,).
-        backend: "torch" (by transforms) or "matmul"; the fastest that can take the inputs unless given.
+        backend: "torch" (by transforms) or "matmul". ``None`` selects the fastest backend that supports the inputs.
 
     Returns:
         (B, H, W, out).
+
+    Raises:
+        ValueError: ``backend`` is unknown or does not support the inputs.
     """
     sizes = [weight.shape[1] for weight in weights]
     weight = torch.cat(list(weights), dim=1)
-    # Which waves there are is read off the size in Python: for a graph, the size of the tracing would be part of it.
+    # The basis functions are selected in Python from the map's size, so a traced graph would be tied to one size.
     obstacle = eager.obstacle(x, *masks, *weights, bias, registered=True)
     if backends.choose("pooled_linear", {"matmul": obstacle}, backend) == "torch":
         pooled = [spectral_pool(part, mask) for part, mask in zip(x.split(sizes, dim=3), masks, strict=True)]
@@ -205,19 +217,21 @@ def pooled_linear(
         return torch.baddbmm(y_far, waves.t().expand(x.shape[0], -1, -1), low).view(y.shape).to(y.dtype)
 
 
-def _low_frequencies(height: int, width: int, radius: float, device: torch.device) -> tuple[Tensor, list, list]:
-    """The real waves, orthonormal, that span the frequencies at most ``radius`` bins from zero: (waves, H * W).
+def _low_frequencies(
+    height: int, width: int, radius: float, device: torch.device
+) -> tuple[Tensor, list[int], list[int]]:
+    """Return an orthonormal real basis of the frequencies at most ``radius`` bins from zero: (waves, H * W).
 
-    With them, for each wave, the row and the column of its frequency in a centred mask.
+    The lists hold, for each wave, the row and the column of its frequency in a centred mask.
     """
     reach = math.floor(radius)
-    disc = []  # one of each frequency and its negative
+    disc: list[tuple[int, int]] = []  # one frequency of each pair k, -k
     for row in range(max(-reach, -(height // 2)), min(reach, (height - 1) // 2) + 1):
         for column in range(max(-reach, -(width // 2)), min(reach, (width - 1) // 2) + 1):
             is_negative = ((-row) % height, (-column) % width) in {(r % height, c % width) for r, c in disc}
             if row**2 + column**2 <= radius**2 and not is_negative:
                 disc.append((row, column))
-    paired = [k for k in disc if (2 * k[0]) % height or (2 * k[1]) % width]  # those that are not their own negatives
+    paired = [k for k in disc if (2 * k[0]) % height or (2 * k[1]) % width]  # frequencies with k != -k
     own = [k for k in disc if k not in paired]
     rows, columns = zip(*own, *paired, *paired, strict=True)
     angle = torch.tensor(rows, device=device)[:, None, None] * torch.arange(height, device=device)[:, None] / height
@@ -236,16 +250,20 @@ def spectral_pooling_mask(
     ring: float | None = 1 / 3,
     device: torch.device | str | None = None,
 ) -> Tensor:
-    """Mask of SPANet's spectral pooling filter (eq. 16 and 18): a disc around the zero frequency, at (H // 2, W // 2).
+    """Return the mask of SPANet's spectral pooling filter: a disc around the zero frequency at (H // 2, W // 2).
 
-    M = lambda inside the radius, 1 - lambda outside, ``ring`` at the radius itself. With P and R the projections on the
-    inside and on the ring, ``spectral_pool`` is then (1 - lambda) x + (2 lambda - 1) P x + (ring - 1 + lambda) R x.
+    Equations 16 and 18: M is lambda inside the radius and 1 - lambda outside; it is ``ring`` at the radius itself. With
+    P and R the projections on the inside and on the ring, ``spectral_pool`` is then
+    (1 - lambda) x + (2 lambda - 1) P x + (ring - 1 + lambda) R x.
 
     Args:
+        height: Height of the map.
+        width: Width of the map.
         radius: r, in frequency bins.
         balance: lambda, in [0, 1].
-        ring: Weight at a distance of exactly r, 1/3 in the official code. The paper has no third value: None leaves the
-            ring outside, by the strict inequality of eq. 18.
+        ring: Weight at a distance of exactly r, 1/3 in the official code. The paper has no third value: ``None`` counts
+            the ring as outside, by the strict inequality of eq. 18.
+        device: Device of the mask. ``None`` means torch's default device.
 
     Returns:
         (height, width), float32.
@@ -259,9 +277,10 @@ def spectral_pooling_mask(
 
 
 def amplitude_spectrum(x: Tensor) -> Tensor:
-    """Modulus of the 2D transform over axes 1 and 2, |F(x)| (Vim-F eq. 7), the whole of it and un-shifted.
+    """Return the modulus of the 2D transform over axes 1 and 2, |F(x)| (Vim-F eq. 7).
 
-    A cyclic shift of ``x`` along these axes leaves it as it is.
+    The spectrum is complete (not a half spectrum) and un-shifted. A cyclic shift of ``x`` along these axes does not
+    change it.
 
     Args:
         x: Feature map, (B, H, W, C), or token sequence, (B, L, C), which is transformed over tokens and channels.
@@ -274,11 +293,11 @@ def amplitude_spectrum(x: Tensor) -> Tensor:
 
 
 def resize_filter(weight: Tensor, height: int, width: int) -> Tensor:
-    """Fit filters made for one map size to another, as the official DFFormer and SPANetV2 code does.
+    """Resize filters from one map size to another, as the official DFFormer and SPANetV2 code does.
 
-    Real and imaginary planes are interpolated (bicubic, corners aligned) over the un-shifted half spectrum. The rows
-    hold the wrap-around from positive to negative frequencies, which this rule smooths over; it is kept because the
-    published dense results rest on it.
+    Real and imaginary planes are interpolated (bicubic, corners aligned) over the un-shifted half spectrum. Along the
+    rows, this also interpolates between the highest positive and negative frequencies, where the filter wraps around.
+    The rule is kept because the published dense results use it.
 
     Args:
         weight: (H, W // 2 + 1, ...).
@@ -286,7 +305,7 @@ def resize_filter(weight: Tensor, height: int, width: int) -> Tensor:
         width: Width of the new map (not of its half spectrum).
 
     Returns:
-        (height, width // 2 + 1, ...); ``weight`` itself where the size is already right.
+        (height, width // 2 + 1, ...); ``weight`` itself if it has that size already.
     """
     size = (height, width // 2 + 1)
     if weight.shape[:2] == size:

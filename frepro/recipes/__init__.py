@@ -10,7 +10,7 @@ segmenters with a recipe of its own, as "spanet-mask_rcnn". The common parts of 
 """
 
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -32,7 +32,7 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Benchmark:
-    """How throughput is measured: batches of images of ``img_size`` pixels per side, median over ``rounds``."""
+    """Measurement of throughput: batches of images of ``img_size`` pixels per side, median over ``rounds``."""
 
     batch_size: int
     img_size: int
@@ -296,14 +296,11 @@ def read(path: Path, profile: str) -> Recipe:
             raise base.error(str(unknown("base", base.scalar(), BASES)))
         layers.append(_profiles(Document.read(Path(__file__).parent / f"{base.scalar()}.yaml")))
     layers.append(profiles)
-    merged = None
-    for part in ("paper", profile)[: 1 if profile == "paper" else 2]:
-        for layer in layers:
-            if part in layer:
-                merged = layer[part][1] if merged is None else merged.overlaid(layer[part][1])
     for part in PROFILES:
         if not any(part in layer for layer in layers):
             raise document.error(f"profile {part!r} is missing")
+    parts = dict.fromkeys(("paper", profile))
+    merged = reduce(Document.overlaid, (layer[part][1] for part in parts for layer in layers if part in layer))
     keys = merged.items()
     kinds = {"detector": Detection, "segmenter": Segmentation}
     return merged.bind(next((kind for key, kind in kinds.items() if key in keys), Classification))
@@ -323,7 +320,7 @@ def from_plain(task: str, values: dict[str, Any]) -> Recipe:
     kind = next((kind for kind in (Classification, Detection, Segmentation) if kind.task == task), None)
     if kind is None:
         raise FreproError(f"unknown task {task!r}")
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     if weights := plain.get("class_weights"):  # the keys of JSON objects are strings
         plain["class_weights"] = {int(label): weight for label, weight in weights.items()}
     parts = {"benchmark": Benchmark, "layer_decay": LayerDecay}

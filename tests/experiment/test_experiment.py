@@ -183,9 +183,9 @@ def test_a_bad_argument_is_told_before_anything_trains_and_takes_its_row_alone(s
     ("model", "arguments", "message"),
     [
         ("dfformer_s18", {"norm_layer": "lyernorm"}, "unknown norm 'lyernorm': did you mean layernorm"),
-        ("dfformer_s18", {"norm_layer": "batchnorm2d"}, "cannot be made with"),  # a norm for channels in another place
-        ("spanet_small", {"radii": [1, 1]}, "cannot be made with"),
-        ("dfformer_s18", {"num_filters": -1}, "cannot be made with"),
+        ("dfformer_s18", {"norm_layer": "batchnorm2d"}, "cannot be created with"),  # a norm for another layout
+        ("spanet_small", {"radii": [1, 1]}, "cannot be created with"),
+        ("dfformer_s18", {"num_filters": -1}, "cannot be created with"),
         ("convnext_tiny", {"depthz": 1}, "unknown argument of convnext_tiny 'depthz': did you mean depths"),
         ("dfformer_s18", {"act_layer": "tanh"}, None),
         ("spanet_small", {"act_layer": "relu", "norm_layer": "batchnorm2d"}, None),

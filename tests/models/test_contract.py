@@ -278,7 +278,7 @@ def test_features(name):
         else:
             torch.testing.assert_close(normed, last)
             torch.testing.assert_close(normed.permute(0, 2, 3, 1), channels_last)
-        with pytest.raises(ValueError, match="output_fmt is"):
+        with pytest.raises(ValueError, match="output_fmt must be"):
             model.forward_intermediates(x, output_fmt="CHWN")
 
         early = model.forward_intermediates(x, indices=[0, 2], stop_early=True, intermediates_only=True)
@@ -323,7 +323,7 @@ def test_classifier(name):
         model.reset_classifier(3)
         unpooled = (2, features.shape[1], 3) if features.ndim == 3 else (2, 3, *features.shape[2:])
         assert model(x).shape == unpooled
-    with pytest.raises(ValueError, match="global_pool is"):
+    with pytest.raises(ValueError, match="global_pool must be"):
         create(name, global_pool="max")
 
 

@@ -17,10 +17,10 @@ def mlp(monkeypatch):
 
 
 def hidden_sizes(mlp, x, monkeypatch):
-    """Positions that the hidden map holds, each time that there is one. No hook: it would have the MLP whole."""
-    sizes, whole = [], mlp._whole
+    """Return the number of positions of each hidden map, and the result. With a hook, there would be only one map."""
+    sizes, layers = [], mlp._layers
     with monkeypatch.context() as patch:
-        patch.setattr(mlp, "_whole", lambda part: sizes.append(part.shape[:-1].numel()) or whole(part))
+        patch.setattr(mlp, "_layers", lambda part: sizes.append(part.shape[:-1].numel()) or layers(part))
         y = mlp(x)
     return sizes, y
 
@@ -81,6 +81,13 @@ HOOKS = {
     "of all modules": lambda layer, hook: nn.modules.module.register_module_forward_hook(hook),
     "of all modules, before": lambda layer, hook: nn.modules.module.register_module_forward_pre_hook(hook),
 }
+
+
+def test_a_layer_may_have_an_empty_submodule():
+    layer, x = StarReLU(), torch.randn(2, 8)
+    expected = layer(x)
+    layer.register_module("quantizer", None)
+    torch.testing.assert_close(call(layer, x), expected)
 
 
 @pytest.mark.parametrize("kind", HOOKS)

@@ -120,7 +120,7 @@ class Hostile:
 def test_a_hostile_pickle_is_refused_and_runs_nothing(tmp_path, state):
     trap = tmp_path / "trap"
     torch.save({"model": state, "args": Hostile(str(trap))}, tmp_path / "x.pth")
-    with pytest.raises(FreproError, match=rf"is refused: it holds python objects \({os.mkdir.__module__}.mkdir\)"):
+    with pytest.raises(FreproError, match=rf"is refused: it holds Python objects \({os.mkdir.__module__}.mkdir\)"):
         read(tmp_path / "x.pth")
     assert not trap.exists()
 
@@ -141,7 +141,7 @@ def test_no_function_is_called(tmp_path, state, function):
     trap.write_text("")
     argument = trap if function is pathlib.Path.unlink else f"open({str(tmp_path / 'made')!r}, 'w')"
     torch.save({"model": state, "args": argparse.Namespace(x=[Called(function, argument)])}, tmp_path / "x.pth")
-    with pytest.raises(FreproError, match="is refused: it holds python objects"):
+    with pytest.raises(FreproError, match="is refused: it holds Python objects"):
         read(tmp_path / "x.pth")
     assert {path.name for path in tmp_path.iterdir()} == {"trap", "x.pth"}
 
@@ -223,12 +223,12 @@ class Custom:
 
 def test_what_is_refused_is_refused_in_true_words(tmp_path, state):
     for value, said in (
-        (Custom(), r"\(tests\.models\.test_official\.Custom\) that are no plain data"),
-        (collections.deque([1]), r"\(collections\.deque\) that are no plain data"),
-        (collections.defaultdict(list, a=[1]), r"\(collections\.defaultdict\) that are no plain data"),
+        (Custom(), r"\(tests\.models\.test_official\.Custom\) that are not plain data"),
+        (collections.deque([1]), r"\(collections\.deque\) that are not plain data"),
+        (collections.defaultdict(list, a=[1]), r"\(collections\.defaultdict\) that are not plain data"),
     ):
         torch.save({"model": state, "args": value}, tmp_path / "x.pth")
-        with pytest.raises(FreproError, match=f"is refused: it holds python objects {said}"):
+        with pytest.raises(FreproError, match=f"is refused: it holds Python objects {said}"):
             read(tmp_path / "x.pth")
 
 
@@ -242,9 +242,9 @@ def test_prefixes_in_any_order(state, prefix):
 NO_WEIGHTS = {
     "not finite": lambda t: torch.full_like(t, float("nan")),
     "not finite, 1 in all": lambda t: t.index_fill(0, torch.tensor([0]), float("inf")),
-    "of type bool where float32 belongs": lambda t: t > 0,
-    "of type int64 where float32 belongs": lambda t: t.long(),
-    "of type complex64 where float32 belongs": lambda t: t.to(torch.complex64),
+    "of type bool instead of float32": lambda t: t > 0,
+    "of type int64 instead of float32": lambda t: t.long(),
+    "of type complex64 instead of float32": lambda t: t.to(torch.complex64),
     "sparse": lambda t: t.to_sparse(),
 }
 
@@ -266,7 +266,7 @@ def test_other_precisions_are_weights(state):
 def test_a_truncated_file(tmp_path, state, keep):
     torch.save({"model": state}, tmp_path / "x.pth")
     (tmp_path / "x.pth").write_bytes((tmp_path / "x.pth").read_bytes()[:keep])
-    with pytest.raises(FreproError, match="damaged, or no checkpoint"):
+    with pytest.raises(FreproError, match="damaged or not a checkpoint"):
         read(tmp_path / "x.pth")
 
 
@@ -281,5 +281,5 @@ def test_other_faults(tmp_path, state):
     with pytest.raises(FreproError, match="holds a list"):
         load(tmp_path / "list.pth")
     (tmp_path / "x.safetensors").write_bytes(b"nothing")
-    with pytest.raises(FreproError, match="not a safetensors file"):
+    with pytest.raises(FreproError, match="not a readable safetensors file"):
         load(tmp_path / "x.safetensors")

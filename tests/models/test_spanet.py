@@ -60,8 +60,8 @@ def test_hadamard_aggregation_multiplies_the_gates():
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"aggregation": "max"}, "aggregation is one of"),
-        ({"branch_scale": "both"}, "branch_scale is"),
+        ({"aggregation": "max"}, "aggregation must be one of"),
+        ({"branch_scale": "both"}, "branch_scale must be"),
         ({"dims": (4, 4, 4, 4)}, "4 channels cannot be split among 3 gates"),
     ],
 )

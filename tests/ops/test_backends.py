@@ -47,7 +47,7 @@ def test_forced_for_a_while(monkeypatch):
 @pytest.mark.parametrize(
     ("obstacles", "asked", "message"),
     [
-        (FREE, "gpu", r"unknown backend 'gpu' of scan; there are \['torch', 'cpu'\]"),
+        (FREE, "gpu", r"unknown backend 'gpu' of scan: choose from torch, cpu"),
         (FREE, "triton", "unknown backend 'triton' of scan"),
         (TAKEN, "cpu", "backend 'cpu' cannot run scan: tensors are torch.float64"),
     ],
@@ -74,7 +74,7 @@ def test_kernels_say_what_they_cannot_take():
         selective_scan(u, u, A, A, B, backend="cpu")
     with pytest.raises(ValueError, match="a basis holds at most 8 filters, not 9"):
         dynamic_filter(torch.randn(1, 4, 4, 2), torch.rand(1, 9, 2), torch.randn(4, 3, 9, 2), backend="cpu")
-    with pytest.raises(ValueError, match="a side of 37 does not factor"):
+    with pytest.raises(ValueError, match="a map side of 37 does not factor"):
         dynamic_filter(torch.randn(1, 37, 4, 2), torch.rand(1, 2, 2), torch.randn(37, 3, 2, 2), backend="cpu")
 
 

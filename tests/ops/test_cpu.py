@@ -217,7 +217,7 @@ def test_shapes_that_only_broadcast_or_do_not_fit_are_left_to_torch(batch):
     for op, inputs in pairs:
         torch.testing.assert_close(op(*inputs), op(*inputs, backend="torch"), rtol=1e-4, atol=1e-4)
         if batch == 1:
-            with pytest.raises(ValueError, match=r"a tensor is .* and not"):
+            with pytest.raises(ValueError, match=r"a tensor has the shape .* and not"):
                 op(*inputs, backend="cpu")
     with pytest.raises(RuntimeError):
         selective_scan(u, delta[..., :5], A, B, C)

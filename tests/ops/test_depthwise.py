@@ -75,7 +75,7 @@ def test_forced_where_it_is_not_needed_and_where_it_cannot_work():
     x = torch.randn(1, 4, 20, 20)
     for weight in (torch.randn(4, 1, 1, 7), torch.randn(4, 1, 3, 3, requires_grad=True)):
         assert depthwise_conv(x, weight, backend="cpu").equal(depthwise_conv(x, weight, backend="torch"))
-    with pytest.raises(ValueError, match="kernels are odd and at most 15 wide"):
+    with pytest.raises(ValueError, match="kernels must be odd and at most 15 wide"):
         depthwise_conv(x, torch.randn(4, 1, 1, 17), backend="cpu")
 
 

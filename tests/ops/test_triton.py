@@ -235,7 +235,7 @@ def test_the_reason_is_told_where_kernels_do_not_compile(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(type(probe.nothing), "__getitem__", fails)
     assert backends.reasons()["triton"] == (
-        "a kernel that does nothing fails (Failed to find C compiler. Please specify via CC environment variable.)"
+        "even an empty kernel fails (Failed to find C compiler. Please specify via CC environment variable.)"
     )
 
 

@@ -85,6 +85,6 @@ def test_a_file_that_does_not_fit_is_one_line(network, tmp_path):
     other = classifier(tmp_path / "other.safetensors", "spanetv2_s18_pure", 224)
     assert "does not fit" in said(other)
     (tmp_path / "text.safetensors").write_text("no weights")
-    assert "is not a safetensors file that can be read" in said(Start.of(tmp_path / "text.safetensors"))
+    assert "is not a readable safetensors file" in said(Start.of(tmp_path / "text.safetensors"))
     (tmp_path / "text.pth").write_text("no weights")
-    assert "is damaged, or no checkpoint" in said(Start.of(tmp_path / "text.pth"))
+    assert "is damaged or not a checkpoint" in said(Start.of(tmp_path / "text.pth"))

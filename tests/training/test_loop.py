@@ -423,7 +423,7 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(FreproError, match="no checkpoint at"):
         evaluate_checkpoint(run, tmp_path / "none", CPU)
     (tmp_path / "text").write_text("not weights")
-    with pytest.raises(FreproError, match="damaged, or no checkpoint"):
+    with pytest.raises(FreproError, match="damaged or not a checkpoint"):
         evaluate_checkpoint(run, tmp_path / "text", CPU)
     loop.run(run, CPU)
     with pytest.raises(FreproError, match=r"does not fit DFFormer: 16 left over: .*reweight"):

@@ -3,8 +3,9 @@
 They are compiled for the instruction set of this processor, or for the one in the environment variable
 ``FREPRO_MARCH``, a value of the compiler's option ``-march`` such as ``x86-64-v3`` (AVX2).
 
-Without a compiler everything still works, by the plain torch forms; ``reason()`` says what is in the way, and
-``frepro doctor`` prints it. Threads are those of torch: where both use the same OpenMP library they share its pool.
+Without a compiler, the reference implementations in PyTorch run instead; ``reason()`` returns why the kernels are
+unavailable, and ``frepro doctor`` prints it. Kernels use torch's number of threads. They share torch's thread pool if
+both use the same OpenMP library.
 """
 
 import ctypes
@@ -24,39 +25,40 @@ from frepro.ops import eager
 from frepro.ops.cpu import cache
 
 SOURCE = Path(__file__).parent / "kernels.c"
-# Products and sums may fuse. Nothing else may be reordered: the exponential rounds by adding and taking away a number.
+# Products and sums may be fused. Nothing else may be reordered: the exponential rounds by adding and then subtracting a
+# large number.
 FLAGS = (
     *("-std=c11", "-O3", "-shared", "-fPIC"),
     *("-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-fno-signed-zeros"),
 )
-# What a compiler may lack is left out, last first.
+# Flags that a compiler may not support; they are dropped one by one, the last one first.
 OPTIONAL_FLAGS = ("-march=native", "-fopenmp")
 
 
 def _flags() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Flags, and those that a compiler may lack. An instruction set that was asked for is not left out."""
+    """Return the required and the optional flags. An instruction set from the environment is required."""
     march = os.environ.get("FREPRO_MARCH")
     return ((*FLAGS, f"-march={march}"), OPTIONAL_FLAGS[1:]) if march else (FLAGS, OPTIONAL_FLAGS)
 
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The compiled kernels.
+    """Return the compiled kernels.
 
     Raises:
-        OSError: There is no compiler, it fails, the processor lacks the instruction set that was asked for, or the
-            cache is not to be trusted; the message says which.
+        OSError: There is no compiler, it fails, the processor lacks the requested instruction set, or the cache cannot
+            be trusted; the message says which.
     """
     kernels = _built()
     kernels.instruction_set.restype = ctypes.c_char_p
     if kernels.instruction_set() is None:
         asked = os.environ.get("FREPRO_MARCH")
-        raise OSError(f"this processor lacks the instruction set of FREPRO_MARCH={asked}: unset it or take another")
+        raise OSError(f"this processor lacks the instruction set of FREPRO_MARCH={asked}: unset it or choose another")
     return kernels
 
 
 def _built() -> ctypes.CDLL:
-    """From the cache, or else compiled into it."""
+    """Return the library from the cache, compiling it into the cache first if necessary."""
     compiler = os.environ.get("CC") or next((name for name in ("cc", "gcc", "clang") if shutil.which(name)), None)
     if compiler is None:
         raise OSError("no C compiler (cc, gcc or clang) on the path")
@@ -80,7 +82,10 @@ def _compile(compiler: str, flags: tuple[str, ...], optional: tuple[str, ...], t
 
 
 def description() -> str:
-    """The processor that compiled code depends on: a home directory may be shared by machines of several kinds."""
+    """Return a description of the processor, on which compiled code depends.
+
+    Machines with different processors may share a home directory.
+    """
     kept = ("flags", "Features", "model name", "vendor_id")
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -90,13 +95,13 @@ def description() -> str:
 
 
 def instruction_set() -> str | None:
-    """What the kernels were compiled for, such as "AVX2"; none where they cannot be used."""
+    """Return the instruction set of the compiled kernels, such as "AVX2"; ``None`` if they cannot be used."""
     return None if reason() else library().instruction_set().decode()
 
 
-@torch.compiler.assume_constant_result  # or torch.compile traces into the search for a compiler
+@torch.compiler.assume_constant_result  # otherwise torch.compile traces into the search for a compiler
 def reason() -> str | None:
-    """Why the kernels cannot be used on this machine; none where they can."""
+    """Return why the kernels cannot be used on this machine; ``None`` if they can."""
     return _reason()
 
 
@@ -110,7 +115,10 @@ def _reason() -> str | None:
 
 
 def obstacle(*tensors: Tensor | None) -> str | None:
-    """Why the kernels cannot take these tensors; none where they can. Half precisions are computed in float32."""
+    """Return why the kernels do not support these tensors; ``None`` if they do.
+
+    Half precision is supported: it is computed in float32.
+    """
     for tensor in tensors:
         if tensor is not None and tensor.device.type not in ("cpu", "meta"):
             return f"tensors are on {tensor.device}"
@@ -120,6 +128,7 @@ def obstacle(*tensors: Tensor | None) -> str | None:
 
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
+    """Return the address of a tensor's data; the null pointer for ``None``."""
     return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 
 
@@ -127,7 +136,7 @@ def call(kernel: str, *arguments: object) -> None:
     """Call a kernel with torch's number of threads.
 
     Raises:
-        torch.OutOfMemoryError: The kernel found no memory for its work.
+        torch.OutOfMemoryError: The kernel could not allocate its working memory.
     """
     if getattr(library(), kernel)(*arguments, ctypes.c_int32(torch.get_num_threads())):
-        raise torch.OutOfMemoryError(f"the CPU kernel {kernel} found no memory")
+        raise torch.OutOfMemoryError(f"the CPU kernel {kernel} could not allocate its working memory")

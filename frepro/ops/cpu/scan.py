@@ -1,6 +1,6 @@
-"""The selective scan and its convolution on the CPU: torch's view of the kernels.
+"""Bindings of the CPU kernels for the selective scan and the convolution before it.
 
-Sequences are (batch, time, channels) here, with any strides; gradients come out contiguous.
+Sequences are (batch, time, channels) here, with any strides; gradients are contiguous.
 """
 
 import ctypes
@@ -54,7 +54,7 @@ def _described(
     delta_softplus: bool,
     reverse: bool,
 ) -> tuple[_Scan, list[Tensor | None]]:
-    """The arguments as the kernel takes them, and the tensors that must outlive the call."""
+    """Return the arguments in the kernel's layout, and the tensors that must outlive the call."""
     batch, length, dim = u.shape
     B, C = (x if x.stride(2) == 1 else x.contiguous() for x in (B, C))
     kept = [u, delta, z, A.t().contiguous(), B, C, *(x if x is None else x.contiguous() for x in (D, delta_bias))]
@@ -75,7 +75,7 @@ def scan_forward(
     delta_softplus: bool,
     reverse: bool,
 ) -> Tensor:
-    """See ``frepro.ops.scan_op``; all float32."""
+    """Run the scan; see ``frepro.ops.scan_op``. All float32."""
     arguments, _kept = _described(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     y = u.new_empty(u.shape)
     call("scan_forward", ctypes.byref(arguments), pointer(y), ctypes.byref(_Strides.of(y)))
@@ -95,7 +95,7 @@ def scan_backward(
     delta_softplus: bool,
     reverse: bool,
 ) -> tuple[Tensor, ...]:
-    """Gradients of u, delta, A, B, C, D, z and delta_bias; of those that are none, something to be thrown away."""
+    """Return the gradients of u, delta, A, B, C, D, z and delta_bias; ignore those of inputs that are ``None``."""
     arguments, _kept = _described(u, delta, A, B, C, D, z, delta_bias, delta_softplus, reverse)
     (batch, length, dim), state = u.shape, A.shape[1]
     parts = max(1, torch.get_num_threads() // max(1, batch))
@@ -117,7 +117,7 @@ def scan_backward(
 
 @torch.library.custom_op("frepro::causal_conv", mutates_args=(), device_types="cpu")
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> Tensor:
-    """x, result: (batch, time, D). weight: (D, width). All float32. The result has gone through a SiLU."""
+    """Convolve, then apply SiLU. x, result: (batch, time, D). weight: (D, width). bias: (D,). All float32."""
     arguments, _kept = _described_conv(x, weight, bias, reverse)
     y = x.new_empty(x.shape)
     call("convolution_forward", ctypes.byref(arguments), pointer(y))
@@ -138,6 +138,7 @@ def _described_conv(x: Tensor, weight: Tensor, bias: Tensor, reverse: bool) -> t
 def causal_conv_backward(
     dy: Tensor, x: Tensor, weight: Tensor, bias: Tensor, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, weight and bias."""
     arguments, _kept = _described_conv(x, weight, bias, reverse)
     dx = x.new_zeros(x.shape)
     dweight, dbias = x.new_empty(len(x), *weight.t().shape), x.new_empty(len(x), len(bias))

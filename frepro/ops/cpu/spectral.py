@@ -1,4 +1,4 @@
-"""Spectral filters, StarReLU and GELU on the CPU: torch's view of the kernels."""
+"""Bindings of the CPU kernels for spectral filters, StarReLU and GELU."""
 
 import ctypes
 import functools
@@ -35,7 +35,7 @@ class _Filter(ctypes.Structure):
 
 @functools.cache
 def factor(n: int) -> int | None:
-    """The smaller of two factors of ``n``, as alike as may be; none where the larger is too large."""
+    """Return the smaller of the two most similar factors of ``n``; ``None`` if the larger exceeds ``MAX_RADIX``."""
     if n == 0:
         return None
     first = next(k for k in range(math.isqrt(n), 0, -1) if n % k == 0)
@@ -53,7 +53,7 @@ def _plan(n: int, table: tuple[Tensor, Tensor]) -> _LengthPlan:
 
 
 def _described(x: Tensor, weight: Tensor, coefficients: Tensor | None) -> tuple[_Filter, list[Tensor | None]]:
-    """The arguments as the kernel takes them, and the tensors that must outlive the call."""
+    """Return the arguments in the kernel's layout, and the tensors that must outlive the call."""
     batch, height, width, channels = x.shape
     along_rows, along_columns = _table(width), _table(height)
     kept = [x.contiguous(), weight.contiguous(), None if coefficients is None else coefficients.contiguous()]
@@ -69,9 +69,10 @@ def _filter(x: Tensor, weight: Tensor, coefficients: Tensor | None, y: Tensor) -
 
 @torch.library.custom_op("frepro::spectral_filter", mutates_args=(), device_types="cpu")
 def spectral_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None) -> Tensor:
-    """x, result: (B, H, W, C). Static weight: (H, W // 2 + 1, C, 2), or (H, W // 2 + 1, C) where it is real.
+    """Filter x, (B, H, W, C), in the frequency domain; the result has its shape. All float32.
 
-    Dynamic: weight (H, W // 2 + 1, N, 2), coefficients (B, N, C). All float32.
+    Static filter: weight (H, W // 2 + 1, C, 2), or (H, W // 2 + 1, C) if it is real, and coefficients ``None``.
+    Dynamic filter: weight (H, W // 2 + 1, N, 2), coefficients (B, N, C).
     """
     y = x.new_empty(x.shape)
     _filter(x, weight, coefficients, y)
@@ -85,7 +86,7 @@ def _(x, weight, coefficients):
 
 @torch.library.custom_op("frepro::spectral_filter_", mutates_args=("x",), device_types="cpu")
 def spectral_filter_(x: Tensor, weight: Tensor, coefficients: Tensor | None) -> None:
-    """``spectral_filter`` written over a contiguous ``x``; no gradient."""
+    """Overwrite a contiguous ``x`` with its ``spectral_filter``; no gradient."""
     _filter(x, weight, coefficients, x)
 
 
@@ -98,7 +99,7 @@ def _(x, weight, coefficients):
 def spectral_filter_backward(
     dy: Tensor, x: Tensor, weight: Tensor, coefficients: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and coefficients (to be thrown away where there are none)."""
+    """Return the gradients of x, weight and coefficients (ignore the last if coefficients is ``None``)."""
     arguments, _kept = _described(x, weight, coefficients)
     dy, dx = dy.contiguous(), x.new_empty(x.shape)
     if coefficients is None:
@@ -125,7 +126,7 @@ def _setup_filter(ctx, inputs, output):
 
 
 def _backward_filter(ctx, dy):
-    tensors = ctx.saved_tensors  # to be read once, says checkpointing
+    tensors = ctx.saved_tensors  # activation checkpointing allows this to be read only once
     if (plain := eager.plain_gradients(_plain_filter, tensors, dy)) is not None:
         return plain
     dx, dweight, dcoefficients = torch.ops.frepro.spectral_filter_backward(dy, *tensors)
@@ -145,7 +146,7 @@ spectral_filter.register_autograd(_backward_filter, setup_context=_setup_filter)
 
 @torch.library.custom_op("frepro::star_relu", mutates_args=(), device_types="cpu")
 def star_relu(x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Any contiguous x; scale and bias of one element. All float32."""
+    """Return scale relu(x)^2 + bias for x of any shape; scale and bias have one element. All float32."""
     x, y = x.contiguous(), x.new_empty(x.shape)
     s, b = ctypes.c_float(scale.item()), ctypes.c_float(bias.item())
     call("star_relu_forward", pointer(x), s, b, ctypes.c_int64(x.numel()), pointer(y))
@@ -159,7 +160,7 @@ def _(x, scale, bias):
 
 @torch.library.custom_op("frepro::star_relu_", mutates_args=("x",), device_types="cpu")
 def star_relu_(x: Tensor, scale: Tensor, bias: Tensor) -> None:
-    """``star_relu`` written over ``x``; no gradient."""
+    """Overwrite a contiguous ``x`` with its ``star_relu``; no gradient."""
     s, b = ctypes.c_float(scale.item()), ctypes.c_float(bias.item())
     call("star_relu_forward", pointer(x), s, b, ctypes.c_int64(x.numel()), pointer(x))
 
@@ -171,6 +172,7 @@ def _(x, scale, bias):
 
 @torch.library.custom_op("frepro::star_relu_backward", mutates_args=(), device_types="cpu")
 def star_relu_backward(dy: Tensor, x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of x, scale and bias."""
     dy, x, dx = dy.contiguous(), x.contiguous(), x.new_empty(x.shape)
     sums = torch.empty(2, dtype=torch.float64)
     s = ctypes.c_float(scale.item())
@@ -198,7 +200,7 @@ star_relu.register_autograd(_backward_star, setup_context=_setup_star)
 
 @torch.library.custom_op("frepro::gelu", mutates_args=(), device_types="cpu")
 def gelu(x: Tensor) -> Tensor:
-    """Any x; float32. By torch: the kernel is for the gradient alone."""
+    """Return torch's GELU of x, of any shape, float32; the kernel computes the gradient only."""
     return torch.nn.functional.gelu(x)
 
 
@@ -209,7 +211,8 @@ def _(x):
 
 @torch.library.custom_op("frepro::gelu_backward", mutates_args=(), device_types="cpu")
 def gelu_backward(dy: Tensor, x: Tensor) -> Tensor:
-    dx = torch.empty_like(x)  # lies in memory as x does, if that is dense
+    """Return the gradient of x."""
+    dx = torch.empty_like(x)  # has the strides of x if x is dense
     x, dy = (t if t.stride() == dx.stride() else torch.empty_like(dx).copy_(t) for t in (x, dy))
     call("gelu_backward", *map(pointer, (x, dy)), ctypes.c_int64(x.numel()), pointer(dx))
     return dx
@@ -235,7 +238,10 @@ gelu.register_autograd(_backward_gelu, setup_context=_setup_gelu)
 
 @register_flop_formula([torch.ops.frepro.spectral_filter])
 def filter_flops(x_shape, weight_shape, coefficients_shape=None, *args, out_shape=None, **kwargs) -> int:
-    """Two real transforms of 2.5 n log2 n operations for each of the B C maps of n = H W numbers, and the products."""
+    """Return the operations of two real transforms, 2.5 n log2 n for each map of n = H W numbers, and of the products.
+
+    There are B C maps.
+    """
     batch, height, width, channels = x_shape
     n = height * width
     product = 2 if len(weight_shape) == 3 else 6

@@ -1,4 +1,4 @@
-"""A kernel that does nothing: where it compiles and starts, others do."""
+"""An empty kernel: if it compiles and starts on a device, so do the others."""
 
 import triton
 

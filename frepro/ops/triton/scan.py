@@ -1,11 +1,11 @@
 """The selective scan on CUDA.
 
-A program takes a block of channels of one sample through all of its steps, with their states in registers. Steps come
-in chunks: what a chunk needs of the long sequences is loaded at once, and the way back keeps the state at the start of
-each chunk alone and computes a chunk's own states again.
+A program runs a block of channels of one sample through all steps, with their states in registers. Steps are processed
+in chunks: a chunk's inputs are loaded at once. The backward pass stores only the state at the start of each chunk and
+recomputes the states within a chunk.
 
-Where a chunk reaches past the end, a step of size zero leaves the state as it is. Sums over channels (for B and C) go
-through one partial sum for each block of channels: no atomics, the same result each time.
+Past the end of a sequence, steps of size zero leave the state unchanged. Sums over channels (for B and C) use one
+partial sum for each block of channels instead of atomics, so results are deterministic.
 """
 
 import torch
@@ -13,20 +13,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-# Channels of a program and steps of a chunk, as many as registers hold. The way back holds all states of a chunk, and
-# has two threads to a channel. Chosen by what the compiler spills (next to nothing at N = 16), not yet timed on a GPU.
+# Channels of a program and steps of a chunk, as many as fit in registers. The backward pass holds all states of a chunk
+# and has two threads per channel. Chosen by the compiler's register spills (almost none at N = 16); not yet timed on a
+# GPU.
 FORTH = {"CHANNELS": 32, "CHUNK": 8}
 BACK = {"CHANNELS": 16, "CHUNK": 4}
-STATES = 16  # of a channel in one warp; more are spread over more warps
+STATES = 16  # states of a channel in one warp; larger states use more warps
 
 _LOG2_E = tl.constexpr(1.44269504088896341)
 
 
 @triton.jit
 def _softplus(x):
-    """log(1 + e^x) = max(x, 0) + log(1 + e), e = e^-|x|, and log(1 + e) = 2 artanh(s), s = e / (2 + e) <= 1/3.
+    """Return log(1 + e^x) = max(x, 0) + log(1 + e), e = e^-|x|, with log(1 + e) = 2 artanh(s), s = e / (2 + e) <= 1/3.
 
-    By a series, so that small results keep their relative accuracy, which the logarithm of the device does not.
+    The series for artanh keeps the relative accuracy of small results, which the device's logarithm does not.
     """
     e = tl.exp(-tl.abs(x))
     s = e / (e + 2.0)
@@ -43,20 +44,20 @@ def _softplus(x):
 
 @triton.jit
 def _place(step, length, REVERSE: tl.constexpr):
-    """Where in memory a step is."""
+    """Return the position of a step in memory."""
     return length - 1 - step if REVERSE else step
 
 
 @triton.jit
 def _within(index, size, step, length):
-    """Which of the indices are there at a step; none past the end."""
+    """Return which indices are valid at a step; past the end of the sequence, no index is."""
     return index < tl.where(step < length, size, 0)
 
 
 @triton.jit
 def _load_chunk(x, stride, c, dim, begin, length, REVERSE: tl.constexpr, CHUNK: tl.constexpr):
-    """A sequence at the steps of a chunk, in float32; zero past the end."""
-    values = ()
+    """Load a sequence at the steps of a chunk, in float32; zero past the end."""
+    values: tl.tuple = ()
     for i in tl.static_range(CHUNK):
         at = x + _place(begin + i, length, REVERSE) * stride
         values += (tl.load(at, mask=_within(c, dim, begin + i, length), other=0.0).to(tl.float32),)
@@ -65,8 +66,8 @@ def _load_chunk(x, stride, c, dim, begin, length, REVERSE: tl.constexpr, CHUNK: 
 
 @triton.jit
 def _step_sizes(raw, shift, begin, length, SOFTPLUS: tl.constexpr, CHUNK: tl.constexpr):
-    """Those of a chunk; zero past the end."""
-    sizes = ()
+    """Return the step sizes of a chunk; zero past the end."""
+    sizes: tl.tuple = ()
     for i in tl.static_range(CHUNK):
         size = _softplus(raw[i] + shift) if SOFTPLUS else raw[i] + shift
         sizes += (tl.where(begin + i < length, size, 0.0),)
@@ -75,14 +76,14 @@ def _step_sizes(raw, shift, begin, length, SOFTPLUS: tl.constexpr, CHUNK: tl.con
 
 @triton.jit
 def _load_states(x, stride, n, state, step, length, REVERSE: tl.constexpr):
-    """B or C at a step, (N, 1); zero past the end."""
+    """Load B or C at a step, (N, 1); zero past the end."""
     at = x + _place(step, length, REVERSE) * stride
     return tl.load(at, mask=_within(n, state, step, length), other=0.0).to(tl.float32)[:, None]
 
 
 @triton.jit
 def _load_channels(x, c, in_dim, CHANNELS: tl.constexpr):
-    """D or the bias of the step sizes, (channels); zero where there is none."""
+    """Load D or the bias of the step sizes, (channels,); zeros if there is none."""
     return tl.zeros([CHANNELS], tl.float32) if x is None else tl.load(x + c, mask=in_dim, other=0.0)
 
 
@@ -112,7 +113,7 @@ def _forward(
     CHANNELS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Writes y, (batch, time, dim), or without it the state at the start of each chunk, (batch, chunks, N, dim).
+    """Write y, (batch, time, dim), or, if y is None, the state at the start of each chunk, (batch, chunks, N, dim).
 
     su, sdelta, sz, sB, sC: strides (batch, time, channel). A, (state, dim), D and bias are contiguous.
     """
@@ -133,7 +134,7 @@ def _forward(
         if y is None:
             chunk = sample * tl.cdiv(length, CHUNK) + begin // CHUNK
             tl.store(starts + (chunk * N + n[:, None]) * dim + c[None, :], h, mask=in_dim[None, :])
-        outputs = ()
+        outputs: tl.tuple = ()
         for i in tl.static_range(CHUNK):
             B_t = _load_states(B, sB[1], n, state, begin + i, length, REVERSE)
             h = tl.exp2(steps[i][None, :] * rates) * h + (steps[i] * inputs[i])[None, :] * B_t
@@ -186,8 +187,9 @@ def _backward(
     CHANNELS: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """Writes du, ddelta, dz: (batch, time, dim); dA: (batch, state, dim); dB, dC: (batch, blocks, time, state), of the
-    program's channels alone; dD, dbias: (batch, dim).
+    """Write du, ddelta, dz: (batch, time, dim); dA: (batch, state, dim); dD, dbias: (batch, dim); dB and dC.
+
+    dB, dC: (batch, blocks, time, state), partial sums over the program's channels.
     """
     sample = tl.program_id(0).to(tl.int64)
     n, c = tl.arange(0, N), tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
@@ -217,8 +219,8 @@ def _backward(
 
         at = starts + ((sample * chunks + chunk) * N + n[:, None]) * dim + c[None, :]
         h = tl.load(at, mask=in_dim[None, :], other=0.0)
-        states = ()  # before each step
-        outputs = ()
+        states: tl.tuple = ()  # before each step
+        outputs: tl.tuple = ()
         for i in tl.static_range(CHUNK):
             states += (h,)
             B_t = _load_states(B, sB[1], n, state, begin + i, length, REVERSE)
@@ -268,7 +270,7 @@ def _backward(
 
 
 def _options(delta_softplus: bool, reverse: bool, state: int) -> dict:
-    """Options of a launch that all kernels share."""
+    """Return the launch options that all kernels share."""
     padded = triton.next_power_of_2(state)
     return {
         "SOFTPLUS": delta_softplus,
@@ -279,7 +281,7 @@ def _options(delta_softplus: bool, reverse: bool, state: int) -> dict:
     }
 
 
-def _strides(*tensors: Tensor | None) -> list[tuple[int, int, int]]:
+def _strides(*tensors: Tensor | None) -> list[tuple[int, ...]]:
     return [(0, 0, 0) if x is None else x.stride() for x in tensors]
 
 
@@ -295,9 +297,10 @@ def scan_forward(
     delta_softplus: bool,
     reverse: bool,
 ) -> Tensor:
-    """See ``frepro.ops.scan_op``. Sequences may be in half precision; the result has the dtype of ``u``."""
+    """Run the scan; see ``frepro.ops.scan_op``. Sequences may be half precision; the result has the dtype of ``u``."""
     (batch, length, dim), state = u.shape, A.shape[1]
-    A, D, delta_bias = (x if x is None else x.contiguous() for x in (A.t(), D, delta_bias))
+    A = A.t().contiguous()
+    D, delta_bias = (x if x is None else x.contiguous() for x in (D, delta_bias))
     y = u.new_empty(u.shape)
     with torch.cuda.device_of(u):
         _forward[(batch, triton.cdiv(dim, FORTH["CHANNELS"]))](
@@ -323,10 +326,11 @@ def scan_backward(
     delta_softplus: bool,
     reverse: bool,
 ) -> tuple[Tensor, ...]:
-    """Gradients of u, delta, A, B, C, D, z and delta_bias; of those that are none, something to be thrown away."""
+    """Return the gradients of u, delta, A, B, C, D, z and delta_bias; ignore those of inputs that are ``None``."""
     (batch, length, dim), state = u.shape, A.shape[1]
     blocks, chunks = triton.cdiv(dim, BACK["CHANNELS"]), triton.cdiv(length, BACK["CHUNK"])
-    A, D, delta_bias = (x if x is None else x.contiguous() for x in (A.t(), D, delta_bias))
+    A = A.t().contiguous()
+    D, delta_bias = (x if x is None else x.contiguous() for x in (D, delta_bias))
     options, sizes = _options(delta_softplus, reverse, state), (length, dim, state)
     starts = A.new_empty(batch, chunks, options["N"], dim)
     du, ddelta = u.new_empty(u.shape), delta.new_empty(u.shape)

@@ -1,13 +1,13 @@
-"""Between the transforms of a spectral filter on CUDA: the product of a spectrum with its filters.
+"""The product of a spectrum with its filters on CUDA, between the two transforms of a spectral filter.
 
     Y_c(p) = K_c(p) X_c(p),    static: K_c given;    dynamic: K_c = sum_n s_nc K_n, which is never written to memory
 
-Spectra are channels-first here, (B, C, P, 2) for the P frequencies of a half spectrum and their real and imaginary
-parts, as cuFFT leaves them. Filters are (C, P, 2), or a basis (N, P, 2) with coefficients (B, N, C). All float32.
+Spectra are channels-first here, (B, C, P, 2), for the P frequencies of a half spectrum and their real and imaginary
+parts, as cuFFT returns them. Filters are (C, P, 2), or a basis (N, P, 2) with coefficients (B, N, C). All float32.
 
-Gradients, with G that of Y: of X conj(K) G. With M = conj(X) G, a static K has sum_b M_b, a dynamic K_n
-sum_bc s_nc M_bc, and s_nc the sum over p of the scalar product of K_n and M_c. Sums that cross programs go through
-partial sums: no atomics, the same result each time.
+Let G be the gradient of Y and M = conj(X) G. The gradient of X is conj(K) G; that of a static K is sum_b M_b; that of
+a dynamic K_n is sum_bc s_nc M_bc; that of s_nc is the sum over p of the scalar product of K_n and M_c. Sums across
+programs use partial sums instead of atomics, so results are deterministic.
 """
 
 import torch
@@ -16,16 +16,16 @@ import triton.language as tl
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-# A tile of a program. Not yet timed on a GPU.
+# The tile of a program; not yet timed on a GPU.
 CHANNELS = 32
 FREQUENCIES = 32
-SAMPLES = 16  # that a program goes through one after another where filters are static
+SAMPLES = 16  # samples that a program processes one after another if filters are static
 OPTIONS = {"CHANNELS": CHANNELS, "FREQUENCIES": FREQUENCIES, "num_warps": 4, "enable_fp_fusion": True}
 
 
 @triton.jit
 def _load(x, at, here):
-    """Real and imaginary part; zero where there is none."""
+    """Load real and imaginary parts; zero outside the mask."""
     parts = 2 * tl.expand_dims(at, -1) + tl.arange(0, 2)
     return tl.split(tl.load(x + parts, mask=tl.expand_dims(here, -1), other=0.0))
 
@@ -38,13 +38,13 @@ def _store(x, at, here, re, im):
 
 @triton.jit
 def _times_conjugate(a_re, a_im, b_re, b_im):
-    """a conj(b)."""
+    """Return a conj(b)."""
     return a_re * b_re + a_im * b_im, a_im * b_re - a_re * b_im
 
 
 @triton.jit
 def _tile(channels, frequencies, CHANNELS: tl.constexpr, FREQUENCIES: tl.constexpr):
-    """The channels and the frequencies of a program, with which of them there are."""
+    """Return the channels and the frequencies of a program, and a mask of the valid ones for each."""
     c = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     p = tl.program_id(2) * FREQUENCIES + tl.arange(0, FREQUENCIES)
     return c, p, c < channels, p < frequencies
@@ -52,7 +52,7 @@ def _tile(channels, frequencies, CHANNELS: tl.constexpr, FREQUENCIES: tl.constex
 
 @triton.jit
 def _mix(basis, coefficients, c, p, in_c, in_p, channels, frequencies, N: tl.constexpr):
-    """A tile of the filters sum_n s_nc K_n."""
+    """Return a tile of the filters sum_n s_nc K_n."""
     re = tl.zeros([c.shape[0], p.shape[0]], tl.float32)
     im = re
     for n in tl.static_range(N):
@@ -158,8 +158,12 @@ def _backward_dynamic(
 
 @torch.library.custom_op("frepro::spectral_product", mutates_args=())
 def spectral_product(x: Tensor, weight: Tensor, coefficients: Tensor | None) -> Tensor:
-    """x, result: (B, C, P, 2). weight: (N or C, P, 2). coefficients: (B, N, C) or none. All float32."""
-    x, weight, coefficients = _contiguous(x, weight, coefficients)
+    """Return the product. x, result: (B, C, P, 2). weight: (N or C, P, 2). coefficients: (B, N, C) or ``None``.
+
+    All float32.
+    """
+    x, weight = x.contiguous(), weight.contiguous()
+    coefficients = coefficients if coefficients is None else coefficients.contiguous()
     (batch, channels, frequencies, _), y = x.shape, x.new_empty(x.shape)
     with torch.cuda.device_of(x):
         _forward[(batch, *_blocks(channels, frequencies))](
@@ -177,8 +181,9 @@ def _(x, weight, coefficients):
 def spectral_product_backward(
     dy: Tensor, x: Tensor, weight: Tensor, coefficients: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of x, weight and coefficients (to be thrown away where there are none)."""
-    dy, x, weight, coefficients = _contiguous(dy, x, weight, coefficients)
+    """Return the gradients of x, weight and coefficients (ignore the last if coefficients is ``None``)."""
+    dy, x, weight = dy.contiguous(), x.contiguous(), weight.contiguous()
+    coefficients = coefficients if coefficients is None else coefficients.contiguous()
     (batch, channels, frequencies, _), dx = x.shape, x.new_empty(x.shape)
     sizes, blocks = (channels, frequencies), _blocks(channels, frequencies)
     with torch.cuda.device_of(x):
@@ -203,10 +208,6 @@ def _(dy, x, weight, coefficients):
     return x.new_empty(x.shape), weight.new_empty(weight.shape), dcoefficients
 
 
-def _contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [x if x is None else x.contiguous() for x in tensors]
-
-
 def _blocks(channels: int, frequencies: int) -> tuple[int, int]:
     return triton.cdiv(channels, CHANNELS), triton.cdiv(frequencies, FREQUENCIES)
 
@@ -216,7 +217,7 @@ def _setup(ctx, inputs, output):
 
 
 def _backward(ctx, dy):
-    tensors = ctx.saved_tensors  # to be read once, says checkpointing
+    tensors = ctx.saved_tensors  # activation checkpointing allows this to be read only once
     dx, dweight, dcoefficients = torch.ops.frepro.spectral_product_backward(dy, *tensors)
     return dx, dweight, None if tensors[2] is None else dcoefficients
 
@@ -226,6 +227,6 @@ spectral_product.register_autograd(_backward, setup_context=_setup)
 
 @register_flop_formula([torch.ops.frepro.spectral_product])
 def product_flops(x_shape, weight_shape, coefficients_shape=None, *args, out_shape=None, **kwargs) -> int:
-    """Six operations for a complex product, and four for each filter that is mixed."""
+    """Return six operations for each complex product, plus four for each filter that is mixed."""
     batch, channels, frequencies, _ = x_shape
     return (6 if coefficients_shape is None else 6 + 4 * weight_shape[0]) * batch * channels * frequencies
