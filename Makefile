@@ -12,16 +12,19 @@ VENV := .venv
 UV_VERSION := 0.13.8
 
 # An active conda or virtual environment that contains frepro is used as it is. Otherwise, .venv is used: it is created
-# if it is missing, and updated if the lock file is newer.
-ACTIVE := $(shell [ -n "$$VIRTUAL_ENV$$CONDA_PREFIX" ] \
-	&& python -I -c 'from importlib.metadata import version; version("frepro")' 2>/dev/null && command -v python)
-ifeq ($(filter-out $(CURDIR)/$(VENV)/bin/python,$(ACTIVE)),)
-PYTHON := $(VENV)/bin/python
+# if it is missing, and updated if the lock file is newer. Paths and values reach recipes through the environment, where
+# blanks, quotes and dollar signs mean nothing.
+export ACTIVE := $(shell [ -n "$$VIRTUAL_ENV$$CONDA_PREFIX" ] \
+	&& python -I -c 'from importlib.metadata import version; version("frepro")' 2>/dev/null \
+	&& [ "$$(command -v python)" != "$$(pwd)/$(VENV)/bin/python" ] && command -v python)
+ifeq ($(ACTIVE),)
+BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 else
-PYTHON := $(ACTIVE)
+BIN := "$${ACTIVE%/*}"
 READY :=
 endif
+PYTHON := $(BIN)/python
 
 # Without this check, a misspelled variable would be ignored silently, and everything would be reproduced.
 KNOWN := TABLE FIGURE PAPER PROFILE DATA CHECKPOINT BACKBONES SEEDS DEVICE JOBS PER_DEVICE RETRAIN ONLY ROUNDS BESIDE PYTHON3
@@ -29,20 +32,21 @@ GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin
 ifneq ($(filter-out $(KNOWN) -%,$(GIVEN)),)
 $(error unknown variable $(filter-out $(KNOWN) -%,$(GIVEN)): use $(KNOWN))
 endif
+$(foreach name,$(filter $(KNOWN),$(GIVEN)),$(eval override $(name) := $$(value $(name)))$(eval export $(name)))
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 12
 
 reproduce: $(READY)  ## make all, or: TABLE= FIGURE= PAPER= PROFILE= DATA= CHECKPOINT= BACKBONES= SEEDS= JOBS= RETRAIN=1 ...
-	@$(PYTHON) -m frepro reproduce $(if $(TABLE),--table '$(TABLE)') $(if $(FIGURE),--figure '$(FIGURE)') \
-		$(if $(PAPER),--paper '$(PAPER)') $(if $(PROFILE),--profile '$(PROFILE)') $(if $(DATA),--data '$(DATA)') \
-		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(DEVICE),--device '$(DEVICE)') $(if $(JOBS),--jobs '$(JOBS)') \
-		$(if $(PER_DEVICE),--per-device '$(PER_DEVICE)') $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)') \
-		$(if $(BACKBONES),--backbones '$(BACKBONES)') $(if $(filter-out 0,$(RETRAIN)),--retrain)
+	@$(PYTHON) -m frepro reproduce $${TABLE:+--table "$$TABLE"} $${FIGURE:+--figure "$$FIGURE"} \
+		$${PAPER:+--paper "$$PAPER"} $${PROFILE:+--profile "$$PROFILE"} $${DATA:+--data "$$DATA"} \
+		$${SEEDS:+--seeds "$$SEEDS"} $${DEVICE:+--device "$$DEVICE"} $${JOBS:+--jobs "$$JOBS"} \
+		$${PER_DEVICE:+--per-device "$$PER_DEVICE"} $${CHECKPOINT:+--checkpoint "$$CHECKPOINT"} \
+		$${BACKBONES:+--backbones "$$BACKBONES"} $(if $(filter-out 0,$(RETRAIN)),--retrain)
 
 bench: $(READY)  ## measure speed and memory, needs an idle machine; options: ONLY= ROUNDS= BESIDE= DEVICE=
-	@$(PYTHON) -m frepro bench $(if $(ONLY),--only '$(ONLY)') $(if $(ROUNDS),--rounds '$(ROUNDS)') \
-		$(if $(BESIDE),--beside '$(BESIDE)') $(if $(DEVICE),--device '$(DEVICE)')
+	@$(PYTHON) -m frepro bench $${ONLY:+--only "$$ONLY"} $${ROUNDS:+--rounds "$$ROUNDS"} \
+		$${BESIDE:+--beside "$$BESIDE"} $${DEVICE:+--device "$$DEVICE"}
 
 # One process per core, each with one thread. All tests of a file, and a notebook, run in the same process.
 test: $(READY)  ## run the tests, and the notebooks in profile smoke
@@ -56,13 +60,13 @@ test-lowest: $(READY)  ## test models and operations with the lowest declared ve
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n logical --maxprocesses 8 --dist loadfile tests/models tests/ops
 
 book: $(READY)  ## build the report from committed results: _build/html/index.html
-	$(dir $(PYTHON))jupyter-book build -W -n --keep-going book
+	$(BIN)/jupyter-book build -W -n --keep-going book
 
 lint: $(READY)  ## check the style, the types and the direction of imports, as CI does
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
-	$(dir $(PYTHON))lint-imports
+	$(BIN)/lint-imports
 
 format: $(READY)  ## fix style problems automatically where possible
 	$(PYTHON) -m ruff check --fix .

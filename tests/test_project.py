@@ -1,6 +1,7 @@
 """The project's own files agree with each other."""
 
 import ast
+import os
 import re
 import shutil
 import subprocess
@@ -42,6 +43,41 @@ def test_make_help_lists_every_target():
     phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
     assert sorted(line.split()[0] for line in text.splitlines()) == sorted(phony)
     assert all(len(line) < 120 for line in text.splitlines())
+
+
+@pytest.fixture
+def printing_python(tmp_path) -> dict[str, str]:
+    """The environment with an active Python, under a path with a blank, that prints its arguments one per line."""
+    folder = tmp_path / "my env's" / "bin"
+    folder.mkdir(parents=True)
+    (folder / "python").write_text('#!/bin/sh\n[ "$1" = -I ] || printf "%s\\n" "$@"\n')
+    (folder / "python").chmod(0o755)
+    return {**os.environ, "VIRTUAL_ENV": str(folder.parent), "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+
+
+VALUES = [
+    "/data/O'Brien",
+    "a$b",
+    "$(shell touch MADE)",
+    "$$HOME",
+    "${MAKE}",
+    "x'; touch MADE; '",
+    'x"; touch MADE; "',
+    "`touch MADE`",
+    "$(touch MADE)",
+    "a  b\\",
+    "*",
+    "é #x",
+]
+
+
+@pytest.mark.parametrize("value", VALUES)
+@pytest.mark.parametrize(("target", "variable"), [("reproduce", "DATA"), ("reproduce", "PAPER"), ("bench", "ONLY")])
+def test_make_passes_values_on_as_they_are(target, variable, value, tmp_path, printing_python):
+    command = [*MAKE, "-f", str(ROOT / "Makefile"), target, f"{variable}={value}"]
+    done = subprocess.run(command, cwd=tmp_path, env=printing_python, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["-m", "frepro", target, f"--{variable.lower()}", value]
+    assert not (tmp_path / "MADE").exists()
 
 
 def requirements() -> dict[str, Requirement]:
