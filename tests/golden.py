@@ -5,6 +5,7 @@ of the official state dict, the number of parameters, and the first 16 values, m
 two rows of logits. Weights and images are integer arithmetic on a tensor's name, the same on every platform.
 """
 
+import csv
 import json
 import os
 import zlib
@@ -20,7 +21,8 @@ from torch import Tensor
 
 from frepro import load_official
 
-FILE = Path(__file__).parent / "data" / "official_logits.json"
+DATA = Path(__file__).parent / "data"
+FILE = DATA / "official_logits.json"
 ONE_FIFTH = {"cls_token", "pos_embed", "w1", "w2", "b1", "b2"}
 
 
@@ -28,6 +30,23 @@ ONE_FIFTH = {"cls_token", "pos_embed", "w1", "w2", "b1", "b2"}
 def records() -> dict[str, dict[str, Any]]:
     """What the file holds for each model."""
     return json.loads(FILE.read_text())
+
+
+@cache
+def official_sizes() -> dict[str, dict[str, float]]:
+    """Return what is known of the size of each official model, ``data/official_sizes.csv``, at 224 pixels.
+
+    - ``params``: parameters of the official code, counted; of the models of Vim-F's paper, which differ from its code
+      in their patches alone, worked out. ``params_m`` and ``macs_g``: millions of parameters and billions of
+      multiply-accumulates that fvcore counts of it.
+    - ``printed_params_m`` and ``printed_macs_g``: the same as papers and READMEs print them. Where a different value is
+      counted, it is in ``counted_params_m`` or ``counted_macs_g``; the book's pages say why, as far as that is known.
+    """
+    with (DATA / "official_sizes.csv").open(encoding="utf-8", newline="") as file:
+        return {
+            row["model"]: {key: float(text) for key, text in row.items() if text and key not in ("model", "note")}
+            for row in csv.DictReader(file)
+        }
 
 
 def uniform(name: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -26,9 +26,10 @@ from frepro.data.dense import Detection, Segmentation, dense_samples
 from frepro.data.export import export
 from frepro.data.listing import Split
 from frepro.data.loading import samples, seed_all
-from frepro.store import revisions
+from frepro.store import provenance, revisions
 from frepro.training import loop
 from frepro.training.runs import Run
+from tests import registry
 from tests.golden import uniform, weight
 from tests.small import whole
 
@@ -54,6 +55,17 @@ def declared() -> dict[str, tuple[str, int]]:
         for path in sorted(paths.PACKAGE.rglob("*.py"))
     ]
     return {name: (module, number) for module in modules for name, number in revisions.declared([module]).items()}
+
+
+def probe_of(behaviour: str) -> Callable[[], list[float]]:
+    """Return the probe of a behaviour; that of a family without one of its own is each of its variants, small."""
+    if behaviour in PROBES:
+        return PROBES[behaviour]
+    module, _ = declared()[behaviour]
+    models = [name for name in registry.variants() if provenance.own_models()[name] == module]
+    if not models:
+        raise KeyError(f"{behaviour!r} of {module} has no probe: add a function with @probe({behaviour!r})")
+    return lambda: model_values(*((name, registry.small(name)) for name in models))
 
 
 def tensor(name: str, *shape: int, grad: bool = True) -> Tensor:
@@ -346,7 +358,7 @@ def computed(behaviour: str) -> list[float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return [float(f"{value:.6g}") for value in PROBES[behaviour]()]
+        return [float(f"{value:.6g}") for value in probe_of(behaviour)()]
     finally:
         torch.set_num_threads(threads)
 

@@ -15,7 +15,7 @@ from frepro.cli.options import (
 )
 from frepro.data import Source, locate
 from frepro.errors import FreproError
-from frepro.experiment.checks import check_model
+from frepro.experiment.checks import check_model, misfit
 from frepro.store import provenance
 
 
@@ -131,6 +131,9 @@ def resolve(model: str, recipe: str | None, profile: str, source: str | None) ->
     if profile == "paper" and not source:
         raise FreproError("profile paper needs the real data set: add --data /path/to/it, or use profile demo")
     found = recipes.load(recipe, profile)
+    check_model(model)
+    if problem := misfit(found, model):
+        raise FreproError(problem)
     return found, profile, locate(source, found.task)
 
 

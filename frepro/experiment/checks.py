@@ -5,6 +5,7 @@ from typing import Any
 
 from frepro import papers
 from frepro.errors import FreproError, unknown
+from frepro.recipes import Recipe
 from frepro.store import provenance
 
 MOST_SEEDS = 1000  # more are likely a typing error: each seed is a training run of every variant
@@ -54,3 +55,16 @@ def check_model(name: str) -> None:
 
     if not timm.is_model(name):
         raise unknown("model", name, [*own, *timm.list_models()])
+
+
+def misfit(recipe: Recipe, model: str) -> str | None:
+    """Return why a recipe cannot make a model small, in one line; ``None`` if it can, or leaves the size alone."""
+    from frepro.models.create import arguments
+
+    asked = recipe.of(model).model_args
+    if lacking := [name for name in asked if name not in arguments(model)]:
+        return (
+            f"the recipe makes models small by {', '.join(asked)}, but {model} has no argument {lacking[0]}: use a "
+            f"recipe for models with the arguments of {model}, or add its model_args under by_model"
+        )
+    return None

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from frepro.experiment.checks import misfit
 from frepro.store import provenance
 from frepro.training.progress import Progress
 from frepro.training.runs import Run
@@ -68,7 +69,7 @@ def check_variants(experiment: "Experiment") -> dict[str, str]:
         if args or label in trained:
             run = trained.get(label)
             small = (run.model, run.recipe.img_size, run.all_model_args) if run and not run.recipe.network else None
-            if problem := cost.obstacle(model, args, small):
+            if problem := (run and misfit(run.recipe, model)) or cost.obstacle(model, args, small):
                 found[label] = problem
     if found:
         for name in ("measured", "trained_variants", "runs", "evaluated", "timings", "timing_settings", "findings"):

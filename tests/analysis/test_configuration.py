@@ -6,7 +6,7 @@ from frepro import papers, report
 from frepro.analysis import configuration
 
 
-@pytest.mark.parametrize("paper", papers.names())
+@pytest.mark.parametrize("paper", configuration.READERS)
 def test_models_are_built_as_the_papers_say(paper):
     table = papers.load(paper).tables[1]
     found = configuration.cells(paper)

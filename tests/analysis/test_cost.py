@@ -6,98 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from frepro import ops
+from frepro import ops, papers
 from frepro.analysis import cost, sizes
 from frepro.models import dfformer, vim
 from frepro.recipes import Benchmark
 from frepro.store import provenance
 from frepro.training.runs import Throughput
-
-# Parameters (M) and multiply-accumulates (G) that fvcore counts of the official code at 224 pixels.
-FVCORE = {
-    "dfformer_s18": (30.32, 3.80),
-    "dfformer_s36": (45.61, 7.36),
-    "dfformer_m36": (65.32, 12.46),
-    "dfformer_b36": (114.99, 22.13),
-    "cdfformer_s18": (30.19, 3.89),
-    "cdfformer_s36": (45.23, 7.53),
-    "cdfformer_m36": (64.43, 12.72),
-    "cdfformer_b36": (113.37, 22.46),
-    "gfformer_s18": (29.64, 3.79),
-    "dfformer_s18_k2": (28.53, 3.80),
-    "dfformer_s18_d8": (28.33, 3.80),
-    "dfformer_s18_gelu": (30.32, 3.80),
-    "dfformer_s18_relu": (30.32, 3.80),
-    "dfformer_s18_afno": (29.86, 4.45),
-    "spanet_small": (28.66, 4.63),
-    "spanet_medium": (41.77, 6.82),
-    "spanet_mediumx": (54.88, 9.02),
-    "spanet_base": (75.94, 11.98),
-    "spanet_basex": (99.83, 15.83),
-    "spanetv2_s18_pure": (29.16, 4.19),
-    "spanetv2_s18_hybrid": (26.99, 4.19),
-    "spanetv2_s36_pure": (44.10, 8.14),
-    "spanetv2_s36_hybrid": (40.67, 8.18),
-    "spanetv2_m36_pure": (62.93, 13.72),
-    "spanetv2_m36_hybrid": (58.33, 13.68),
-    "spanetv2_b36_pure": (109.56, 24.25),
-    "spanetv2_b36_hybrid": (101.80, 23.93),
-}
-# The same as papers and READMEs print them.
-PRINTED = {
-    "dfformer_s18": (30, 3.8),
-    "dfformer_s36": (46, 7.4),
-    "dfformer_m36": (65, 12.5),
-    "dfformer_b36": (115, 22.1),
-    "cdfformer_s18": (30, 3.9),
-    "cdfformer_s36": (45, 7.5),
-    "cdfformer_m36": (64, 12.7),
-    "cdfformer_b36": (113, 22.5),
-    "gfformer_s18": (30, 3.8),
-    "dfformer_s18_k2": (29, 3.8),
-    "dfformer_s18_d8": (28, 3.8),
-    "dfformer_s18_gelu": (30, 3.8),
-    "dfformer_s18_relu": (30, 3.8),
-    "dfformer_s18_afno": (30, 3.8),
-    "dfformer_s18_relu_afno": (30, 3.8),
-    "gfnet_ti": (7, 1.3),
-    "gfnet_xs": (16, 2.8),
-    "gfnet_s": (25, 4.5),
-    "gfnet_b": (43, 7.9),
-    "gfnet_h_ti": (15, 2.0),
-    "gfnet_h_s": (32, 4.6),
-    "gfnet_h_b": (54, 8.6),
-    "spanet_small": (28.7, 4.6),
-    "spanet_medium": (41.8, 6.8),
-    "spanet_mediumx": (54.9, 9.0),
-    "spanet_base": (75.9, 12.0),
-    "spanet_basex": (99.8, 15.8),
-    "spanetv2_s18_pure": (29, 4.2),
-    "spanetv2_s18_hybrid": (27, 4.2),
-    "spanetv2_s36_pure": (44, 8.1),
-    "spanetv2_s36_hybrid": (41, 8.1),
-    "spanetv2_m36_pure": (61, 13.7),
-    "spanetv2_m36_hybrid": (58, 13.6),
-    "spanetv2_b36_pure": (100, 24.3),
-    "spanetv2_b36_hybrid": (100, 23.9),
-}
-# Where the print is not what is counted; the book's pages say why, as far as that is known.
-OTHERWISE = {
-    "params": {
-        "gfnet_ti": 8,  # cut off, not rounded
-        "spanetv2_m36_pure": 63,
-        "spanetv2_b36_pure": 110,
-        "spanetv2_b36_hybrid": 102,
-    },
-    "macs": {
-        "dfformer_s18_afno": 4.5,  # printed without the products of AFNO's MLP
-        "dfformer_s18_relu_afno": 4.5,
-        "gfnet_h_ti": 2.1,  # 2.0 without norms
-        "gfnet_h_b": 8.5,
-        "spanetv2_s36_hybrid": 8.2,  # cut off
-        "spanetv2_m36_hybrid": 13.7,  # cut off
-    },
-}
+from tests.golden import official_sizes
 
 
 @pytest.fixture(scope="module")
@@ -106,23 +21,22 @@ def counted() -> dict[str, sizes.Size]:
     return {model: sizes.size(model) for model in provenance.own_models()}
 
 
-def test_every_official_model_as_fvcore_counts_it(counted):
-    found = {name: (round(counted[name].params / 1e6, 2), round(counted[name].macs / 1e9, 2)) for name in FVCORE}
-    assert found == FVCORE
-
-
-@pytest.mark.parametrize("name", PRINTED)
-def test_params_and_flops_as_printed(counted, name):
-    params, flops = PRINTED[name]
-    decimals = 1 if isinstance(params, float) else None
-    assert round(counted[name].params / 1e6, decimals) == OTHERWISE["params"].get(name, params)
-    assert round(counted[name].macs / 1e9, 1) == OTHERWISE["macs"].get(name, flops)
+@pytest.mark.parametrize("name", official_sizes())
+def test_params_and_flops_as_fvcore_counts_and_as_printed(counted, name):
+    official = official_sizes()[name]
+    params, macs = counted[name].params / 1e6, counted[name].macs / 1e9
+    assert round(params, 2) == official.get("params_m", round(params, 2))
+    assert round(macs, 2) == official.get("macs_g", round(macs, 2))
+    if printed := official.get("printed_params_m"):
+        # SPANet's paper prints one decimal.
+        assert official.get("counted_params_m", printed) == round(params, 1 if name.startswith("spanet_") else None)
+    if printed := official.get("printed_macs_g"):
+        assert official.get("counted_macs_g", printed) == round(macs, 1)
 
 
 def test_ablations_of_spanet_cost_the_same(counted):
     """Table 5 has one figure for all rows: 29 M and 4.6 G."""
-    rows = [size for name, size in counted.items() if name.startswith("spanet_small")]
-    assert len(rows) == 9
+    rows = [counted[row.model] for row in papers.load("spanet").tables[5].rows]
     assert {(round(size.params / 1e6), round(size.macs / 1e9, 1)) for size in rows} == {(29, 4.6)}
 
 

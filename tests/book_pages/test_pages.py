@@ -51,7 +51,7 @@ def test_every_committed_figure_is_current_and_says_what_stands_in(monkeypatch, 
     monkeypatch.delenv("FREPRO_RESULTS")
     pages.lay_out(tmp_path / "pages")
     figures = [a for a in reproduce.artefacts() if a.kind == "figure" and a.is_built]
-    assert len(figures) >= 8
+    assert figures
     status = (tmp_path / "pages" / "status.md").read_text()
     for artefact in figures:
         page = json.loads((tmp_path / "pages" / artefact.paper / f"{artefact.name}.ipynb").read_text())
@@ -99,7 +99,7 @@ def test_the_committed_demo_learns():
     scores = {}
     for run in found["runs"]:
         scores.setdefault(run["model"], []).append(run["values"]["top1"])
-    assert len(scores) == 8
+    assert scores.keys() == {row.model for row in papers.load("dfformer").tables[4].rows}
     assert all(len(values) >= 3 for values in scores.values())
     assert all(30 < value <= 100 for values in scores.values() for value in values)  # one in ten is chance
 

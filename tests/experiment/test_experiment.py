@@ -179,6 +179,14 @@ def test_a_bad_argument_is_told_before_anything_trains_and_takes_its_row_alone(s
     assert findings.from_csv(findings.to_csv(made.findings)) == list(made.findings)
 
 
+def test_a_model_that_the_recipe_cannot_make_small_is_left_out(store):
+    made = Experiment("dfformer", 4, [VARIANTS[0], ("Vim-Ti", "vim_tiny", {})], "smoke", device="cpu")
+    lines = []
+    made.run(log=lines.append)
+    assert lines[0].startswith("Vim-Ti is left out: the recipe makes models small by depths, dims, but vim_tiny has no")
+    assert [run.model for run in made.runs] == ["dfformer_s18"]
+
+
 @pytest.mark.parametrize(
     ("model", "arguments", "message"),
     [

@@ -13,13 +13,13 @@ import torch
 from frepro import ops, paths
 from frepro.data import compositions, locate
 from frepro.errors import FreproError
-from frepro.models import dfformer
+from frepro.models import dfformer, gfnet
 from frepro.recipes import load
 from frepro.store import provenance, revisions
 from frepro.tasks import classification
 from frepro.training import loop
 from frepro.training.runs import Run
-from tests import probes
+from tests import probes, registry
 
 
 @pytest.mark.parametrize("behaviour", sorted(probes.declared()))
@@ -29,6 +29,22 @@ def test_every_behaviour_computes_what_its_revision_did(behaviour):
 
 def test_no_record_is_left_of_a_behaviour_that_is_gone():
     assert set(probes.recorded()) == set(probes.declared())
+
+
+@pytest.mark.parametrize("model", registry.variants())
+def test_every_family_declares_a_revision(model):
+    """Without one, runs of its models would stay the same when the family computes something else."""
+    module = provenance.own_models()[model]
+    assert module in {of for of, _ in probes.declared().values()}
+    assert set(revisions.declared([module])) <= set(revisions.of_model(model))
+
+
+def test_a_family_is_probed_without_a_probe_of_its_own(monkeypatch):
+    monkeypatch.delitem(probes.PROBES, "gfnet")
+    values = probes.computed("gfnet")
+    assert values == probes.computed("gfnet")
+    monkeypatch.setattr(gfnet.GlobalFilter, "forward", scaled(gfnet.GlobalFilter.forward))
+    assert values != probes.computed("gfnet")
 
 
 def scaled(function, factor=1.01):

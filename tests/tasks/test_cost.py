@@ -18,6 +18,7 @@ import timm
 import torch
 from torch import nn
 
+import frepro
 from frepro import papers
 from frepro.analysis.cost import attention_written_out, count_network, count_whole
 from frepro.models.spanetv2 import Attention
@@ -36,7 +37,6 @@ COLUMNS = [
     ("spanetv2", 4, "UperNet", "params", "flops", "upernet", (512, 2048)),
     ("vim-f", 4, "", "params", "flops", "mask_rcnn", (800, 1280)),
 ]
-FAMILIES = ("resnet50", "resnet101", "dfformer", "cdfformer", "spanet", "spanetv2", "vim", "vimf")
 OTHERWISE = {
     "params": {
         ("upernet", "spanetv2_s18_hybrid"): 57,  # printed 58; 57.48 is 57.5 before it is 58
@@ -60,7 +60,7 @@ def rows(kind: str) -> list:
     for paper, number, section, params, flops, name, size in COLUMNS:
         table, column = papers.load(paper).tables[number], {"params": params, "flops": flops}[kind]
         for row in table.rows:
-            known = row.model is not None and row.model.split("_")[0] in FAMILIES
+            known = row.model in {*frepro.list_models(), "resnet50", "resnet101"}
             if column and known and table.group(row) == section:
                 printed = OTHERWISE[kind].get((name, row.model), table.value(row, column))
                 decimals = table.column(column).decimals
