@@ -15,16 +15,21 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from frepro.data import ade20k, coco, listing
+from frepro.data import ade20k, coco, idx, listing
 from frepro.data.annotated import DAMAGE, check_regular, read_image
-from frepro.data.sources import ADE20K, COCO, IMAGENET, layout
+from frepro.data.sources import ADE20K, COCO, IDX, IMAGENET, check_is_folder, layout, prefix
 from frepro.errors import FreproError, printable
 
 T, R = TypeVar("T"), TypeVar("R")
 Fault = tuple[str, str]  # kind and example
 
 SPLITS = ("train", "test")
-TITLES = {"imagenet": "a folder for each class, like ImageNet", "coco": "COCO 2017", "ade20k": "ADE20K"}
+TITLES = {
+    "imagenet": "a folder for each class, like ImageNet",
+    "coco": "COCO 2017",
+    "ade20k": "ADE20K",
+    "idx": "idx files, like MNIST",
+}
 # A data set with these classes should be complete; the number of ImageNet-1K's classes is in data.sources.
 COCO_CLASSES = 80
 SLACK = 2.0  # tolerance for boxes and masks in pixels: some coordinates in the original files are rounded
@@ -36,7 +41,7 @@ class Report:
 
     Attributes:
         root: The data set's folder.
-        layout: "imagenet", "coco" or "ade20k".
+        layout: "imagenet", "coco", "ade20k" or "idx".
         found: One line for each split.
         faults: Kind of fault -> number of faults and first example.
     """
@@ -65,14 +70,20 @@ def check(root: str | Path, decode: bool = True) -> Report:
     """Check a complete data set.
 
     Args:
+        root: Its folder; for idx files it may be given as in ``data.sources``, after "idx:".
         decode: Decode every image and map; otherwise only headers are read, and damage after them is not found.
+            Idx files are always read completely.
 
     Raises:
         FreproError: There is no such folder, or its layout is unknown.
     """
-    root = Path(root)
-    report = Report(root, layout(root))
-    {"imagenet": _imagenet, "coco": _coco, "ade20k": _ade20k}[report.layout](report, decode)
+    reader, folder = prefix(str(root))
+    if reader in IDX:
+        check_is_folder(Path(folder))
+    else:
+        folder = str(root)
+    report = Report(Path(folder), "idx" if reader in IDX else layout(Path(folder)))
+    {"imagenet": _imagenet, "coco": _coco, "ade20k": _ade20k, "idx": _idx}[report.layout](report, decode)
     return report
 
 
@@ -91,6 +102,17 @@ def _imagenet(report: Report, decode: bool) -> None:
         counts = {split.folder.name: len(split.images) for split in splits.values()}
         whole = {split.folder.name: IMAGENET[1 if kind == "train" else 2] for kind, split in splits.items()}
         _compare_with_whole(report, IMAGENET[0], counts, whole)
+
+
+def _idx(report: Report, decode: bool) -> None:
+    found = idx.listing(report.root)
+    for fault in found.faults:
+        report.add((fault.kind, printable(example)) for example in fault.examples)
+    for split, (height, width) in found.sizes.items():
+        images = f"{found.counts[split]:,} images of {width} x {height} pixels"
+        report.found.append(f"{idx.FILES[split][0]}: {images}")
+    if found.classes:
+        report.found.append(f"{len(found.classes)} classes: {', '.join(found.classes)}")
 
 
 def _coco(report: Report, decode: bool) -> None:
