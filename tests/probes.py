@@ -19,17 +19,18 @@ from pathlib import Path
 import timm
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import pil_to_tensor
 
 from frepro import ops, paths, recipes, tasks
 from frepro.data import locate
 from frepro.data.dense import Detection, Segmentation, dense_samples
 from frepro.data.export import export
 from frepro.data.listing import Split
-from frepro.data.loading import samples, seed_all
+from frepro.data.loading import IdxImages, samples, seed_all
 from frepro.store import provenance, revisions
 from frepro.training import loop
 from frepro.training.runs import Run
-from tests import registry
+from tests import idx_files, registry
 from tests.golden import uniform, weight
 from tests.small import whole
 
@@ -263,6 +264,17 @@ def image_folders() -> list[float]:
         split = Split.read(Path(folder))
         order = [float(split.class_to_idx[name]) for name in names]
         return [*order, *(float(split.class_to_idx[image.label]) for image in split.images), float(len(split.images))]
+
+
+@probe("idx files")
+def images_of_idx_files() -> list[float]:
+    """Images and class numbers of all parts, where labels have gaps and no order."""
+    with tempfile.TemporaryDirectory() as folder:
+        idx_files.write(Path(folder), {"train": [7, 3, 9, 3, 7, 7, 9, 3, 3, 7, 3, 7, 7, 3, 9], "test": [9, 3]})
+        parts = [IdxImages(Path(folder), part) for part in ("train", "test", "fit", "validation")]
+        return [
+            value for part in parts for image, target in part for value in (*of(pil_to_tensor(image)), float(target))
+        ]
 
 
 @probe("COCO")

@@ -20,8 +20,8 @@ def data_group() -> None:
 def data_check_command(folder: Path, headers: bool) -> None:
     """Check a data set for missing or damaged files.
 
-    FOLDER has the layout of ImageNet, COCO 2017 or ADE20K. Prints the number of images and annotations, and lists what
-    is missing or damaged. Exits with status 1 if anything is.
+    FOLDER has the layout of ImageNet, COCO 2017 or ADE20K, or MNIST's idx files (idx:/path). Prints the number of
+    images and annotations, and lists what is missing or damaged. Exits with status 1 if anything is.
     """
     from frepro.data.check import check
 

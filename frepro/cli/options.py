@@ -14,9 +14,12 @@ from frepro.training.runs import MOST_PROCESSES
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
 
 
-DATA_HELP = "Folder in ImageNet layout (train/ and val/ with a folder for each class), or a timm dataset name and its \
-root, for example torch/cifar10:/path. Detectors need a folder in COCO layout, segmenters one in ADE20K layout. \
-Embedded data: textured (default), digits or cues for classifiers; scenes for detectors and segmenters."
+DATA_HELP = (
+    "Folder in ImageNet layout (train/ and val/ with a folder for each class), idx:/path for MNIST's idx files, \
+or a timm dataset name and its root, for example torch/cifar10:/path. Detectors need a folder in COCO layout, \
+segmenters one in ADE20K layout. Embedded data: textured (default), digits or cues for classifiers; scenes for \
+detectors and segmenters."
+)
 
 
 class Seeds(click.ParamType):

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from frepro.data import ade20k, coco, listing
+from frepro.data import ade20k, coco, idx, listing
 from frepro.data.annotated import DAMAGE, check_regular, read_image
-from frepro.data.sources import ADE20K, COCO, IMAGENET, layout
+from frepro.data.sources import ADE20K, COCO, IDX, IMAGENET, check_is_folder, layout, prefix
 from frepro.errors import FreproError, printable
 
 T = TypeVar("T")
@@ -25,7 +25,12 @@ R = TypeVar("R")
 Fault = tuple[str, str]  # kind and example
 
 SPLITS = ("train", "test")
-TITLES = {"imagenet": "a folder for each class, like ImageNet", "coco": "COCO 2017", "ade20k": "ADE20K"}
+TITLES = {
+    "imagenet": "a folder for each class, like ImageNet",
+    "coco": "COCO 2017",
+    "ade20k": "ADE20K",
+    "idx": "idx files, like MNIST",
+}
 SLACK = 2.0  # tolerance for boxes and masks in pixels: some coordinates in the original files are rounded
 
 
@@ -35,7 +40,7 @@ class Report:
 
     Attributes:
         root: The data set's folder.
-        layout: "imagenet", "coco" or "ade20k".
+        layout: "imagenet", "coco", "ade20k" or "idx".
         found: One line for each split.
         faults: Kind of fault -> number of faults and first example.
     """
@@ -64,14 +69,20 @@ def check(root: str | Path, decode: bool = True) -> Report:
     """Check a complete data set.
 
     Args:
+        root: Its folder; for idx files it may be given as in ``data.sources``, after "idx:".
         decode: Decode every image and map; otherwise only headers are read, and damage after them is not found.
+            Idx files are always read completely.
 
     Raises:
         FreproError: There is no such folder, or its layout is unknown.
     """
-    root = Path(root)
-    report = Report(root, layout(root))
-    {"imagenet": _imagenet, "coco": _coco, "ade20k": _ade20k}[report.layout](report, decode)
+    reader, folder = prefix(str(root))
+    if reader in IDX:
+        check_is_folder(Path(folder))
+    else:
+        folder = str(root)
+    report = Report(Path(folder), "idx" if reader in IDX else layout(Path(folder)))
+    {"imagenet": _imagenet, "coco": _coco, "ade20k": _ade20k, "idx": _idx}[report.layout](report, decode)
     return report
 
 
@@ -90,6 +101,17 @@ def _imagenet(report: Report, decode: bool) -> None:
         counts = {split.folder.name: len(split.images) for split in splits.values()}
         whole = {split.folder.name: IMAGENET.images[kind] for kind, split in splits.items()}
         _compare_with_whole(report, IMAGENET.name, counts, whole)
+
+
+def _idx(report: Report, decode: bool) -> None:
+    found = idx.listing(report.root)
+    for fault in found.faults:
+        report.add((fault.kind, printable(example)) for example in fault.examples)
+    for split, (height, width) in found.sizes.items():
+        images = f"{found.counts[split]:,} images of {width} x {height} pixels"
+        report.found.append(f"{idx.FILES[split][0]}: {images}")
+    if found.classes:
+        report.found.append(f"{len(found.classes)} classes: {', '.join(found.classes)}")
 
 
 def _coco(report: Report, decode: bool) -> None:

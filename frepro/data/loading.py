@@ -19,10 +19,10 @@ from timm.data import create_dataset, create_transform
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from frepro import processes
-from frepro.data import compositions
+from frepro.data import compositions, idx
 from frepro.data.annotated import DAMAGE, read_image
 from frepro.data.listing import Split
-from frepro.data.sources import DIGITS_TEST, DIGITS_TRAIN, EMBEDDED, Source
+from frepro.data.sources import DIGITS_TEST, DIGITS_TRAIN, EMBEDDED, IDX, Source, locate
 from frepro.errors import DamagedImageError, FreproError, damaged, printable
 from frepro.recipes import Classification, Recipe
 
@@ -80,6 +80,33 @@ class Folder(Dataset):
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         image = self.reader.images[index]
         return read_image(self.reader.folder / image.path, "RGB"), self.reader.class_to_idx[image.label]
+
+
+class IdxImages(Dataset):
+    """A part of a folder with MNIST's idx files: "train", "test", or "fit" and "validation", which make up "train".
+
+    Attributes:
+        targets: Class numbers of all images.
+
+    Raises:
+        FreproError: The files cannot be used.
+    """
+
+    def __init__(self, root: Path, part: str) -> None:
+        splits, faults = idx.read(root)
+        if faults:
+            raise FreproError(faults[0].said)
+        chosen = splits["test" if part == "test" else "train"]
+        held = idx.held_out(splits["train"].labels)
+        kept = {"fit": ~held, "validation": held}.get(part, slice(None))
+        self.images = chosen.images[kept]
+        self.targets = np.searchsorted(idx.class_labels(splits["train"]), chosen.labels[kept]).tolist()
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]).convert("RGB"), self.targets[index]
 
 
 class Read(Dataset):
@@ -169,6 +196,11 @@ def open_split(source: Source, split: str) -> Images:
             "cues": compositions.Cues,
         }
         return embedded[source.reader](split)
+    if source.reader in IDX:
+        assert source.root is not None
+        if locate(f"{source.reader}:{source.root}") != source:
+            raise FreproError(f"the files in {source.root} have just changed: stop whatever writes to them")
+        return IdxImages(Path(source.root), IDX[source.reader][("train", "test").index(split)])
     if source.reader == "folder":
         images, expected = Folder(source.folders[split]), source.train if split == "train" else source.test
         found = len(images), len(images.reader.class_to_idx)

@@ -6,6 +6,8 @@ digits, textured, cues  embedded data by name; ``data.compositions`` describes t
 scenes                  the same, from ``data.scenes``
 /path/to/folder         the layout of ImageNet (train/ and val/, valid/, validation/ or test/ with a folder for each
                         class), of COCO 2017 (train2017/, val2017/, annotations/), or of ADE20K (images/, annotations/)
+idx:/path               a folder with MNIST's idx files, described in ``data.idx``
+idx-validation:/path    its training images alone, some of which take the place of the test images
 torch/cifar10:/path     a data set that timm.data.create_dataset reads, with its root after the colon
 
 Data sets that timm can only stream (wds, tfds, hfids) are rejected, because samples are requested by index.
@@ -17,13 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from frepro.data import listing
+from frepro.data import idx, listing
 from frepro.data.listing import IMAGES, TEST_FOLDERS
 from frepro.errors import FreproError, printable
 from frepro.store import provenance
 
 # timm's reader names, which precede a slash.
 READERS, STREAMS = ("torch", "hfds"), ("hfids", "tfds", "wds")
+
+# Reader of MNIST's idx files -> what they hold as "train" and "test".
+IDX = {"idx": ("train", "test"), "idx-validation": ("fit", "validation")}
 
 
 @dataclass(frozen=True)
@@ -79,10 +84,11 @@ class Source:
 
     Attributes:
         name: Name in tables.
-        reader: A name in ``EMBEDDED``, "folder", "coco", "ade20k", or a name for ``timm.data.create_dataset``.
+        reader: A name in ``EMBEDDED`` or ``IDX``, "folder", "coco", "ade20k", or a name for
+            ``timm.data.create_dataset``.
         root: Its folder; ``None`` for embedded data.
         fingerprint: Hash of the names and sizes of all files that are read; it does not notice an image that is
-            replaced by another of the same size.
+            replaced by another of the same size. For idx files, hash of their content.
         train, test, classes: Counts; ``None`` if they are unknown until the data set is opened.
         folders: "train" and "test" of an ImageNet-style folder.
     """
@@ -133,41 +139,50 @@ def locate(data: str | None, task: str = "classification") -> Source:
 def _locate(data: str | None, task: str) -> Source:
     if not data or data in EMBEDDED:
         return _embedded(data or DEFAULTS[task])
-    reader, _, root = data.partition(":")
-    kind, slash, name = reader.partition("/")
+    reader, root = prefix(data)
+    kind, slash, name = data.partition(":")[0].partition("/")
     if slash and kind in STREAMS:
-        raise FreproError(f"{reader} can only be streamed by timm: export it to folders train/ and val/, or use hfds/")
-    if slash and kind in READERS:
-        if not root:
-            raise FreproError(f"{reader} has no folder: give it as {reader}:/path")
+        raise FreproError(
+            f"{kind}/{name} can only be streamed by timm: export it to folders train/ and val/, or use hfds/"
+        )
+    if reader and not root:
+        raise FreproError(f"{reader} has no folder: give it as {reader}:/path")
+    if reader in IDX:
+        return _idx(Path(root), reader)
+    if reader:
         folder = Path(root).absolute()
         found = listing.in_order(listing.files(folder)) if folder.is_dir() else []
         fingerprint = provenance.sha256(reader, *listing.fingerprint_parts(found))
         return Source(name, reader, str(folder), fingerprint)
     folder = Path(data)
     kind = layout(folder)
+    if kind == "idx":
+        return _idx(folder, kind)
     return _folder(folder) if kind == "imagenet" else _annotated(folder, kind)
+
+
+def prefix(data: str) -> tuple[str | None, str]:
+    """Return the reader that precedes a colon in ``data``, ``None`` if there is none, and the path that remains."""
+    reader, colon, root = data.partition(":")
+    kind, slash, _ = reader.partition("/")
+    if (slash and kind in READERS) or (colon and reader in IDX):
+        return reader, root
+    return None, data
 
 
 def is_there(data: str) -> bool:
     """Return whether ``data`` names embedded data or an existing path, whether or not that is a data set."""
-    reader, _, root = data.partition(":")
-    kind, slash, _ = reader.partition("/")
-    if slash and kind in READERS:
-        data = root
-    return data in EMBEDDED or os.path.exists(data)
+    reader, root = prefix(data)
+    return os.path.exists(root) or (reader is None and data in EMBEDDED)
 
 
 def layout(root: Path) -> str:
-    """Return the layout of a folder, "imagenet", "coco" or "ade20k", even if parts of it are missing.
+    """Return the layout of a folder, "imagenet", "coco", "ade20k" or "idx", even if parts of it are missing.
 
     Raises:
         FreproError: There is no such folder, or it has none of the layouts.
     """
-    if not os.path.exists(root):  # unlike Path.exists, accepts a path of any length
-        raise FreproError(f"no data at {root}: give the folder of a data set, or leave out DATA for embedded data")
-    if not root.is_dir():
-        raise FreproError(f"{root} is a file: give the folder that contains the splits, such as train/ and val/")
+    check_is_folder(root)
     marks = {
         "coco": [*COCO_FOLDERS.values(), *(f"annotations/instances_{name}.json" for name in COCO_FOLDERS.values())],
         "ade20k": [f"{kind}/{name}" for kind in ("images", "annotations") for name in ADE20K_FOLDERS.values()],
@@ -176,19 +191,29 @@ def layout(root: Path) -> str:
     for name, paths in marks.items():
         if any((root / path).exists() for path in paths):
             return name
+    if idx.is_present(root):
+        return "idx"
     raise FreproError(
         f"{root} has no known layout: ImageNet has train/ and val/, COCO has train2017/, val2017/ and annotations/, "
-        "ADE20K has images/training/ and annotations/training/"
+        f"ADE20K has images/training/ and annotations/training/, MNIST has {idx.FILES['train'][0]} and others"
     )
+
+
+def check_is_folder(root: Path) -> None:
+    """Raise a ``FreproError`` if there is no folder at this path."""
+    if not os.path.exists(root):  # unlike Path.exists, accepts a path of any length
+        raise FreproError(f"no data at {root}: give the folder of a data set, or leave out DATA for embedded data")
+    if not root.is_dir():
+        raise FreproError(f"{root} is a file: give the folder that contains the splits, such as train/ and val/")
 
 
 def absolute(data: str | None) -> str | None:
     """Return ``data`` in a form that does not depend on the current folder."""
     if not data or data in EMBEDDED:
         return data
-    reader, colon, root = data.partition(":")
-    if reader.partition("/")[0] in READERS and "/" in reader:
-        return f"{reader}:{Path(root).absolute()}" if colon else data
+    reader, root = prefix(data)
+    if reader:
+        return f"{reader}:{Path(root).absolute()}" if root else data
     return str(Path(data).absolute())
 
 
@@ -233,6 +258,20 @@ def _annotation_files(root: Path, kind: str) -> list[listing.File]:
         return [file for file in found if file.path in {f"instances_{name}.json" for name in COCO_FOLDERS.values()}]
     maps = [f"{name}/" for name in ADE20K_FOLDERS.values()]
     return [file for file in found if file.path.startswith(tuple(maps)) and listing.is_image(file.path)]
+
+
+def _idx(root: Path, reader: str) -> Source:
+    check_is_folder(root)
+    found = idx.listing(root)
+    if found.faults:
+        raise FreproError(found.faults[0].said)
+    train, test = (found.counts[part] for part in IDX[reader])
+    name, fingerprint = found.name or _name(root), found.fingerprint
+    if reader != "idx":
+        name, fingerprint = f"{name}-validation", provenance.sha256(fingerprint, "validation")
+        if not test:
+            raise FreproError(f"{root} has one training image per class, so none for validation: use data with more")
+    return Source(name, reader, str(root.resolve()), fingerprint, train, test, len(found.classes))
 
 
 def _folder(root: Path) -> Source:

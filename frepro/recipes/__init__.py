@@ -7,6 +7,10 @@ takes seconds, and only shows that everything runs. ``demo`` and ``smoke`` list 
 The classifiers of a paper are trained with the recipe of the same name, as "spanet", and each of its detectors and
 segmenters with a recipe of its own, as "spanet-mask_rcnn". The common parts of these are in ``detection.yaml`` and
 ``segmentation.yaml``: a recipe names one of them as its ``base`` and overrides individual keys.
+
+``differs`` lists where the ``paper`` profile differs from the authors' configuration, with the reason for each.
+``tests/data/official_recipes.yaml`` holds the configurations' values. One difference is common to all classifiers: the
+authors' loops set the learning rate once per epoch, and here it follows the same curve by optimizer step.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -254,6 +258,12 @@ def names() -> list[str]:
     return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml") if path.stem not in BASES)
 
 
+def differences(name: str) -> dict[str, str]:
+    """Return parameter -> reason for the differences of a recipe from the authors' configuration."""
+    document = _profiles(Document.read(Path(__file__).parent / f"{name}.yaml")).get("differs")
+    return document[1].bind(dict[str, str]) if document else {}
+
+
 def dense_recipes(paper: str, task: str, profile: str) -> dict[str, Recipe]:
     """Return network -> recipe for the detectors or segmenters that a paper trains."""
     own = [name for name in names() if name.startswith(f"{paper}-")]
@@ -307,10 +317,10 @@ def read(path: Path, profile: str) -> Recipe:
 
 
 def _profiles(document: Document) -> dict[str, tuple[Any, Document]]:
-    """Return the profiles of a file, and its base if it has one."""
+    """Return the profiles of a file, and its base and differences if it has them."""
     found = document.items()
     for key, (key_node, _) in found.items():
-        if key not in (*PROFILES, "base"):
+        if key not in (*PROFILES, "base", "differs"):
             raise document.error(str(unknown("profile", key, PROFILES)), key_node)
     return found
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from frepro.data.sources import Source
+from frepro.data.sources import IDX, Source
 from frepro.errors import FreproError
 from frepro.recipes import Benchmark, Recipe
 from frepro.store import provenance, revisions
@@ -16,6 +16,7 @@ from frepro.store.records import Measurement, canonical
 # The modules that create or read data, by the source's reader; ``data.loading`` handles all others.
 READERS = {
     "folder": "frepro.data.listing",
+    **dict.fromkeys(IDX, "frepro.data.idx"),
     "textured": "frepro.data.compositions",
     "cues": "frepro.data.compositions",
     "scenes": "frepro.data.scenes",

@@ -506,8 +506,9 @@ def test_a_recipe_of_a_network_makes_stale_its_table_alone(made, name, monkeypat
         found = stale()
     dataset = {"detection": "COCO", "segmentation": "ADE20K"}[read.task]
     tables = papers.load(paper).tables
-    (number,) = [number for number, table in tables.items() if table.dataset == dataset]
-    assert found == {f"Table {number} of {paper}": [f"recipe {paper} changed"]}
+    numbers = [number for number, table in tables.items() if table.dataset == dataset]
+    assert len(numbers) == (name != "dfformer-retinanet")  # DFFormer's paper has no table of it
+    assert found == {f"Table {number} of {paper}": [f"recipe {paper} changed"] for number in numbers}
 
 
 def test_weights_of_a_folder_are_evaluated(frepro_command, store, tmp_path):
