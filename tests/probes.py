@@ -288,7 +288,7 @@ def task_values(run: Run) -> list[float]:
 def scored(task: tasks.Task, network: nn.Module, run: Run) -> list[float]:
     """Scores of answers that are the targets themselves would be perfect: these are the network's on four images."""
     accelerator = loop.make_accelerator("cpu", "no")
-    test_set, score = task.samples("test"), task.metric()
+    test_set, score = task.samples("test"), task.evaluator()
     collate = task.collate or torch.utils.data.default_collate
     inputs, targets = collate([test_set[0, index] for index in range(4)])
     score.update(inputs, targets, task.predict(network, inputs))

@@ -10,7 +10,7 @@ def claims(outcomes: Sequence[Outcome]) -> View:
     """Return the claims of a table. The verdict is the second column, so that it is visible on narrow pages."""
     headings = [("", "Claim"), ("", "verdict"), ("", "rows"), ("difference", "paper"), ("difference", "here")]
     headings += [("difference", "95 % interval"), ("difference", "n")]
-    rows, notes = [], []
+    rows, notes = [], list[str]()
     for outcome in outcomes:
         interval = "" if outcome.low is None else f"{outcome.low:+.2f} to {outcome.high:+.2f} {outcome.unit}"
         published = "" if outcome.published is None else f"{outcome.published:+.1f} {outcome.unit}"

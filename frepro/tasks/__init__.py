@@ -1,4 +1,4 @@
-"""What turns a backbone into a trained, scored predictor: data, network, loss and metric of each task.
+"""What turns a backbone into a trained, scored predictor: data, network, loss and evaluator of each task.
 
 The training loop (``frepro.training.loop``) is the same for all tasks; it uses the interface of ``Task`` alone. Batches
 are pairs of inputs and targets, whose structure only the task knows.
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from frepro.data.loading import Samples
     from frepro.training.runs import Run
 
-__all__ = ["Metric", "Task", "of"]
+__all__ = ["Evaluator", "Task", "of"]
 
 
-class Metric(ABC):
-    """Accumulates the predictions of a network on test images."""
+class Evaluator(ABC):
+    """Accumulates the predictions of a network on test images and computes the metrics of a task."""
 
     @abstractmethod
     def update(self, inputs: Any, targets: Any, answers: Any) -> None:
@@ -28,11 +28,11 @@ class Metric(ABC):
 
     @abstractmethod
     def values(self, accelerator: "Accelerator") -> dict[str, float]:
-        """Return the metrics over all batches of all processes, in percent except for losses."""
+        """Return the metrics over all batches of all processes, by name in ``Recipe.metrics`` and in their units."""
 
 
 class Task(ABC):
-    """Data, network, loss and metric of one training run.
+    """Data, network, loss and evaluator of one training run.
 
     Args:
         run: The model, recipe and data of the run.
@@ -64,8 +64,8 @@ class Task(ABC):
         """Return the predictions of a forward pass in evaluation mode."""
 
     @abstractmethod
-    def metric(self) -> Metric:
-        """Return a new, empty metric."""
+    def evaluator(self) -> Evaluator:
+        """Return a new evaluator without predictions."""
 
     def check_micro_batch(self, size: int) -> None:  # noqa: B027 - most tasks take any
         """Raise ``FreproError`` for a number of samples in a forward pass that the task cannot handle."""

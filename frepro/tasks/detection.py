@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from frepro.data.dense import Detection as Transform
 from frepro.data.dense import collate, dense_samples
 from frepro.errors import FreproError
-from frepro.tasks import Metric, Task, detectors
+from frepro.tasks import Evaluator, Task, detectors
 from frepro.tasks.metrics import CocoMetrics
 from frepro.tasks.pretrained import make_network
 
@@ -65,11 +65,11 @@ class Detection(Task):
             answers |= zip(same, network([inputs[i] for i in same]), strict=True)
         return [answers[i] for i in range(len(inputs))]
 
-    def metric(self) -> "AveragePrecision":
+    def evaluator(self) -> "AveragePrecision":
         return AveragePrecision(masks=self.recipe.detector != "retinanet")
 
 
-class AveragePrecision(Metric):
+class AveragePrecision(Evaluator):
     """AP of boxes, and of masks if there are any; ``tasks.metrics.CocoMetrics`` lists the keys.
 
     The AP of an object size that does not occur is left out.

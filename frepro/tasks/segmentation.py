@@ -10,7 +10,7 @@ from frepro.data.dense import Segmentation as Transform
 from frepro.data.dense import collate, dense_samples
 from frepro.errors import FreproError
 from frepro.models.create import normalisation
-from frepro.tasks import Metric, Task, segmenters
+from frepro.tasks import Evaluator, Task, segmenters
 from frepro.tasks.metrics import confusion_matrix, segmentation_scores
 from frepro.tasks.pretrained import make_network
 from frepro.tasks.segmenters import inference, resize
@@ -66,7 +66,7 @@ class Segmentation(Task):
             return list(inference(network, torch.stack(inputs), **windows).split(1))
         return [inference(network, image[None], **windows) for image in inputs]
 
-    def metric(self) -> "MeanIoU":
+    def evaluator(self) -> "MeanIoU":
         return MeanIoU(self.num_classes)
 
     def check_micro_batch(self, size: int) -> None:
@@ -74,7 +74,7 @@ class Segmentation(Task):
             raise FreproError("UperNet's batch norms need at least two images in a forward pass: allow more per device")
 
 
-class MeanIoU(Metric):
+class MeanIoU(Evaluator):
     """Mean IoU and pixel accuracy, from one confusion matrix of the whole data set.
 
     Raises:

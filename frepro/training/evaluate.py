@@ -32,7 +32,7 @@ def network(run: Run) -> nn.Module:
         raise FreproError(f"the weights of run {run.measurement.key} are missing: delete its folder and train it again")
     found = tasks.of(run).network(drop_path=0.0)
     load_strictly(found, read(weights), str(weights))
-    if run.recipe.task == "classification":
+    if run.recipe.network is None:
         found.pretrained_cfg["input_size"] = (3, run.recipe.img_size, run.recipe.img_size)
     return found.eval()
 
@@ -80,7 +80,7 @@ def reevaluate(run: Run, checkpoint: Start, execution: loop.Execution) -> dict[s
 
 def check_classes(network: nn.Module, tensors: dict[str, Any], run: Run, weights: Path) -> None:
     """Raise ``FreproError`` if a classifier's weights are for a different number of classes than the data set has."""
-    if run.recipe.task != "classification":
+    if run.recipe.network is not None:
         return
     name = f"{network.pretrained_cfg['classifier']}.weight"
     own = network.state_dict().get(name)

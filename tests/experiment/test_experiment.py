@@ -1,6 +1,7 @@
 """Experiments: from variants to findings, tables and pictures, over real smoke runs."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from frepro import experiment as module
-from frepro import figures, papers, report
+from frepro import figures, papers, recipes, report
 from frepro.analysis import cost
 from frepro.errors import FreproError
 from frepro.experiment import Experiment, findings
@@ -88,6 +89,15 @@ def test_a_claim_is_tested_seed_by_seed(experiment):
     assert "DFFormer-S18 > DF → AFNO" in text
     assert f"{better.measured:+.2f} points" in text
     assert better.verdict in text
+
+
+def test_a_lower_value_supports_a_claim_about_a_metric_that_is_better_if_lower(experiment, monkeypatch):
+    higher = experiment.outcomes()[0]
+    metric = dataclasses.replace(recipes.METRICS["top1"], higher_is_better=False)
+    monkeypatch.setitem(recipes.METRICS, "top1", metric)
+    lower = experiment.outcomes()[0]
+    assert lower.claim.metric == "top1"
+    assert (lower.measured, lower.published) == (-higher.measured, -higher.published)
 
 
 def test_runs_that_did_not_train_are_marked_and_void_the_claim(experiment, runs, store, monkeypatch):
