@@ -16,18 +16,16 @@ from functools import cached_property
 from typing import Any
 
 from frepro import papers
-from frepro.experiment import claims, findings, origin, runner
+from frepro.experiment import claims, findings, origin, runner, variants
 from frepro.experiment.checks import check_weights
 from frepro.experiment.claims import Outcome
 from frepro.experiment.findings import Finding
 from frepro.experiment.spec import Spec
 from frepro.experiment.timings import Timings
-from frepro.experiment.variants import TrainedVariant, Variant, built_as
-from frepro.experiment.weights import find_weights
+from frepro.experiment.variants import TrainedVariant, Variant
 from frepro.recipes.metrics import THROUGHPUT
-from frepro.store import provenance, records
 from frepro.training.device import device_name
-from frepro.training.runs import Run, Throughput, code_of, dependencies
+from frepro.training.runs import Run, Throughput
 
 __all__ = ["Experiment", "Finding", "Outcome", "Spec", "TrainedVariant", "Variant"]
 
@@ -86,29 +84,12 @@ class Experiment(Spec):
 
         A variant with a file of weights is included too; it is evaluated instead of trained.
         """
-        networks = dict.fromkeys([*(self.trained or ()), *self.networks]) if self.networks else [None]
-        variants = [variant for variant in self.variants if variant[0] not in self.broken]
-        every = [self._learner(variant, network) for network in networks for variant in variants]
-        return [each for each in every if each.checkpoint or self._is_trained(each.model, each.network)]
+        return variants.trained(self, [each for each in self.variants if each[0] not in self.broken])
 
     @cached_property
     def broken(self) -> dict[str, str]:
         """Label -> reason of each variant that cannot be built; empty until ``check_variants`` has run."""
         return {}
-
-    def _is_trained(self, model: str, network: str | None) -> bool:
-        if isinstance(self.trained, Mapping):
-            return model in self.trained.get(network or "", ())
-        return network is None and (self.trained is None or model in self.trained)
-
-    def _learner(self, variant: Variant, network: str | None) -> TrainedVariant:
-        label, model, args = variant
-        recipe = self.networks[network] if network else self.recipe
-        start = find_weights(self.backbones, model) if network and self.backbones != "none" else None
-        built, mixers = built_as(model, self.profile)
-        runs = [Run(built, recipe, self.profile, self.source, seed, {**mixers, **args}, start) for seed in self.seeds]
-        checkpoint = find_weights(self.checkpoints, f"{network}_{model}" if network else model)
-        return TrainedVariant(label, model, args, network, runs, checkpoint)
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -164,19 +145,7 @@ class Experiment(Spec):
     @property
     def made_from(self) -> dict[str, str]:
         """Everything that the findings depend on, as name -> fingerprint."""
-        models = [model for _, model, _ in self.variants]
-        parts = code_of(["frepro.experiment", "frepro.analysis.cost"], models)
-        if self.runs:
-            parts |= dependencies(self.runs, self.paper)
-        for learner in self.evaluated:
-            parts |= dependencies(learner.runs, self.paper)
-            assert learner.checkpoint is not None
-            parts[f"checkpoint of {learner.label}"] = learner.checkpoint.fingerprint
-        if self.measured:
-            parts[f"benchmark of recipe {self.paper}"] = provenance.sha256(records.canonical(self.recipe.benchmark))
-            parts["device"] = provenance.sha256(self.device_name[1])
-            parts["timings"] = provenance.sha256(records.canonical(self.rates))
-        return parts
+        return origin.dependencies(self)
 
     def scores(self, metric: str | None = None, network: str | None = None) -> dict[str, list[float]]:
         """Return the label of each trained variant -> its score in the metric's unit, seed by seed.

@@ -123,14 +123,14 @@ def _of_backbone(
         for column in table.columns:
             if column.decimals is None:
                 continue
-            network, metric = experiment.meant(row, column)
+            meant, metric = experiment.meant(row, column)
             measured: dict[str, Any] = {}
-            if metric in (PARAMS.name, FLOPS.name) and network in complete:
-                counted = complete[network]
+            if metric in (PARAMS.name, FLOPS.name) and meant in complete:
+                counted = complete[meant]
                 count = counted["params"] / 1e6 if metric == PARAMS.name else counted["macs"] / 1e9
-                measured = {"measured": count, "setting": pixels(images[network])}
-            elif experiment.is_published_setting and network in learners:
-                measured = _scored(experiment, learners[network], metric)
+                measured = {"measured": count, "setting": pixels(images[meant])}
+            elif experiment.is_published_setting and meant in learners:
+                measured = _scored(experiment, learners[meant], metric)
             printed = table.number(row, column.key)
             found.append(Finding(table.group(row), label, model, column.key, column.unit, printed, **measured))
     for size in experiment.sizes:
@@ -191,20 +191,12 @@ def to_csv(findings: Sequence[Finding]) -> str:
 def from_csv(text: str) -> list[Finding]:
     """Return the findings that ``to_csv`` wrote."""
 
-    def number(cell: str) -> float | None:
-        return float(cell) if cell else None
+    def read(row: dict[str, Any]) -> Finding:
+        numbers = {name: float(row[name]) if row[name] else None for name in ("published", "measured", "spread")}
+        n = int(row["n"]) if row["n"] else None
+        return Finding(**{**row, **numbers, "n": n, "untrained": int(row["untrained"])})
 
-    return [
-        Finding(
-            **{
-                **row,
-                **{name: number(row[name]) for name in ("published", "measured", "spread")},
-                "n": int(row["n"]) if row["n"] else None,
-                "untrained": int(row["untrained"]),
-            }
-        )
-        for row in csv.DictReader(io.StringIO(text))
-    ]
+    return [read(row) for row in csv.DictReader(io.StringIO(text))]
 
 
 def pixels(size: Sequence[int]) -> str:

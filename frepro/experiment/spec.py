@@ -145,7 +145,7 @@ class Spec:
     def own_title(self) -> str:
         return f"{self.source.name} test {self.main_metric.label}"
 
-    def printed(self, network: str, metric: str) -> dict[str, float]:
+    def printed(self, network: str | None, metric: str) -> dict[str, float]:
         """Return label -> published value of each variant, for a network and a metric as in the record of a run."""
         table = self.published
         return {

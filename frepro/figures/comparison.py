@@ -89,7 +89,7 @@ def dense_comparison(experiment: Experiment) -> Figure:
         left.plot([printed[labels[row]] for row in rows], rows, "o", color=PUBLISHED, markersize=8)
         left.margins(x=0.15)
         _seed_by_seed(right, list(scores.values()), [[True] * len(values) for values in scores.values()])
-        title = recipes.NETWORKS[network]
+        title = recipes.NETWORKS[network or ""]
         left.set_xlabel(f"{title}: published\n{experiment.published.dataset} {metric.heading}")
         right.set_xlabel(f"{title}: measured\n{experiment.source.name} {metric.heading}, {_seeds(scores)}")
     return finished(figure)

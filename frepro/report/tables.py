@@ -88,7 +88,10 @@ def _by_label(findings: Sequence[Finding]) -> dict[str, dict[str, Finding]]:
     }
 
 
-def costs(findings: Sequence[Finding], metrics: Sequence[str] = tuple(cost.name for cost in COSTS)) -> View:
+ALL_COSTS = tuple(cost.name for cost in COSTS)
+
+
+def costs(findings: Sequence[Finding], metrics: Sequence[str] = ALL_COSTS) -> View:
     """Return measured costs for a table without published ones. Variants with a missing value are omitted."""
     headings = [("", "Variant"), *(("ours, here", METRICS[metric].heading) for metric in metrics)]
     rows = [
@@ -134,7 +137,8 @@ def dense_scores(findings: Sequence[Finding]) -> View:
         cells = [label, network]
         for metric in metrics:
             scored = by_metric.get(metric.name)
-            cells += [_rounded(metric, scored and scored.measured), _rounded(metric, scored and scored.spread)]
+            values = (scored.measured, scored.spread) if scored else (None, None)
+            cells += [_rounded(metric, value) for value in values]
         first = next(iter(by_metric.values()))
         rows.append([*cells, f"{first.n}*" if first.weights else str(first.n)])
     files = dict.fromkeys(finding.weights for finding in every if finding.weights)

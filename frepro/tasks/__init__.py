@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from frepro import recipes
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from frepro.data.loading import Samples
     from frepro.training.runs import Run
 
-__all__ = ["Evaluator", "Task", "of"]
+__all__ = ["Evaluator", "Task", "of", "of_network"]
 
 
 class Evaluator(ABC):
@@ -39,9 +41,12 @@ class Task(ABC):
 
     Attributes:
         collate: Function that makes a batch of samples; ``None`` means torch's default.
+        create: Function that makes one of the task's networks, given its name and that of the backbone; ``None`` for
+            classifiers.
     """
 
     collate: Any = None
+    create: Any = None
 
     def __init__(self, run: "Run") -> None:
         self.run = run
@@ -70,8 +75,26 @@ class Task(ABC):
     def check_micro_batch(self, size: int) -> None:  # noqa: B027 - most tasks take any
         """Raise ``FreproError`` for a number of samples in a forward pass that the task cannot handle."""
 
+    @staticmethod
+    def counted_backbone(model: str) -> str:
+        """Return the backbone with which the costs of a network on ``model`` are counted in publications."""
+        return model
+
+    @staticmethod
+    def counted_forward(network: nn.Module, image: Tensor) -> None:
+        """Compute what the costs of a network cover, on an image (1, 3, H, W) without content (device "meta")."""
+        network(image)
+
 
 def of(run: "Run") -> Task:
     """Return the task of a run, as its recipe specifies."""
-    module = importlib.import_module(f"frepro.tasks.{run.recipe.task}")
-    return module.task(run)
+    return _class(run.recipe.task)(run)
+
+
+def of_network(name: str) -> type[Task]:
+    """Return the class of the task that a detector or segmenter is for, by a name in ``recipes.NETWORKS``."""
+    return _class(next(kind.task for kind in recipes.TASKS.values() if name in kind.networks))
+
+
+def _class(task: str) -> type[Task]:
+    return importlib.import_module(f"frepro.tasks.{task}").task

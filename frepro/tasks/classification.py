@@ -26,6 +26,8 @@ REVISION = {"classification": 1}
 class Classification(Task):
     """A classifier on images (B, 3, H, W) and labels (B,)."""
 
+    recipe: Recipe
+
     def __init__(self, run: "Run") -> None:
         super().__init__(run)
         self.num_classes = run.source.classes or count_classes(self.samples("train"))

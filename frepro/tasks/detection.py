@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from frepro.data.dense import Detection as Transform
 from frepro.data.dense import collate, dense_samples
 from frepro.errors import FreproError
+from frepro.recipes import Detection as Recipe
 from frepro.tasks import Evaluator, Task, detectors
 from frepro.tasks.metrics import CocoMetrics
 from frepro.tasks.pretrained import make_network
@@ -25,7 +26,10 @@ REVISION = {"detection": 1}
 class Detection(Task):
     """A detector on lists of images (3, H, W) and of their targets, in the format of torchvision's detectors."""
 
+    recipe: Recipe
     collate = staticmethod(collate)
+    create = staticmethod(detectors.create)
+    counted_forward = staticmethod(detectors.counted_forward)
 
     def __init__(self, run: "Run") -> None:
         super().__init__(run)
@@ -45,7 +49,7 @@ class Detection(Task):
     def network(self, drop_path: float) -> nn.Module:
         recipe = self.recipe
         return make_network(
-            detectors.create,
+            self.create,
             self.run,
             self.num_classes,
             min_size=recipe.min_size,
