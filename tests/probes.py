@@ -26,7 +26,7 @@ from frepro.data.dense import Detection, Segmentation, dense_samples
 from frepro.data.export import export
 from frepro.data.listing import Split
 from frepro.data.loading import samples, seed_all
-from frepro.store import revisions
+from frepro.store import provenance, revisions
 from frepro.training import loop
 from frepro.training.runs import Run
 from tests.golden import uniform, weight
@@ -311,6 +311,19 @@ def detection() -> list[float]:
 @probe("segmentation")
 def segmentation() -> list[float]:
     return task_values(whole("semantic_fpn"))
+
+
+def smoke_run(task: str) -> Run:
+    """The first recipe for a task, in profile smoke, with the first model of the family that it is for."""
+    name = next(name for name in recipes.names() if recipes.load(name, "smoke").task == task)
+    paper = name.partition("-")[0]
+    models = provenance.own_models()
+    model = next(model for model in models if recipes.of_family(models[model].rpartition(".")[2]) == paper)
+    return Run(model, recipes.load(name, "smoke"), "smoke", locate(None, task), 0)
+
+
+for _task in recipes.TASKS:  # those without a probe of their own
+    PROBES.setdefault(_task, lambda task=_task: task_values(smoke_run(task)))
 
 
 @probe("training loop")
