@@ -312,7 +312,7 @@ def task_values(run: Run) -> list[float]:
 def scored(task: tasks.Task, network: nn.Module, run: Run) -> list[float]:
     """Scores of answers that are the targets themselves would be perfect: these are the network's on four images."""
     accelerator = loop.make_accelerator("cpu", "no")
-    test_set, score = task.samples("test"), task.metric()
+    test_set, score = task.samples("test"), task.evaluator()
     collate = task.collate or torch.utils.data.default_collate
     inputs, targets = collate([test_set[0, index] for index in range(4)])
     score.update(inputs, targets, task.predict(network, inputs))
@@ -335,6 +335,19 @@ def detection() -> list[float]:
 @probe("segmentation")
 def segmentation() -> list[float]:
     return task_values(whole("semantic_fpn"))
+
+
+def smoke_run(task: str) -> Run:
+    """The first recipe for a task, in profile smoke, with the first model of the family that it is for."""
+    name = next(name for name in recipes.names() if recipes.load(name, "smoke").task == task)
+    paper = name.partition("-")[0]
+    models = provenance.own_models()
+    model = next(model for model in models if recipes.of_family(models[model].rpartition(".")[2]) == paper)
+    return Run(model, recipes.load(name, "smoke"), "smoke", locate(None, task), 0)
+
+
+for _task in recipes.TASKS:  # those without a probe of their own
+    PROBES.setdefault(_task, lambda task=_task: task_values(smoke_run(task)))
 
 
 @probe("training loop")

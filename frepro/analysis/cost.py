@@ -28,6 +28,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.module_tracker import ModuleTracker
 
 import frepro.models  # noqa: F401 - registers them with timm
+from frepro import tasks
 from frepro.analysis.operations import replaced
 from frepro.analysis.timing import interleaved
 from frepro.errors import FreproError, one_line, unknown
@@ -170,40 +171,22 @@ def count_whole(
 ) -> dict[str, int]:
     """Return ``count`` of a complete detector or segmenter, as mmdetection and mmsegmentation count.
 
-    Parameters are the trainable ones. For an R-CNN, multiply-accumulates cover what does not depend on the image:
-    backbone, pyramid, region proposals, and the heads on 1000 boxes, 100 of which have masks. A ResNet in a segmenter
-    has a stem of three convolutions, as in mmsegmentation.
+    Parameters are the trainable ones. Multiply-accumulates cover what does not depend on the content of the image
+    (see ``counted_forward`` of each task). A ResNet in a segmenter has a stem of three convolutions, as in
+    mmsegmentation.
 
     Args:
-        network: A name in ``tasks.detectors`` or ``tasks.segmenters``.
+        network: A name in ``recipes.NETWORKS``.
         img_size, native_size: As for ``count_backbone``.
     """
-    from frepro.tasks import detectors, segmenters  # detectors take seconds to import
-
-    task = segmenters if network in segmenters.SEGMENTERS else detectors
-    if task is segmenters and model.startswith("resnet"):
-        model += "c"
+    task = tasks.of_network(network)
+    model = task.counted_backbone(model)
     own_size = native_size if native_size and model in provenance.own_models() else img_size
     with attention_written_out(), ShapesAlone():
         with torch.device("meta"):
             made = task.create(network, model, **sized(model, own_size), **model_args).eval()
             image = torch.empty(1, 3, *img_size)
-
-        def run() -> None:
-            if task is segmenters:
-                made(image)
-                return
-            maps = list(made.backbone(image).values())
-            if network == "retinanet":
-                made.head(maps)
-                return
-            made.rpn.head(maps)
-            channels = maps[0].shape[1]
-            for stage in made.roi_heads.stages:
-                stage.box_predictor(stage.box_head(torch.empty(1000, channels, 7, 7, device="meta")))
-                stage.mask_predictor(stage.mask_head(torch.empty(100, channels, 14, 14, device="meta")))
-
-        counted = count_network(made, run)
+        counted = count_network(made, lambda: task.counted_forward(made, image))
     trainable = sum(parameter.numel() for parameter in made.parameters() if parameter.requires_grad)
     return {**counted, "params": trainable}
 

@@ -27,8 +27,6 @@ STATES = {
     "": "not run",
 }
 COMPLETE = "complete"
-# Display name of the main metric, by its key in the record of a run.
-SCORES = {"top1": "top-1", "box_ap": "box AP", "miou": "mIoU"}
 NOT_BUILT = "not built"
 
 
@@ -314,15 +312,15 @@ def _timing(timings: list[dict[str, Any]]) -> str:
 def _training(found: dict[str, Any]) -> str:
     """Return the data and every training run of a table. An evaluated file of weights replaces the seed."""
     runs, data = found["runs"], found["data"]
-    metric, name = next((key, name) for key, name in SCORES.items() if key in runs[0]["values"])
+    metric = next(metric for kind in recipes.TASKS.values() if (metric := kind.main_metric()).name in runs[0]["values"])
     network_heading = ["network"] if any(run.get("network") for run in runs) else []
     seed = "weights" if any(run.get("weights") for run in runs) else "seed"
-    headings = ["model", *network_heading, seed, f"test {name} (%)", "seconds", "run"]
+    headings = ["model", *network_heading, seed, f"test {metric.heading}", "seconds", "run"]
     lines = [headings, ["---"] * len(headings)]
     for run in runs:
         network = [recipes.NETWORKS[run["network"]]] if network_heading else []
         source = f"`{run['weights']}`" if run.get("weights") else str(run["seed"])
-        score, seconds = f"{run['values'][metric]:.2f}", f"{run['seconds']:.0f}"
+        score, seconds = metric.number(run["values"][metric.name]), f"{run['seconds']:.0f}"
         if not did_train(run["values"], data["classes"]):
             score += ", did not train"
         lines.append([f"`{run['model']}`", *network, source, score, seconds, f"`{run['key']}`"])

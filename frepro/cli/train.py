@@ -93,9 +93,9 @@ def eval_command(
     values = evaluate_checkpoint(job, checkpoint, Execution(**execution))
     network = f"{model} in {job.recipe.network}" if job.recipe.network else model
     scores = [
-        f"{name} {value:.4f}" if name == "test_loss" else f"{name} {value:.2f} %"
-        for name, value in values.items()
-        if name != "test_images"
+        f"{metric.name} {metric.number(values[metric.name])} {metric.unit}".rstrip()
+        for metric in job.recipe.metrics
+        if metric.name in values
     ]
     click.echo(f"{network}: {', '.join(scores)} on {values['test_images']} images of {job.source.name}")
 

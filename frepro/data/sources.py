@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from frepro import recipes
 from frepro.data import idx, listing
 from frepro.data.listing import IMAGES, TEST_FOLDERS
 from frepro.errors import FreproError, printable
@@ -54,9 +55,6 @@ ADE20K = Whole("ADE20K", 20_210, 2_000, 150)  # the challenge's part of it
 COCO_FOLDERS = {"train": "train2017", "test": "val2017"}
 ADE20K_FOLDERS = {"train": "training", "test": "validation"}  # in images/ and in annotations/
 
-# The layout of each task's data.
-LAYOUTS = {"classification": "imagenet", "detection": "coco", "segmentation": "ade20k"}
-
 # The first 1,297 scans are for training, the last 500 for test. Neighbours in the file were written by the same people,
 # so this split, unlike a shuffled one, tests mostly on handwriting that is not in the training data.
 DIGITS_TRAIN, DIGITS_TEST = 1297, 500
@@ -73,7 +71,6 @@ EMBEDDED = {
     "cues": (DIGITS_TRAIN, DIGITS_TEST),
     "scenes": (SCENES_TRAIN, SCENES_TEST),
 }
-DEFAULTS = {"classification": "textured", "detection": "scenes", "segmentation": "scenes"}
 # The files that they are composed from, in scikit-learn's folder of data sets.
 SCANS, PHOTOGRAPHS = "data/digits.csv.gz", ("images/china.jpg", "images/flower.jpg")
 
@@ -123,22 +120,23 @@ def locate(data: str | None, task: str = "classification") -> Source:
     Raises:
         FreproError: It does not exist, does not have the required layout, or is not suited to the task.
     """
-    source = _locate(data, task)
+    kind = recipes.of_task(task)
+    source = _locate(data, kind.embedded[0])
     if source.embedded:
-        fits = (source.name == DEFAULTS["detection"]) == (task != "classification")
+        fits = source.name in kind.embedded
     else:
-        fits = {"coco": "coco", "ade20k": "ade20k"}.get(source.reader, "imagenet") == LAYOUTS[task]
+        fits = {"coco": "coco", "ade20k": "ade20k"}.get(source.reader, "imagenet") == kind.layout
     if not fits:
-        wanted = {"imagenet": "ImageNet", "coco": "COCO 2017", "ade20k": "ADE20K"}[LAYOUTS[task]]
+        wanted = {"imagenet": "ImageNet", "coco": "COCO 2017", "ade20k": "ADE20K"}[kind.layout]
         raise FreproError(
-            f"{data} is not data for {task}: use a folder in the layout of {wanted}, or the embedded {DEFAULTS[task]}"
+            f"{data} is not data for {task}: use a folder in the layout of {wanted}, or the embedded {kind.embedded[0]}"
         )
     return source
 
 
-def _locate(data: str | None, task: str) -> Source:
+def _locate(data: str | None, default: str) -> Source:
     if not data or data in EMBEDDED:
-        return _embedded(data or DEFAULTS[task])
+        return _embedded(data or default)
     reader, root = prefix(data)
     kind, slash, name = data.partition(":")[0].partition("/")
     if slash and kind in STREAMS:

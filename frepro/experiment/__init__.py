@@ -6,6 +6,7 @@ out what is still to do. Creating an experiment does not import torch.
     spec.py         the specification, checked      runner.py    training, evaluating, timing
     variants.py     a variant as it is trained      findings.py  published and measured values
     weights.py      files of weights by name        claims.py    tests of the paper's claims
+    checks.py       checks of the arguments         timings.py   what is timed, and in which session
     trained_networks.py   networks that a figure analyses        origin.py    what is stored of an experiment
 """
 
@@ -15,25 +16,28 @@ from functools import cached_property
 from typing import Any
 
 from frepro import papers
-from frepro.experiment import claims, findings, origin, runner
+from frepro.experiment import claims, findings, origin, runner, variants
+from frepro.experiment.checks import check_weights
 from frepro.experiment.claims import Outcome
-from frepro.experiment.findings import SHOWN, Finding
-from frepro.experiment.spec import TASKS, Spec
-from frepro.experiment.variants import TrainedVariant, Variant, built_as
-from frepro.experiment.weights import find_weights
-from frepro.store import provenance, records
+from frepro.experiment.findings import Finding
+from frepro.experiment.spec import Spec
+from frepro.experiment.timings import Timings
+from frepro.experiment.variants import TrainedVariant, Variant
+from frepro.recipes.metrics import THROUGHPUT
 from frepro.training.device import device_name
-from frepro.training.runs import Run, Throughput, code_of, dependencies
+from frepro.training.runs import Run, Throughput
 
-__all__ = ["TASKS", "Experiment", "Finding", "Outcome", "Spec", "TrainedVariant", "Variant"]
-
-# Added to the setting of a model that was timed after the others of its table, instead of interleaved with them.
-LATER = ", in another session"
+__all__ = ["Experiment", "Finding", "Outcome", "Spec", "TrainedVariant", "Variant"]
 
 
 @dataclass(frozen=True)
 class Experiment(Spec):
     """A specification with its training runs, timings and findings. The arguments are those of ``Spec``."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.trains:
+            check_weights(self)
 
     def with_variant(
         self, label: str, model: str, claim: str | None = None, over: str | None = None, **model_args: Any
@@ -41,7 +45,7 @@ class Experiment(Spec):
         """Return this experiment with one more variant, which is trained, timed and counted like the others.
 
         Args:
-            claim: A sentence that states what the variant shows. It is tested as: its score is higher than that of
+            claim: A sentence that states what the variant shows. It is tested as: its score is better than that of
                 ``over``.
             over: Label of the variant to compare it with; ``None`` for the first.
             **model_args: Arguments of the model. Give activations and norms by name, as ``act_layer="tanh"``.
@@ -56,7 +60,7 @@ class Experiment(Spec):
             trained = [*dict.fromkeys([*trained, model])]
         claims = [*self.claims]
         if claim is not None:
-            metric, network = SHOWN[self.task][0], next(iter(self.trained or ()), None) if self.networks else None
+            metric, network = self.main_metric.name, next(iter(self.trained or ()), None) if self.networks else None
             claims.append(papers.Claim(label, over or self.variants[0][0], claim, metric, network))
         return replace(
             self,
@@ -80,29 +84,12 @@ class Experiment(Spec):
 
         A variant with a file of weights is included too; it is evaluated instead of trained.
         """
-        networks = dict.fromkeys([*(self.trained or ()), *self.networks]) if self.networks else [None]
-        variants = [variant for variant in self.variants if variant[0] not in self.broken]
-        every = [self._learner(variant, network) for network in networks for variant in variants]
-        return [each for each in every if each.checkpoint or self._is_trained(each.model, each.network)]
+        return variants.trained(self, [each for each in self.variants if each[0] not in self.broken])
 
     @cached_property
     def broken(self) -> dict[str, str]:
         """Label -> reason of each variant that cannot be built; empty until ``check_variants`` has run."""
         return {}
-
-    def _is_trained(self, model: str, network: str | None) -> bool:
-        if network is None:
-            return self.trained is None or model in self.trained
-        return model in (self.trained or {}).get(network, ())
-
-    def _learner(self, variant: Variant, network: str | None) -> TrainedVariant:
-        label, model, args = variant
-        recipe = self.networks[network] if network else self.recipe
-        start = find_weights(self.backbones, model) if network and self.backbones != "none" else None
-        built, mixers = built_as(model, self.profile)
-        runs = [Run(built, recipe, self.profile, self.source, seed, {**mixers, **args}, start) for seed in self.seeds]
-        checkpoint = find_weights(self.checkpoints, f"{network}_{model}" if network else model)
-        return TrainedVariant(label, model, args, network, runs, checkpoint)
 
     @cached_property
     def runs(self) -> list[Run]:
@@ -134,19 +121,13 @@ class Experiment(Spec):
     def device_name(self) -> tuple[str, str]:
         return device_name(self.device)
 
-    def to_time(self) -> list[Throughput]:
-        """Return what must still be timed.
+    @property
+    def _timed(self) -> Timings:
+        return Timings(self.timings, self.device_name[1] if self.timings else "")
 
-        These are variants without a record, and pairs that a claim compares but that were not interleaved in the same
-        session. The difference of such a pair would include a difference between two states of the machine.
-        """
-        records = {label: timing.measurement.record() for label, timing in self.timings.items()}
-        missing = {label for label, record in records.items() if record is None}
-        for claim, rows in self.all_claims():
-            if claim.metric == "throughput" and set(rows) <= set(records):
-                sessions = {record and record["values"]["session"] for record in map(records.get, rows)}
-                missing |= set(rows) if len(sessions) > 1 else set()
-        return [timing for label, timing in self.timings.items() if label in missing]
+    def to_time(self) -> list[Throughput]:
+        """Return what must still be timed, including again for a claim (see ``Timings.missing``)."""
+        return self._timed.missing(rows for claim, rows in claims.compared(self) if claim.metric == THROUGHPUT.name)
 
     def is_timed(self) -> bool:
         return not self.to_time()
@@ -154,45 +135,26 @@ class Experiment(Spec):
     @property
     def rates(self) -> dict[str, list[float]]:
         """Label of each timed variant -> its images per second, round by round."""
-        records = {label: timing.measurement.record() for label, timing in self.timings.items()}
-        return {label: record["values"]["images_per_second"] for label, record in records.items() if record}
+        return self._timed.rates()
 
     @cached_property
     def timing_settings(self) -> dict[str, str]:
-        """Label of each timed variant -> the device, with a remark if most others were timed in another session."""
-        records = {label: timing.measurement.record() for label, timing in self.timings.items()}
-        sessions = [record["values"]["session"] for record in records.values() if record]
-        main = max(sessions, key=sessions.count, default=None)
-        return {
-            label: self.device_name[1] + ("" if record["values"]["session"] == main else LATER)
-            for label, record in records.items()
-            if record
-        }
+        """Label of each timed variant -> the device (see ``Timings.settings``)."""
+        return self._timed.settings()
 
     @property
     def made_from(self) -> dict[str, str]:
         """Everything that the findings depend on, as name -> fingerprint."""
-        models = [model for _, model, _ in self.variants]
-        parts = code_of(["frepro.experiment", "frepro.analysis.cost"], models)
-        if self.runs:
-            parts |= dependencies(self.runs, self.paper)
-        for learner in self.evaluated:
-            parts |= dependencies(learner.runs, self.paper)
-            parts[f"checkpoint of {learner.label}"] = learner.checkpoint.fingerprint
-        if self.measured:
-            parts[f"benchmark of recipe {self.paper}"] = provenance.sha256(records.canonical(self.recipe.benchmark))
-            parts["device"] = provenance.sha256(self.device_name[1])
-            parts["timings"] = provenance.sha256(records.canonical(self.rates))
-        return parts
+        return origin.dependencies(self)
 
     def scores(self, metric: str | None = None, network: str | None = None) -> dict[str, list[float]]:
-        """Return the label of each trained variant -> its score in percent, seed by seed.
+        """Return the label of each trained variant -> its score in the metric's unit, seed by seed.
 
         Args:
             metric: Key in the record of a run; ``None`` for the main metric of the task.
             network: The detector or segmenter; ``None`` for classifiers.
         """
-        metric = metric or SHOWN[self.task][0]
+        metric = metric or self.main_metric.name
         return {
             learner.label: [record["values"][metric] for record in learner.records()]
             for learner in self.trained_variants

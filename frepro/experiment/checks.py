@@ -1,12 +1,17 @@
 """Checks of the arguments of an experiment. Each raises a ``FreproError`` with cause and remedy."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frepro import papers
+from frepro.data import Source
 from frepro.errors import FreproError, unknown
 from frepro.recipes import Recipe
 from frepro.store import provenance
+
+if TYPE_CHECKING:
+    from frepro.experiment import Experiment
+    from frepro.experiment.spec import Spec
 
 MOST_SEEDS = 1000  # more are likely a typing error: each seed is a training run of every variant
 
@@ -68,3 +73,48 @@ def misfit(recipe: Recipe, model: str) -> str | None:
             f"recipe for models with the arguments of {model}, or add its model_args under by_model"
         )
     return None
+
+
+def check_networks(spec: "Spec") -> None:
+    """Raise an error unless ``trained`` of a table of detectors or segmenters maps its networks to models."""
+    given = {} if spec.trained is None else spec.trained
+    if not isinstance(given, Mapping):
+        raise FreproError(
+            f"Table {spec.table} of {spec.paper} is on {spec.published.dataset}: trained must map networks "
+            f"({', '.join(spec.networks)}) to models, as {{{next(iter(spec.networks))!r}: ['spanet_small']}}"
+        )
+    for network in given:
+        if network not in spec.networks:
+            raise unknown("network of this table", network, spec.networks)
+
+
+def check_paper(spec: "Spec", source: Source) -> None:
+    """Raise an error if profile "paper" would train on embedded data, or without weights of the backbones."""
+    if source.embedded:
+        raise FreproError(
+            "profile paper needs the real data set: add DATA=/path/to/it (for ImageNet, a folder with train/ and "
+            "val/), or use profile demo, which trains on embedded data"
+        )
+    if spec.networks and spec.backbones is None and spec.checkpoints is None:
+        raise FreproError(
+            "profile paper starts from backbones trained on ImageNet: add BACKBONES=/folder with files such as "
+            "spanet_small.pth, or BACKBONES=none for random weights"
+        )
+
+
+def check_weights(experiment: "Experiment") -> None:
+    """Raise an error if the files of weights that an experiment names have none for its variants."""
+    if experiment.checkpoints is not None:
+        if not experiment.evaluated:
+            names = [
+                f"{each.network}_{each.model}" if each.network else each.model for each in experiment.trained_variants
+            ]
+            given = experiment.checkpoints
+            files = given if isinstance(given, str) else ", ".join(given)
+            raise FreproError(f"no weights of this table at {files}: add files such as {names[0]}.pth")
+    elif experiment.networks and experiment.backbones not in (None, "none"):
+        for learner in experiment.trained_variants:
+            if learner.runs[0].start is None:
+                given = experiment.backbones if isinstance(experiment.backbones, str) else "backbones"
+                model = learner.model
+                raise FreproError(f"no weights of {model} in {given}: add {model}.pth, or omit the model")

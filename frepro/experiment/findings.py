@@ -10,19 +10,15 @@ from typing import TYPE_CHECKING, Any
 from frepro import recipes
 from frepro.errors import FreproError
 from frepro.experiment.variants import TrainedVariant
+from frepro.recipes.metrics import BACKBONE_FLOPS, BACKBONE_PARAMS, COSTS, FLOPS, PARAMS, THROUGHPUT
 
 if TYPE_CHECKING:
     from frepro.experiment import Experiment
 
-# Columns whose values are measured. Other columns are shown as published.
-MEASURED = ("params", "flops", "throughput", "top1")
-UNITS = {"params": "M", "flops": "G", "throughput": "img/s", "top1": "%"}
-# The metrics of each task that are shown on other data sets than the published one.
-SHOWN = {
-    "classification": ("top1",),
-    "detection": ("box_ap", "box_ap50", "box_ap75", "mask_ap", "mask_ap50", "mask_ap75"),
-    "segmentation": ("miou", "aacc"),
-}
+# The score of a classifier.
+ACCURACY = recipes.Classification.main_metric()
+# Columns of a table of classifiers whose values are measured. Other columns are shown as published.
+MEASURED = tuple(metric.name for metric in (*COSTS, ACCURACY))
 
 
 @dataclass(frozen=True)
@@ -85,13 +81,13 @@ def _of_classifier(
 
     counted = cost.count(model, **args)
     values: dict[str, dict[str, Any]] = {
-        "params": {"measured": counted["params"] / 1e6},
-        "flops": {"measured": counted["macs"] / 1e9},
+        PARAMS.name: {"measured": counted["params"] / 1e6},
+        FLOPS.name: {"measured": counted["macs"] / 1e9},
     }
     if rates:
-        values["throughput"] = {**spread_of(rates, median), "setting": experiment.timing_settings[label]}
+        values[THROUGHPUT.name] = {**spread_of(rates, median), "setting": experiment.timing_settings[label]}
     for learner in experiment.trained_variants:
-        if learner.label == label and (scored := _scored(experiment, learner, "top1")):
+        if learner.label == label and (scored := _scored(experiment, learner, ACCURACY.name)):
             values[experiment.own_metric] = scored
     metrics = dict.fromkeys([*MEASURED, *values])
     return [_finding(experiment, label, model, args, key, values.get(key, {})) for key in metrics]
@@ -115,7 +111,7 @@ def _of_backbone(
 
     table, found = experiment.published, []
     counted_at = experiment.networks if experiment.sizes else ()
-    images = {network: tuple((experiment.images or {}).get(network, experiment.sizes[0])) for network in counted_at}
+    images = {network: _pair((experiment.images or {}).get(network, experiment.sizes[0])) for network in counted_at}
     complete = {
         network: cost.count_whole(network, model, size, experiment.native_size, **args)
         for network, size in images.items()
@@ -127,50 +123,55 @@ def _of_backbone(
         for column in table.columns:
             if column.decimals is None:
                 continue
-            network, metric = experiment.meant(row, column)
-            measured = {}
-            if metric in ("params", "flops") and network in complete:
-                scale = {"params": 1e6, "flops": 1e9}[metric]
-                counted = complete[network]["macs" if metric == "flops" else "params"]
-                measured = {"measured": counted / scale, "setting": pixels(images[network])}
-            elif experiment.is_published_setting and network in learners:
-                measured = _scored(experiment, learners[network], metric)
-            printed = table.value(row, column.key)
+            meant, metric = experiment.meant(row, column)
+            measured: dict[str, Any] = {}
+            if metric in (PARAMS.name, FLOPS.name) and meant in complete:
+                counted = complete[meant]
+                count = counted["params"] / 1e6 if metric == PARAMS.name else counted["macs"] / 1e9
+                measured = {"measured": count, "setting": pixels(images[meant])}
+            elif experiment.is_published_setting and meant in learners:
+                measured = _scored(experiment, learners[meant], metric)
+            printed = table.number(row, column.key)
             found.append(Finding(table.group(row), label, model, column.key, column.unit, printed, **measured))
     for size in experiment.sizes:
-        counted = cost.count_backbone(model, tuple(size), experiment.native_size, **args)
-        for metric, unit, value in (
-            ("backbone_params", "M", counted["params"] / 1e6),
-            ("backbone_flops", "G", counted["macs"] / 1e9),
+        counted = cost.count_backbone(model, _pair(size), experiment.native_size, **args)
+        for cost_metric, value in (
+            (BACKBONE_PARAMS, counted["params"] / 1e6),
+            (BACKBONE_FLOPS, counted["macs"] / 1e9),
         ):
-            found.append(Finding("", label, model, metric, unit, None, value, setting=pixels(size)))
+            setting = pixels(size)
+            found.append(Finding("", label, model, cost_metric.name, cost_metric.unit, None, value, setting=setting))
     if rates:
         spread = {**spread_of(rates, median), "setting": experiment.timing_settings[label]}
-        found.append(Finding("", label, model, "throughput", UNITS["throughput"], None, **spread))
+        found.append(Finding("", label, model, THROUGHPUT.name, THROUGHPUT.unit, None, **spread))
     if not experiment.is_published_setting:
         for network, learner in learners.items():
-            for metric in SHOWN[experiment.task]:
-                if scored := _scored(experiment, learner, metric):
-                    key = f"{experiment.source.name}_{metric}"
-                    found.append(Finding(recipes.NETWORKS[network], label, model, key, "%", None, **scored))
+            for score in experiment.published.task.metrics:
+                if network and score.in_tables and (scored := _scored(experiment, learner, score.name)):
+                    key = f"{experiment.source.name}_{score.name}"
+                    found.append(Finding(recipes.NETWORKS[network], label, model, key, score.unit, None, **scored))
     return found
 
 
 def _finding(
     experiment: "Experiment", label: str, model: str, args: dict[str, Any], key: str, measured: dict[str, Any]
 ) -> Finding:
-    row, column = (
-        experiment.published.row(model),
-        experiment.published.column("top1" if key == experiment.own_metric else key),
-    )
-    published = experiment.published.value(row, key) if row and experiment.published.column(key) and not args else None
-    unit = column.unit if column else UNITS.get(key, UNITS["top1"])
+    table, row = experiment.published, experiment.published.row(model)
+    metric = ACCURACY if key == experiment.own_metric else recipes.METRICS[key]
+    column = table.column(metric.name)
+    published = table.number(row, key) if row and table.column(key) and not args else None
+    unit = column.unit if column else metric.unit
     return Finding(_group(experiment, model), label, model, key, unit, published, **measured)
 
 
 def _group(experiment: "Experiment", model: str) -> str:
     row = experiment.published.row(model)
     return experiment.published.group(row) if row else ""
+
+
+def _pair(size: Sequence[int]) -> tuple[int, int]:
+    height, width = size
+    return height, width
 
 
 def spread_of(values: Sequence[float], centre: Callable[[Sequence[float]], float]) -> dict[str, Any]:
@@ -190,20 +191,12 @@ def to_csv(findings: Sequence[Finding]) -> str:
 def from_csv(text: str) -> list[Finding]:
     """Return the findings that ``to_csv`` wrote."""
 
-    def number(cell: str) -> float | None:
-        return float(cell) if cell else None
+    def read(row: dict[str, Any]) -> Finding:
+        numbers = {name: float(row[name]) if row[name] else None for name in ("published", "measured", "spread")}
+        n = int(row["n"]) if row["n"] else None
+        return Finding(**{**row, **numbers, "n": n, "untrained": int(row["untrained"])})
 
-    return [
-        Finding(
-            **{
-                **row,
-                **{name: number(row[name]) for name in ("published", "measured", "spread")},
-                "n": int(row["n"]) if row["n"] else None,
-                "untrained": int(row["untrained"]),
-            }
-        )
-        for row in csv.DictReader(io.StringIO(text))
-    ]
+    return [read(row) for row in csv.DictReader(io.StringIO(text))]
 
 
 def pixels(size: Sequence[int]) -> str:

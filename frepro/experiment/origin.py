@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from frepro.experiment.findings import to_csv
-from frepro.store import records
+from frepro.store import provenance, records
+from frepro.training import runs
 
 if TYPE_CHECKING:
     from frepro.experiment import Experiment
@@ -14,8 +15,12 @@ if TYPE_CHECKING:
 
 def origin(experiment: "Experiment") -> dict[str, Any]:
     """Return every run with its seed, scores and origin, and every timing with all its rounds."""
-    records = [(run, run.measurement.record(), None) for run in experiment.runs]
-    records += [(each.runs[0], each.records()[0], each.checkpoint.file.name) for each in experiment.evaluated]
+    found: list[tuple[runs.Run, dict[str, Any], str | None]] = [
+        (run, record, None) for run in experiment.runs if (record := run.measurement.record())
+    ]
+    found += [
+        (each.runs[0], each.records()[0], each.checkpoint.file.name) for each in experiment.evaluated if each.checkpoint
+    ]
     return {
         "paper": experiment.paper,
         "table": experiment.table,
@@ -34,7 +39,7 @@ def origin(experiment: "Experiment") -> dict[str, Any]:
                 "seconds": record["seconds"],
                 "origin": _origin(record),
             }
-            for run, record, weights in records
+            for run, record, weights in found
         ],
         "timings": [
             {
@@ -51,6 +56,24 @@ def origin(experiment: "Experiment") -> dict[str, Any]:
             if (record := timing.measurement.record())
         ],
     }
+
+
+def dependencies(experiment: "Experiment") -> dict[str, str]:
+    """Return everything that the findings of an experiment depend on, as name -> fingerprint."""
+    models = [model for _, model, _ in experiment.variants]
+    parts = runs.code_of(["frepro.experiment", "frepro.analysis.cost"], models)
+    if experiment.runs:
+        parts |= runs.dependencies(experiment.runs, experiment.paper)
+    for learner in experiment.evaluated:
+        assert learner.checkpoint is not None
+        parts |= runs.dependencies(learner.runs, experiment.paper)
+        parts[f"checkpoint of {learner.label}"] = learner.checkpoint.fingerprint
+    if experiment.measured:
+        benchmark = records.canonical(experiment.recipe.benchmark)
+        parts[f"benchmark of recipe {experiment.paper}"] = provenance.sha256(benchmark)
+        parts["device"] = provenance.sha256(experiment.device_name[1])
+        parts["timings"] = provenance.sha256(records.canonical(experiment.rates))
+    return parts
 
 
 def write(experiment: "Experiment", output: str | None, **figures: Any) -> None:

@@ -41,7 +41,7 @@ def run(
 def evaluate(experiment: "Experiment", per_device: int | None, workers: int | None, log: Callable[[str], None]) -> None:
     """Evaluate the weights of files that have not been evaluated yet, with the arguments of ``run``."""
     for learner in experiment.evaluated:
-        if not learner.records():
+        if learner.checkpoint is not None and not learner.records():
             from frepro.training import evaluate, parallel
             from frepro.training.loop import Execution
 

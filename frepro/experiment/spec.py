@@ -8,13 +8,9 @@ from itertools import chain
 from frepro import papers, recipes
 from frepro.data import Source, locate
 from frepro.errors import FreproError, unknown
-from frepro.experiment.checks import check_images, check_model, check_seeds, check_sizes
-from frepro.experiment.findings import SHOWN
+from frepro.experiment.checks import check_images, check_model, check_networks, check_paper, check_seeds, check_sizes
 from frepro.experiment.variants import Variant
 from frepro.training.device import check_device
-
-# The task of a table by its data set; "classification" for all others.
-TASKS = {"COCO": "detection", "ADE20K": "segmentation"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class Spec:
     checkpoints: Mapping[str, str] | str | None = None
     backbones: Mapping[str, str] | str | None = None
     claims: Sequence[papers.Claim] = ()
-    recipe: recipes.Recipe = field(init=False)
+    recipe: recipes.Classification = field(init=False)
     source: Source = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,10 +69,9 @@ class Spec:
         if source is None:
             raise FreproError(f"data must be the name of a data set or None, not {self.data!r}")
         if self.published.is_of_backbones:
-            self._check_networks()
-        trains = self.trained != [] and not (self.published.is_of_backbones and not self.trained)
-        if self.profile == "paper" and trains:
-            self._check_paper(source)
+            check_networks(self)
+        if self.profile == "paper" and self.trains:
+            check_paper(self, source)
         check_seeds(self.seeds)
         for name in ("models", "trained"):
             given = getattr(self, name)
@@ -85,7 +80,7 @@ class Spec:
             if not isinstance(given, list | tuple | None) or not all(isinstance(each, str) for each in given or ()):
                 raise FreproError(f"{name} must be a list of names, or None for all, not {given!r}")
         check_sizes(self.sizes, self.native_size)
-        check_images(self.images, self.networks)
+        check_images(self.images, [*self.networks])
         check_device(self.device)
         for kind, keys in (
             ("label", [label for label, *_ in self.variants]),
@@ -102,10 +97,8 @@ class Spec:
         object.__setattr__(self, "variants", kept)
         for _, model, _ in self.variants:
             check_model(model)
-        object.__setattr__(self, "recipe", recipes.load(self.paper, self.profile))
+        object.__setattr__(self, "recipe", recipes.of_classifiers(self.paper, self.profile))
         object.__setattr__(self, "source", source)
-        if trains:
-            self._check_weights()
         labels = [label for label, *_ in self.variants]
         for claim in self.claims:
             for label in (claim.better, claim.worse):
@@ -118,7 +111,17 @@ class Spec:
 
     @property
     def task(self) -> str:
-        return TASKS.get(self.published.dataset, "classification")
+        return self.published.task.task
+
+    @property
+    def main_metric(self) -> recipes.Metric:
+        """The score that the variants are compared by."""
+        return self.published.task.main_metric()
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is trained, or evaluated with the weights of files."""
+        return self.trained != [] and not (self.published.is_of_backbones and not self.trained)
 
     @cached_property
     def networks(self) -> dict[str, recipes.Recipe]:
@@ -126,44 +129,6 @@ class Spec:
         if not self.published.is_of_backbones:
             return {}
         return recipes.dense_recipes(self.paper, self.task, self.profile)
-
-    def _check_networks(self) -> None:
-        given = {} if self.trained is None else self.trained
-        if not isinstance(given, Mapping):
-            raise FreproError(
-                f"Table {self.table} of {self.paper} is on {self.published.dataset}: trained must map networks "
-                f"({', '.join(self.networks)}) to models, as {{{next(iter(self.networks))!r}: ['spanet_small']}}"
-            )
-        for network in given:
-            if network not in self.networks:
-                raise unknown("network of this table", network, self.networks)
-
-    def _check_paper(self, source: Source) -> None:
-        if source.embedded:
-            raise FreproError(
-                "profile paper needs the real data set: add DATA=/path/to/it (for ImageNet, a folder with train/ and "
-                "val/), or use profile demo, which trains on embedded data"
-            )
-        if self.networks and self.backbones is None and self.checkpoints is None:
-            raise FreproError(
-                "profile paper starts from backbones trained on ImageNet: add BACKBONES=/folder with files such as "
-                "spanet_small.pth, or BACKBONES=none for random weights"
-            )
-
-    def _check_weights(self) -> None:
-        if self.checkpoints is not None:
-            if not self.evaluated:
-                names = [
-                    f"{each.network}_{each.model}" if each.network else each.model for each in self.trained_variants
-                ]
-                given = self.checkpoints if isinstance(self.checkpoints, str) else ", ".join(self.checkpoints)
-                raise FreproError(f"no weights of this table at {given}: add files such as {names[0]}.pth")
-        elif self.networks and self.backbones not in (None, "none"):
-            for learner in self.trained_variants:
-                if learner.runs[0].start is None:
-                    given = self.backbones if isinstance(self.backbones, str) else "backbones"
-                    model = learner.model
-                    raise FreproError(f"no weights of {model} in {given}: add {model}.pth, or omit the model")
 
     @property
     def is_published_setting(self) -> bool:
@@ -173,59 +138,37 @@ class Spec:
     @property
     def own_metric(self) -> str:
         """Metric of the measured score: that of the table in the published setting, else with the data set's name."""
-        metric = SHOWN[self.task][0]
+        metric = self.main_metric.name
         return metric if self.is_published_setting else f"{self.source.name}_{metric}"
 
     @property
     def own_title(self) -> str:
-        names = {"classification": "top-1", "detection": "box AP", "segmentation": "mIoU"}
-        return f"{self.source.name} test {names[self.task]}"
+        return f"{self.source.name} test {self.main_metric.label}"
 
-    def printed(self, network: str, metric: str) -> dict[str, float]:
+    def printed(self, network: str | None, metric: str) -> dict[str, float]:
         """Return label -> published value of each variant, for a network and a metric as in the record of a run."""
         table = self.published
         return {
-            label: table.value(row, column.key)
+            label: value
             for label, model, args in self.variants
             for row in table.rows
             for column in table.columns
             if row.model == model and not args and column.decimals is not None
-            if self.meant(row, column) == (network, metric) and table.value(row, column.key) is not None
+            if self.meant(row, column) == (network, metric) and (value := table.number(row, column.key)) is not None
         }
 
     def meant(self, row: papers.Row, column: papers.Column) -> tuple[str, str]:
         """Return the network of a published value, and its metric as in the record of a run.
 
-        In a table without sections, the columns of a network start with its name, and "retinanet_ap" is a box AP.
+        In a table without sections, the columns of a network start with its name. "retinanet_ap" is its box AP: the
+        first metric of the task whose name ends in "ap".
         """
         if group := self.published.group(row):
             return next(name for name in self.networks if recipes.NETWORKS[name] == group), column.key
         for network in self.networks:
             if column.key.startswith(f"{network}_"):
-                metric = column.key.removeprefix(f"{network}_")
-                return network, f"box_{metric}" if metric.startswith("ap") else metric
+                key = column.key.removeprefix(f"{network}_")
+                scores = [metric.name for metric in self.published.task.metrics]
+                return network, next((name for name in scores if f"_{name}".endswith(f"_{key}")), key)
         named = {name for name in self.networks for each in self.published.columns if each.key.startswith(f"{name}_")}
         return next(name for name in self.networks if name not in named), column.key
-
-    def all_claims(self) -> list[tuple[papers.Claim, tuple[str, str]]]:
-        """Return the claims of the table, then those of variants, each with the labels of its two rows.
-
-        Claims of the table about a model that ``models`` excludes are omitted.
-        """
-        labels = {model: label for label, model, args in self.variants if not args}
-        published = []
-        for claim in self.published.claims:
-            pair = (claim.better, claim.worse)
-            if not self.models or set(pair) <= set(self.models):
-                better, worse = (labels.get(model) or self._printed_label(model, claim.group) for model in pair)
-                published.append((claim, (better, worse)))
-        return [*published, *((claim, (claim.better, claim.worse)) for claim in self.claims)]
-
-    def _printed_label(self, model: str, group: str | None) -> str:
-        return str(self.published.value(self.published.row(model, group), "label"))
-
-    def claimed_network(self, claim: papers.Claim) -> tuple[str | None, str]:
-        """Return the network of a claim, and its metric as in the record of a run."""
-        if not self.networks or claim in self.claims:
-            return claim.group, claim.metric
-        return self.meant(self.published.row(claim.better, claim.group), self.published.column(claim.metric))

@@ -46,7 +46,7 @@ class Trained:
     data: str | None = None
     checkpoints: Mapping[str, str] = field(default_factory=dict)
     device: str = "auto"
-    recipe: recipes.Recipe = field(init=False)
+    recipe: recipes.Classification = field(init=False)
     source: Source = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,7 +57,7 @@ class Trained:
         for model in self.checkpoints:
             if model not in known:
                 raise unknown("model with a checkpoint", model, known)
-        object.__setattr__(self, "recipe", recipes.load(self.paper, self.profile))
+        object.__setattr__(self, "recipe", recipes.of_classifiers(self.paper, self.profile))
         object.__setattr__(self, "source", locate(self.data))
 
     @cached_property
@@ -107,7 +107,7 @@ class Trained:
             f"{label}, seed {run.seed}"
             for label, runs in self.by_label.items()
             for run in runs
-            if not did_train(run.measurement.record()["values"], run.source.classes)
+            if not did_train(_record(run)["values"], run.source.classes)
         ]
 
     def networks(self) -> dict[str, list[Any]]:
@@ -149,7 +149,7 @@ class Trained:
 
         found = samples(self.source, "test", self.recipe, mean=(0.0,) * 3, std=(1.0,) * 3, seed=0)
         count = min(count, len(found))
-        images = torch.stack([found[0, index][0] for index in range(count)])
+        images = torch.stack([sample[0] for index in range(count) if (sample := found[0, index])])
         return images, f"{count} test images of the data set {self.source.name}"
 
     def illustration(
@@ -183,13 +183,20 @@ class Trained:
 
     def _source(self, run: Run, model: str) -> dict[str, Any]:
         """Describe a run. ``model`` is that of the variant; the run may have an equivalent one (see ``built_as``)."""
-        record = run.measurement.record()
+        record, metric = _record(run), run.recipe.main_metric()
         arguments = ", ".join(f"{name} {value}" for name, value in run.all_model_args.items())
         return {
             "model": model,
             "built as": f"{run.model} with {arguments}",
             "weights": f"trained on {self.source.name} by the recipe of {self.paper}, profile {self.profile}",
             "seed": run.seed,
-            "test top-1 (%)": round(record["values"]["top1"], 2),
+            f"test {metric.heading}": round(record["values"][metric.name], metric.decimals),
             "run": run.measurement.key,
         }
+
+
+def _record(run: Run) -> dict[str, Any]:
+    """Return the record of a run that has been trained."""
+    record = run.measurement.record()
+    assert record is not None
+    return record

@@ -1,11 +1,16 @@
 """Variants of a table as they are trained with several seeds, or evaluated with the weights of a file."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frepro.experiment.claims import did_train
+from frepro.experiment.weights import find_weights
 from frepro.store.records import Measurement
 from frepro.training.runs import Run, Start
+
+if TYPE_CHECKING:
+    from frepro.experiment.spec import Spec
 
 Variant = tuple[str, str, dict[str, Any]]
 
@@ -36,8 +41,9 @@ class TrainedVariant:
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of all seeds; empty if one is missing."""
-        found = [measurement.record() for measurement in self.measurements()]
-        return found if all(found) else []
+        measurements = self.measurements()
+        found = [record for measurement in measurements if (record := measurement.record())]
+        return found if len(found) == len(measurements) else []
 
     def measurements(self) -> list[Measurement]:
         if self.checkpoint is None:
@@ -55,6 +61,32 @@ class TrainedVariant:
         """Return the runs that did not train, as "SPANet-S, seed 0"."""
         runs = zip(self.runs, self.trained(), strict=False)  # with a checkpoint, there is only one record
         return tuple(f"{self.label}, seed {run.seed}" for run, is_trained in runs if not is_trained)
+
+
+def trained(spec: "Spec", variants: Sequence[Variant]) -> list[TrainedVariant]:
+    """Return what is trained: the variants themselves, or the networks of ``spec.trained`` with them as backbones.
+
+    A variant with a file of weights is included too.
+    """
+    networks = dict.fromkeys([*(spec.trained or ()), *spec.networks]) if spec.networks else [None]
+    every = [_trained(spec, variant, network) for network in networks for variant in variants]
+    return [each for each in every if each.checkpoint or _is_trained(spec, each.model, each.network)]
+
+
+def _is_trained(spec: "Spec", model: str, network: str | None) -> bool:
+    if isinstance(spec.trained, Mapping):
+        return model in spec.trained.get(network or "", ())
+    return network is None and (spec.trained is None or model in spec.trained)
+
+
+def _trained(spec: "Spec", variant: Variant, network: str | None) -> TrainedVariant:
+    label, model, args = variant
+    recipe = spec.networks[network] if network else spec.recipe
+    start = find_weights(spec.backbones, model) if network and spec.backbones != "none" else None
+    built, mixers = built_as(model, spec.profile)
+    runs = [Run(built, recipe, spec.profile, spec.source, seed, {**mixers, **args}, start) for seed in spec.seeds]
+    checkpoint = find_weights(spec.checkpoints, f"{network}_{model}" if network else model)
+    return TrainedVariant(label, model, args, network, runs, checkpoint)
 
 
 def built_as(model: str, profile: str) -> tuple[str, dict[str, Any]]:

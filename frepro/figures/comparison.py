@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from frepro import recipes, report
+from frepro import recipes
 from frepro.experiment import Experiment
-from frepro.experiment.findings import SHOWN
 from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, sentence, subplots
+from frepro.recipes.metrics import THROUGHPUT
 
 PUBLISHED, MEASURED = COLOURS[:2]
 
@@ -30,22 +30,23 @@ def comparison(experiment: Experiment) -> Figure:
     for axes in (left, middle, right):
         axes.xaxis.set_major_locator(MaxNLocator(4))
 
-    published = [findings[label, "top1"].published for label in labels]
+    score = experiment.main_metric
+    published = [findings[label, score.name].published for label in labels]
     left.plot(published, rows, "o", color=PUBLISHED, markersize=8)
-    left.set_xlabel(f"published {experiment.published.dataset}\ntop-1 accuracy (%)")
+    left.set_xlabel(f"published {experiment.published.dataset}\n{score.label} accuracy ({score.unit})")
     left.set_yticks(rows, labels)
     left.set_ylim(len(labels) - 0.5, -0.5)  # the first row is on top, and no marker is cut off
 
     trained = experiment.trained_seeds()
     _seed_by_seed(middle, [scores.get(label, []) for label in labels], [trained.get(label, []) for label in labels])
-    middle.set_xlabel(f"measured {experiment.source.name}\ntop-1 accuracy (%)\n{_seeds(scores)}")
+    middle.set_xlabel(f"measured {experiment.source.name}\n{score.label} accuracy ({score.unit})\n{_seeds(scores)}")
 
     baseline = next((label for label, model, _ in experiment.measured if _is_baseline(experiment, model)), labels[0])
     sources = (("published", "o", PUBLISHED, -0.14), ("measured", "D", MEASURED, 0.14))
     for source, marker, colour, shift in sources:
-        reference = getattr(findings[baseline, "throughput"], source)
+        reference = getattr(findings[baseline, THROUGHPUT.name], source)
         for row, label in enumerate(labels):
-            timing = findings[label, "throughput"]
+            timing = findings[label, THROUGHPUT.name]
             speed = getattr(timing, source)
             if reference is None or speed is None:
                 continue
@@ -69,9 +70,9 @@ def dense_comparison(experiment: Experiment) -> Figure:
 
     Each panel has its own range, as in ``comparison``.
     """
-    metric = SHOWN[experiment.task][0]
+    metric = experiment.main_metric
     networks = dict.fromkeys(learner.network for learner in experiment.trained_variants if learner.network)
-    found = {network: experiment.scores(metric, network) for network in networks}
+    found = {network: experiment.scores(metric.name, network) for network in networks}
     found = {network: scores for network, scores in found.items() if any(scores.values())}
     if not found:
         return sentence("Nothing was trained.")
@@ -79,7 +80,7 @@ def dense_comparison(experiment: Experiment) -> Figure:
     height = sum(1.0 + 0.36 * count for count in lines)
     figure, grid = subplots(len(found), 2, squeeze=False, figsize=(PAGE_WIDTH, height), height_ratios=lines)
     for (left, right), (network, scores) in zip(grid, found.items(), strict=True):
-        labels, printed = list(scores), experiment.printed(network, metric)
+        labels, printed = list(scores), experiment.printed(network, metric.name)
         for axes in (left, right):
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.set_ylim(len(labels) - 0.5, -0.5)
@@ -88,9 +89,9 @@ def dense_comparison(experiment: Experiment) -> Figure:
         left.plot([printed[labels[row]] for row in rows], rows, "o", color=PUBLISHED, markersize=8)
         left.margins(x=0.15)
         _seed_by_seed(right, list(scores.values()), [[True] * len(values) for values in scores.values()])
-        title, name = recipes.NETWORKS[network], report.DENSE[metric]
-        left.set_xlabel(f"{title}: published\n{experiment.published.dataset} {name} (%)")
-        right.set_xlabel(f"{title}: measured\n{experiment.source.name} {name} (%), {_seeds(scores)}")
+        title = recipes.NETWORKS[network or ""]
+        left.set_xlabel(f"{title}: published\n{experiment.published.dataset} {metric.heading}")
+        right.set_xlabel(f"{title}: measured\n{experiment.source.name} {metric.heading}, {_seeds(scores)}")
     return finished(figure)
 
 

@@ -44,11 +44,12 @@ def predictions(experiment: Experiment, network: str, count: int = 4, score: flo
     learners = [each for each in experiment.trained_variants if each.network == network and _is_known(experiment, each)]
     if not learners:
         return sentence(f"No {recipes.NETWORKS[network]} was trained.")
-    detects = experiment.task == "detection"
     samples = tasks.of(learners[0].runs[0]).samples("test")
     assert isinstance(samples, DenseSamples)
     chosen = _with_content(samples, count)
     images = [samples.images[samples.chosen[i]] for i in chosen]
+    found = [_answers(learner, chosen) for learner in learners]
+    detects = isinstance(found[0][0], dict)
     rows = ["true"] if detects else ["image", "true"]
     names = [*rows, *(learner.label for learner in learners)]
     height = PAGE_WIDTH / len(images) * len(names) + (0.1 if detects else 0.5)
@@ -60,7 +61,6 @@ def predictions(experiment: Experiment, network: str, count: int = 4, score: flo
     for axes, name in zip(grid[:, 0], names, strict=True):
         axes.set_ylabel(name)
 
-    found = [_answers(learner, chosen) for learner in learners]
     if detects:
         _draw_detections(grid, images, samples.images.classes, found, score)
         kinds = "boxes and masks" if "masks" in found[0][0] else "boxes"

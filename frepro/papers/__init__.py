@@ -10,13 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from frepro import recipes
 from frepro.errors import FreproError, unknown
 from frepro.store.yaml_schema import Document
 
 Cell = str | int | float | None
-
-# Data sets of detection and segmentation, where a model is the backbone of a detector or segmenter.
-DENSE = ("COCO", "ADE20K")
 
 
 @dataclass(frozen=True)
@@ -58,19 +56,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of a table: one of two models has a higher value of a metric than the other.
+    """A claim of a table: one of two models has a better value of a metric than the other.
 
     Attributes:
-        better, worse: Models of the two rows; according to the paper, the first has the higher value.
+        better, worse: Models of the two rows; according to the paper, the first has the better value.
         text: The claim as a sentence.
-        metric: The metric that is compared.
+        metric: The metric that is compared: a column of the table, or a name in ``recipes.METRICS``.
         group: Section of the two rows, in a table whose sections repeat models.
     """
 
     better: str
     worse: str
     text: str
-    metric: Literal["top1", "throughput", "retinanet_ap", "box_ap", "mask_ap", "miou"] = "top1"
+    metric: str = recipes.Classification.main_metric().name
     group: str | None = None
     line: int = field(default=0, compare=False)
 
@@ -91,12 +89,23 @@ class Table:
     claims: list[Claim] = field(default_factory=list)
 
     @property
+    def task(self) -> type[recipes.Recipe]:
+        """The recipe class of the task that the networks of the table are trained for."""
+        return recipes.of_dataset(self.dataset)
+
+    @property
     def is_of_backbones(self) -> bool:
         """Whether rows are detectors or segmenters, and ``model`` is only their backbone."""
-        return self.dataset in DENSE
+        return bool(self.task.networks)
 
     def value(self, row: Row, key: str) -> Cell:
         return row.cells[[column.key for column in self.columns].index(key)]
+
+    def number(self, row: Row, key: str) -> float | None:
+        """Return the value of a row in a column of numbers; ``None`` for an empty cell."""
+        value = self.value(row, key)
+        assert not isinstance(value, str)  # ``read`` checks the cells
+        return value
 
     def row(self, model: str, group: str | None = None) -> Row | None:
         """Return the first row of ``model``, or that in a section; ``None`` if there is none."""
@@ -179,6 +188,10 @@ def read(path: Path) -> Paper:
         for row in table.rows:
             _check(row, table, f"{path}:{row.line}: Table {number}")
         for claim in table.claims:
+            if claim.metric not in {*keys, *recipes.METRICS}:
+                raise FreproError(
+                    f"{path}:{claim.line}: Table {number}: {unknown('metric', claim.metric, [*keys, *recipes.METRICS])}"
+                )
             for model in (claim.better, claim.worse):
                 if table.row(model, claim.group) is None:
                     known = [row.model for row in table.rows if row.model]

@@ -11,251 +11,82 @@ segmenters with a recipe of its own, as "spanet-mask_rcnn". The common parts of 
 ``differs`` lists where the ``paper`` profile differs from the authors' configuration, with the reason for each.
 ``tests/data/official_recipes.yaml`` holds the configurations' values. One difference is common to all classifiers: the
 authors' loops set the learning rate once per epoch, and here it follows the same curve by optimizer step.
+
+The recipe class of a task, in a module of its own, also states what else frepro needs to know about the task without
+importing torch: its metrics, data and networks. ``TASKS`` lists these classes.
 """
 
-from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, reduce
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
-from frepro.errors import FreproError, unknown
+from frepro.errors import unknown
+from frepro.recipes.classification import Classification
+from frepro.recipes.detection import Detection
+from frepro.recipes.metrics import BACKBONE_COSTS, COSTS, Metric
+from frepro.recipes.recipe import Benchmark, Change, LayerDecay, Recipe
+from frepro.recipes.segmentation import Segmentation
 from frepro.store.yaml_schema import Document
 
-PROFILES = ("smoke", "demo", "paper")
-BASES = ("detection", "segmentation")
+__all__ = [
+    "METRICS",
+    "NETWORKS",
+    "PROFILES",
+    "TASKS",
+    "Benchmark",
+    "Change",
+    "Classification",
+    "Detection",
+    "LayerDecay",
+    "Metric",
+    "Recipe",
+    "Segmentation",
+    "dense_recipes",
+    "from_plain",
+    "load",
+    "names",
+    "of_classifiers",
+    "of_dataset",
+    "of_family",
+    "of_task",
+    "read",
+]
 
-# Names of detectors and segmenters in the tables of the papers.
-NETWORKS = {
-    "retinanet": "RetinaNet",
-    "mask_rcnn": "Mask R-CNN",
-    "cascade_mask_rcnn": "Cascade Mask R-CNN",
-    "semantic_fpn": "Semantic FPN",
-    "upernet": "UperNet",
+PROFILES = ("smoke", "demo", "paper")
+
+# Name of each task -> its recipe class.
+TASKS: dict[str, type[Recipe]] = {kind.task: kind for kind in (Classification, Detection, Segmentation)}
+
+# Name of each measured quantity -> its label, unit and format: costs, then the scores of each task.
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metrics in (COSTS, BACKBONE_COSTS, *(kind.metrics for kind in TASKS.values()))
+    for metric in metrics
 }
 
-
-@dataclass(frozen=True)
-class Benchmark:
-    """Measurement of throughput: batches of images of ``img_size`` pixels per side, median over ``rounds``."""
-
-    batch_size: int
-    img_size: int
-    rounds: int
+# Names of detectors and segmenters in the tables of the papers.
+NETWORKS = {name: title for kind in TASKS.values() for name, title in kind.networks.items()}
 
 
-@dataclass(frozen=True)
-class LayerDecay:
-    """Lower learning rates for the first layers of a backbone: a factor of ``rate`` ** (``layers`` - layer group).
+def of_task(name: str) -> type[Recipe]:
+    """Return the recipe class of a task.
 
-    Attributes:
-        by: "layer": groups 0 to 6 are the stem, the stages and thirds of the third stage; "stage": group 0 is all
-            downsampling layers, and groups 1 to 4 are the stages.
+    Raises:
+        FreproError: There is no such task.
     """
-
-    rate: float
-    by: Literal["layer", "stage"]
-    layers: int
-
-
-@dataclass(frozen=True)
-class Change:
-    """Values of a single model that replace those of the recipe; ``None`` keeps the value of the recipe."""
-
-    optimizer: Literal["adamw", "lamb"] | None = None
-    lr: float | None = None
-    weight_decay: float | None = None
-    drop_path: float | None = None
-    crop_pct: float | None = None
-    clip_grad: float | None = None
-    precision: Literal["no", "fp16", "bf16"] | None = None
-    layer_decay: LayerDecay | None = None
-    model_args: dict[str, Any] | None = None
+    if name not in TASKS:
+        raise unknown("task", name, TASKS)
+    return TASKS[name]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """The parameters that recipes of all tasks share.
-
-    Learning rates are for one optimizer step on ``batch_size`` samples over all processes.
-
-    Attributes:
-        img_size: Native image size of the model, in pixels per side.
-        batch_size: Effective batch size: samples per optimizer step, over all processes and accumulation steps.
-        epochs: Passes over the training data in the schedule, including warm-up.
-        updates: Number of optimizer steps, instead of ``epochs``; the last epoch stops after them.
-        lr: Peak learning rate.
-        warmup_lr: Initial learning rate.
-        warmup_epochs, warmup_updates: Length of the warm-up, in epochs or optimizer steps.
-        schedule: Decay of the learning rate after warm-up: "cosine" to ``min_lr`` over the epochs, "step" by a factor
-            of ten at each of the ``milestones`` (epochs), "poly" as (1 - update / updates) ** ``power`` to ``min_lr``.
-        cooldown_epochs: Additional epochs at ``min_lr``.
-        layer_decay: Layer-wise decay of the learning rate; ``None`` for the same rate in all layers.
-        decay_all: Apply weight decay to norms and biases, too, as detection and segmentation toolboxes do by default.
-        drop_path: Stochastic depth rate of the last block.
-        ema_decay: Decay of the moving average of the weights; ``None`` for no average.
-        clip_grad: Maximum norm of the gradient; ``None`` for no clipping.
-        optimizer: AdamW, or timm's LAMB.
-        betas: Decay rates of the moving averages of the gradient and its square.
-        precision: Precision of forward and backward on a GPU. A CPU always computes in float32.
-        score_every: Epochs between evaluations; the last epoch is always evaluated.
-        by_model: Values of individual models (see ``of``).
-        samples: Use only this many training and test samples, evenly spaced; ``None`` for all.
-        model_args: Arguments of the model that make it small for embedded data.
-    """
-
-    task: ClassVar[str]
-    metric: ClassVar[str]  # key of the main metric of the task
-    metric_name: ClassVar[str]  # display name of the metric
-
-    img_size: int
-    batch_size: int
-    epochs: int = 0
-    updates: int | None = None
-    lr: float
-    warmup_lr: float
-    warmup_epochs: int = 0
-    warmup_updates: int = 0
-    schedule: Literal["cosine", "step", "poly"] = "cosine"
-    milestones: tuple[int, ...] = ()
-    power: float = 1.0
-    min_lr: float = 0.0
-    cooldown_epochs: int = 0
-    weight_decay: float
-    layer_decay: LayerDecay | None = None
-    decay_all: bool = False
-    drop_path: float
-    ema_decay: float | None
-    clip_grad: float | None
-    optimizer: Literal["adamw", "lamb"] = "adamw"
-    betas: tuple[float, float] = (0.9, 0.999)
-    precision: Literal["no", "fp16", "bf16"]
-    score_every: int = 1
-    by_model: dict[str, Change] = field(default_factory=dict)
-    samples: tuple[int, int] | None = None
-    model_args: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.score_every < 1:
-            raise ValueError("batch_size and score_every must be at least 1")
-        if (self.epochs < 1) is (self.updates is None):
-            raise ValueError("give either epochs or updates")
-        if self.updates is None and self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs ({self.warmup_epochs}) must be less than epochs ({self.epochs})")
-        if (self.schedule == "step") != bool(self.milestones):
-            raise ValueError("give milestones for schedule step, and for no other")
-
-    @property
-    def network(self) -> str | None:
-        """The detector or segmenter that has the model as its backbone; ``None`` for a classifier."""
-        return None
-
-    def of(self, model: str) -> "Recipe":
-        """Return this recipe with the values of one model."""
-        change = self.by_model.get(model, Change())
-        own = {each.name: value for each in fields(Change) if (value := getattr(change, each.name)) is not None}
-        return replace(self, **own, by_model={})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Classification(Recipe):
-    """How a classifier is trained.
-
-    Attributes:
-        smoothing: Label smoothing.
-        reprob: Probability of random erasing, with random pixels.
-        repeats: Consecutive repeats of an image in an epoch, each with a different augmentation (repeated
-            augmentation). The length of an epoch stays the same, so it has fewer distinct images.
-        scale: Range of the area of random resized crops, relative to the image.
-        crop_pct: Fraction of the resized image that the centre crop keeps in evaluation.
-        benchmark: How throughput is measured; not part of training.
-    """
-
-    task, metric, metric_name = "classification", "top1", "top-1"
-
-    smoothing: float
-    mixup: float
-    cutmix: float
-    auto_augment: str | None
-    reprob: float
-    hflip: float
-    scale: tuple[float, float]
-    interpolation: Literal["random", "bicubic", "bilinear"]
-    crop_pct: float
-    benchmark: Benchmark
-    repeats: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.repeats < 1:
-            raise ValueError("repeats must be at least 1")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Detection(Recipe):
-    """How a detector is trained.
-
-    Attributes:
-        detector: A name of ``tasks.detectors.create``.
-        min_size: Lengths in pixels to which the shorter side of an image is resized: a random one in training, the last
-            one in evaluation.
-        max_size: Maximum length of the longer side in pixels.
-        crop: Whether an image is cropped before resizing with probability one half (``data.dense.Detection``).
-        mirror: Whether an image is flipped horizontally with probability one half.
-        detector_args: Other arguments of ``tasks.detectors.create``, which make it small for embedded data.
-    """
-
-    task, metric, metric_name = "detection", "box_ap", "box AP"
-
-    detector: Literal["retinanet", "mask_rcnn", "cascade_mask_rcnn"]
-    min_size: tuple[int, ...]
-    max_size: int
-    crop: bool = False
-    mirror: bool = True
-    detector_args: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def network(self) -> str:
-        return self.detector
-
-
-@dataclass(frozen=True, kw_only=True)
-class Segmentation(Recipe):
-    """How a segmenter is trained.
-
-    Attributes:
-        segmenter: A name of ``tasks.segmenters.create``.
-        crop_size: Length in pixels to which the shorter side of an image is resized; in training, also the side of the
-            square crop.
-        ratios: Range of the random scale factor before cropping.
-        mirror: Whether an image is flipped horizontally with probability one half.
-        distort: Whether colours are distorted randomly.
-        multiple: Height and width of test images are rounded up to multiples of this many pixels.
-        window, stride: Window and stride of sliding inference in pixels; ``None`` for whole images.
-        class_weights: Class -> weight of its pixels in the loss; 1 for other classes.
-        segmenter_args: Other arguments of ``tasks.segmenters.create``, which make it small for embedded data.
-    """
-
-    task, metric, metric_name = "segmentation", "miou", "mIoU"
-
-    segmenter: Literal["semantic_fpn", "upernet"]
-    crop_size: int
-    ratios: tuple[float, float] = (0.5, 2.0)
-    mirror: bool = True
-    distort: bool = True
-    multiple: int = 1
-    window: int | None = None
-    stride: int | None = None
-    class_weights: dict[int, float] = field(default_factory=dict)
-    segmenter_args: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def network(self) -> str:
-        return self.segmenter
+def of_dataset(dataset: str | None) -> type[Recipe]:
+    """Return the recipe class of the task that a table on a data set is about: ``Classification`` for all others."""
+    return next((kind for kind in TASKS.values() if dataset and kind.dataset == dataset), Classification)
 
 
 def names() -> list[str]:
     """Return the names of the recipes."""
-    return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml") if path.stem not in BASES)
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.yaml") if path.stem not in TASKS)
 
 
 def differences(name: str) -> dict[str, str]:
@@ -293,6 +124,13 @@ def load(name: str, profile: str) -> Recipe:
     return read(Path(__file__).parent / f"{name}.yaml", profile)
 
 
+def of_classifiers(paper: str, profile: str) -> Classification:
+    """Return the recipe for the classifiers of a paper."""
+    recipe = load(paper, profile)
+    assert isinstance(recipe, Classification)
+    return recipe
+
+
 def read(path: Path, profile: str) -> Recipe:
     """Read a recipe from any file; use ``load`` for the recipes of the package."""
     if profile not in PROFILES:
@@ -302,8 +140,9 @@ def read(path: Path, profile: str) -> Recipe:
     layers = []
     if "base" in profiles:
         base = profiles["base"][1]
-        if base.scalar() not in BASES:
-            raise base.error(str(unknown("base", base.scalar(), BASES)))
+        bases = [name for name in TASKS if (Path(__file__).parent / f"{name}.yaml").exists()]
+        if base.scalar() not in bases:
+            raise base.error(str(unknown("base", base.scalar(), bases)))
         layers.append(_profiles(Document.read(Path(__file__).parent / f"{base.scalar()}.yaml")))
     layers.append(profiles)
     for part in PROFILES:
@@ -312,8 +151,7 @@ def read(path: Path, profile: str) -> Recipe:
     parts = dict.fromkeys(("paper", profile))
     merged = reduce(Document.overlaid, (layer[part][1] for part in parts for layer in layers if part in layer))
     keys = merged.items()
-    kinds = {"detector": Detection, "segmenter": Segmentation}
-    return merged.bind(next((kind for key, kind in kinds.items() if key in keys), Classification))
+    return merged.bind(next((kind for kind in TASKS.values() if kind.network_key in keys), Classification))
 
 
 def _profiles(document: Document) -> dict[str, tuple[Any, Document]]:
@@ -327,9 +165,7 @@ def _profiles(document: Document) -> dict[str, tuple[Any, Document]]:
 
 def from_plain(task: str, values: dict[str, Any]) -> Recipe:
     """Return a recipe from the JSON of its ``dataclasses.asdict``."""
-    kind = next((kind for kind in (Classification, Detection, Segmentation) if kind.task == task), None)
-    if kind is None:
-        raise FreproError(f"unknown task {task!r}")
+    kind = of_task(task)
     plain: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     if weights := plain.get("class_weights"):  # the keys of JSON objects are strings
         plain["class_weights"] = {int(label): weight for label, weight in weights.items()}

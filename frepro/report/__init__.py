@@ -1,9 +1,8 @@
-"""Format findings as tables in text and HTML. All rounding and all units are here."""
+"""Format findings as tables in text and HTML. Labels, units and decimals are those of ``recipes.METRICS``."""
 
 from .claims import claims
 from .sizes import sizes, vim_flops
 from .tables import (
-    DENSE,
     backbones,
     configuration,
     costs,
@@ -15,7 +14,6 @@ from .tables import (
 from .view import NO_MODEL, NOT_RUN, View, number
 
 __all__ = [
-    "DENSE",
     "NOT_RUN",
     "NO_MODEL",
     "View",

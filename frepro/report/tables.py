@@ -1,11 +1,14 @@
-"""Tables of published and measured values, costs and scores. All rounding and units are here."""
+"""Tables of published and measured values, costs and scores."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from frepro import papers
 from frepro.experiment.claims import PLATEAU
-from frepro.experiment.findings import MEASURED, SHOWN, UNITS, Finding
+from frepro.experiment.findings import MEASURED, Finding
+from frepro.recipes import METRICS, Metric
+from frepro.recipes.metrics import BACKBONE_COSTS, COSTS, FLOPS, PARAMS, THROUGHPUT
 from frepro.report.view import NO_MODEL, NOT_RUN, View, cell, mark, number
 
 
@@ -27,11 +30,11 @@ def published_beside_measured(
     for column in columns:
         name = f"{column.name} ({column.unit})" if column.unit else column.name
         if _is_measured(column, table):
-            is_timed = column.key == "throughput" and any(f.setting for f in findings if f.metric == column.key)
+            is_timed = column.key == THROUGHPUT.name and any(f.setting for f in findings if f.metric == column.key)
             headings += [(name, "paper"), (name, "ours, here" if is_timed else "ours")]
         else:
             headings.append(("", name) if column.decimals is None else (name, "paper"))
-    with_notes = table.is_of_backbones or any(column.key in ("params", "flops") for column in columns)
+    with_notes = table.is_of_backbones or any(column.key in (PARAMS.name, FLOPS.name) for column in columns)
     rows: list[list[str]] = []
     notes: list[str] = []
     for label, row, by_metric in _lines(findings, table, whole):
@@ -86,78 +89,57 @@ def _by_label(findings: Sequence[Finding]) -> dict[str, dict[str, Finding]]:
     }
 
 
-COSTS = {"params": ("parameters", 2), "flops": ("FLOPs", 2), "throughput": ("throughput", 1)}
+ALL_COSTS = tuple(cost.name for cost in COSTS)
 
 
-def costs(findings: Sequence[Finding], metrics: Sequence[str] = tuple(COSTS)) -> View:
+def costs(findings: Sequence[Finding], metrics: Sequence[str] = ALL_COSTS) -> View:
     """Return measured costs for a table without published ones. Variants with a missing value are omitted."""
-    headings = [("", "Variant"), *(("ours, here", f"{COSTS[metric][0]} ({UNITS[metric]})") for metric in metrics)]
+    headings = [("", "Variant"), *(("ours, here", METRICS[metric].heading) for metric in metrics)]
     rows = [
-        [label, *(number(by_metric[metric], COSTS[metric][1]) for metric in metrics)]
+        [label, *(number(by_metric[metric], METRICS[metric].decimals) for metric in metrics)]
         for label, by_metric in _by_label(findings).items()
         if all(metric in by_metric and by_metric[metric].measured is not None for metric in metrics)
     ]
     return View(headings, rows, [])
 
 
-# Name, unit and decimals of the quantities that are counted for a backbone.
-BACKBONE = {"backbone_params": ("parameters", "M", 2), "backbone_flops": ("FLOPs", "G", 1)}
-
-
 def backbones(findings: Sequence[Finding]) -> View:
     """Return the cost of backbones: counts without a head at each image size, and throughput as classifiers."""
-    counted = {(f.label, f.metric, f.setting): f for f in findings if f.metric in BACKBONE}
-    timed = {f.label: f for f in findings if f.metric == "throughput"}
+    names = [cost.name for cost in BACKBONE_COSTS]
+    counted = {(f.label, f.metric, f.setting): f for f in findings if f.metric in names}
+    timed = {f.label: f for f in findings if f.metric == THROUGHPUT.name}
     sizes = list(dict.fromkeys(size for _, _, size in counted))
     headings = [("", "Backbone")]
-    headings += [(size, f"{name} ({unit})") for size in sizes for name, unit, _ in BACKBONE.values()]
-    headings += [("classifier, here", f"throughput ({UNITS['throughput']})")] if timed else []
+    headings += [(size, cost.heading) for size in sizes for cost in BACKBONE_COSTS]
+    headings += [("classifier, here", THROUGHPUT.heading)] if timed else []
     rows = []
     for label in dict.fromkeys(f.label for f in findings):
-        cells = [
-            number(counted[label, metric, size], decimals)
-            for size in sizes
-            for metric, (_, _, decimals) in BACKBONE.items()
-        ]
+        cells = [number(counted[label, cost.name, size], cost.decimals) for size in sizes for cost in BACKBONE_COSTS]
         if timed:
-            cells.append(number(timed[label], 1) if label in timed else NOT_RUN)
+            cells.append(number(timed[label], THROUGHPUT.decimals) if label in timed else NOT_RUN)
         rows.append([label, *cells])
     return View(headings, rows, [])
 
 
-# Display names of the metrics of detectors and segmenters.
-DENSE = {
-    "box_ap": "box AP",
-    "box_ap50": "box AP50",
-    "box_ap75": "box AP75",
-    "mask_ap": "mask AP",
-    "mask_ap50": "mask AP50",
-    "mask_ap75": "mask AP75",
-    "miou": "mIoU",
-    "aacc": "pixel accuracy",
-}
-
-
 def dense_scores(findings: Sequence[Finding]) -> View:
     """Return measured scores of detectors or segmenters with standard deviations, a row per network and backbone."""
-    order = [metric for task in ("detection", "segmentation") for metric in SHOWN[task]]
     found: dict[tuple[str, str], dict[str, Finding]] = {}
     for finding in findings:
-        metric = finding.metric.removeprefix(f"{finding.setting}_")
-        if metric != finding.metric and metric in order and finding.measured is not None:
-            found.setdefault((finding.label, finding.group), {})[metric] = finding
+        name = finding.metric.removeprefix(f"{finding.setting}_")
+        if name != finding.metric and name in METRICS and finding.measured is not None:
+            found.setdefault((finding.label, finding.group), {})[name] = finding
     every = [finding for by_metric in found.values() for finding in by_metric.values()]
     where = f"{every[0].setting}, test images" if every else ""
-    metrics = [metric for metric in order if any(metric in by_metric for by_metric in found.values())]
+    metrics = [metric for name, metric in METRICS.items() if any(name in by_metric for by_metric in found.values())]
     headings = [(where, "Backbone"), (where, "Network")]
-    headings += [(f"{DENSE[metric]} (%)", part) for metric in metrics for part in ("mean", "std")]
+    headings += [(metric.heading, part) for metric in metrics for part in ("mean", "std")]
     rows = []
     for (label, network), by_metric in found.items():
         cells = [label, network]
         for metric in metrics:
-            scored = by_metric.get(metric)
-            cells.append(f"{scored.measured:.2f}" if scored else "")
-            cells.append(f"{scored.spread:.2f}" if scored and scored.spread is not None else "")
+            scored = by_metric.get(metric.name)
+            values = (scored.measured, scored.spread) if scored else (None, None)
+            cells += [_rounded(metric, value) for value in values]
         first = next(iter(by_metric.values()))
         rows.append([*cells, f"{first.n}*" if first.weights else str(first.n)])
     files = dict.fromkeys(finding.weights for finding in every if finding.weights)
@@ -183,23 +165,35 @@ def configuration(table: papers.Table, cells: Sequence[Sequence[str]]) -> View:
     return View([*headings, ("", "model is")], rows, [])
 
 
-def scores(findings: Sequence[Finding], metric: str, name: str, unit: str = "%") -> View:
-    """Return a table of one metric of each variant: mean, standard deviation and number of seeds."""
+def _rounded(metric: Metric, value: float | None) -> str:
+    return "" if value is None else metric.number(value)
+
+
+def scores(findings: Sequence[Finding], metric: str, name: str) -> View:
+    """Return a table of one score of each variant: mean, standard deviation and number of seeds.
+
+    Args:
+        metric: Key of the score in the findings: a name in ``METRICS``, after the name of a data set if it is not the
+            published one.
+        name: Heading, without the unit.
+    """
+    score = next(each for key, each in METRICS.items() if f"_{metric}".endswith(f"_{key}"))
     chosen = [finding for finding in findings if finding.metric == metric and finding.measured is not None]
     rows: list[list[str]] = []
     notes: list[str] = []
     for f in chosen:
         marked = mark(untrained(f), notes) if f.untrained else ""
-        rows.append([f.label, f"{f.measured:.2f}{marked}", "" if f.spread is None else f"{f.spread:.2f}", str(f.n)])
-    heading = f"{name} ({unit})"
+        rows.append([f.label, _rounded(score, f.measured) + marked, _rounded(score, f.spread), str(f.n)])
+    heading = replace(score, label=name).heading
     return View([("", "Variant"), (heading, "mean"), (heading, "std"), (heading, "n seeds")], rows, notes)
 
 
 def untrained(finding: Finding) -> str:
-    """Return the note on a finding's seeds that did not train."""
+    """Return the note on the seeds of a score that did not train."""
+    seeds = "seed" if finding.n == 1 else "seeds"
     return (
-        f"{finding.untrained} of {finding.n} {'seed' if finding.n == 1 else 'seeds'} did not train: the training loss "
-        f"ended within {PLATEAU:.0%} of a uniform guess's, or the score is no better than chance"
+        f"{finding.untrained} of {finding.n} {seeds} did not train: the training loss ended within {PLATEAU:.0%} of a "
+        "uniform guess's, or the score is no better than chance"
     )
 
 
@@ -210,10 +204,10 @@ def summary(findings: Sequence[Finding], table: papers.Table, metric: str, name:
     are the scores or, if there are none, the cost of the backbones.
     """
     if table.is_of_backbones:
-        scored = dense_scores(findings)
-        return scored if scored.rows else backbones(findings)
+        dense = dense_scores(findings)
+        return dense if dense.rows else backbones(findings)
     if not any(column.key in MEASURED for column in table.columns):
-        return costs(findings, ["params", "flops"])
+        return costs(findings, [PARAMS.name, FLOPS.name])
     left, right = published_beside_measured(findings, table), scores(findings, metric, name)
     if not right.rows:
         return left

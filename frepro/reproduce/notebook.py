@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from frepro import papers
+from frepro import papers, recipes
 from frepro.errors import FreproError, one_line, unknown
-from frepro.experiment import TASKS, Experiment
+from frepro.experiment import Experiment
 from frepro.experiment.trained_networks import Trained
 from frepro.experiment.weights import find_weights
 from frepro.reproduce.artefacts import Artefact, shown
@@ -122,9 +122,9 @@ class Notebook:
         return found or {f"Table {number} of {paper}": table for number, table in papers.load(paper).tables.items()}
 
     def task(self, artefact: Artefact) -> str:
-        """Return the task of an artefact's models: "classification", "detection" or "segmentation"."""
+        """Return the name of the task of an artefact's models, a name in ``recipes.TASKS``."""
         item = dict(papers.load(artefact.paper).artefacts())[artefact.name]
-        return TASKS.get(item.dataset, "classification")
+        return recipes.of_dataset(item.dataset).task
 
     def weights(self, given: dict[str, str] | str, is_by_model: bool) -> dict[str, str] | str:
         """Return weights with absolute paths: those given or, by model, the files in a folder for the named models."""

@@ -1,4 +1,4 @@
-"""What turns a backbone into a trained, scored predictor: data, network, loss and metric of each task.
+"""What turns a backbone into a trained, scored predictor: data, network, loss and evaluator of each task.
 
 The training loop (``frepro.training.loop``) is the same for all tasks; it uses the interface of ``Task`` alone. Batches
 are pairs of inputs and targets, whose structure only the task knows.
@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from frepro import recipes
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from frepro.data.loading import Samples
     from frepro.training.runs import Run
 
-__all__ = ["Metric", "Task", "of"]
+__all__ = ["Evaluator", "Task", "of", "of_network"]
 
 
-class Metric(ABC):
-    """Accumulates the predictions of a network on test images."""
+class Evaluator(ABC):
+    """Accumulates the predictions of a network on test images and computes the metrics of a task."""
 
     @abstractmethod
     def update(self, inputs: Any, targets: Any, answers: Any) -> None:
@@ -28,20 +30,23 @@ class Metric(ABC):
 
     @abstractmethod
     def values(self, accelerator: "Accelerator") -> dict[str, float]:
-        """Return the metrics over all batches of all processes, in percent except for losses."""
+        """Return the metrics over all batches of all processes, by name in ``Recipe.metrics`` and in their units."""
 
 
 class Task(ABC):
-    """Data, network, loss and metric of one training run.
+    """Data, network, loss and evaluator of one training run.
 
     Args:
         run: The model, recipe and data of the run.
 
     Attributes:
         collate: Function that makes a batch of samples; ``None`` means torch's default.
+        create: Function that makes one of the task's networks, given its name and that of the backbone; ``None`` for
+            classifiers.
     """
 
     collate: Any = None
+    create: Any = None
 
     def __init__(self, run: "Run") -> None:
         self.run = run
@@ -64,14 +69,32 @@ class Task(ABC):
         """Return the predictions of a forward pass in evaluation mode."""
 
     @abstractmethod
-    def metric(self) -> Metric:
-        """Return a new, empty metric."""
+    def evaluator(self) -> Evaluator:
+        """Return a new evaluator without predictions."""
 
     def check_micro_batch(self, size: int) -> None:  # noqa: B027 - most tasks take any
         """Raise ``FreproError`` for a number of samples in a forward pass that the task cannot handle."""
 
+    @staticmethod
+    def counted_backbone(model: str) -> str:
+        """Return the backbone with which the costs of a network on ``model`` are counted in publications."""
+        return model
+
+    @staticmethod
+    def counted_forward(network: nn.Module, image: Tensor) -> None:
+        """Compute what the costs of a network cover, on an image (1, 3, H, W) without content (device "meta")."""
+        network(image)
+
 
 def of(run: "Run") -> Task:
     """Return the task of a run, as its recipe specifies."""
-    module = importlib.import_module(f"frepro.tasks.{run.recipe.task}")
-    return module.task(run)
+    return _class(run.recipe.task)(run)
+
+
+def of_network(name: str) -> type[Task]:
+    """Return the class of the task that a detector or segmenter is for, by a name in ``recipes.NETWORKS``."""
+    return _class(next(kind.task for kind in recipes.TASKS.values() if name in kind.networks))
+
+
+def _class(task: str) -> type[Task]:
+    return importlib.import_module(f"frepro.tasks.{task}").task

@@ -13,7 +13,7 @@ from frepro.data.loading import Samples, count_classes, samples
 from frepro.errors import FreproError
 from frepro.models.create import create_model, normalisation
 from frepro.recipes import Classification as Recipe
-from frepro.tasks import Metric, Task
+from frepro.tasks import Evaluator, Task
 
 if TYPE_CHECKING:
     from frepro.training.runs import Run
@@ -25,6 +25,8 @@ REVISION = {"classification": 1}
 
 class Classification(Task):
     """A classifier on images (B, 3, H, W) and labels (B,)."""
+
+    recipe: Recipe
 
     def __init__(self, run: "Run") -> None:
         super().__init__(run)
@@ -57,7 +59,7 @@ class Classification(Task):
     def predict(self, network: nn.Module, inputs: Tensor) -> Tensor:
         return network(inputs)
 
-    def metric(self) -> "Accuracy":
+    def evaluator(self) -> "Accuracy":
         return Accuracy()
 
     def check_micro_batch(self, size: int) -> None:
@@ -76,7 +78,7 @@ def make_loss(recipe: Recipe, num_classes: int) -> tuple[Mixup | None, nn.Module
     return None, LabelSmoothingCrossEntropy(recipe.smoothing) if recipe.smoothing else nn.CrossEntropyLoss()
 
 
-class Accuracy(Metric):
+class Accuracy(Evaluator):
     """Top-1 and top-5 accuracy, and the cross entropy of the unsmoothed labels."""
 
     def __init__(self) -> None:

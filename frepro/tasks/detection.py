@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from frepro.data.dense import Detection as Transform
 from frepro.data.dense import collate, dense_samples
 from frepro.errors import FreproError
-from frepro.tasks import Metric, Task, detectors
+from frepro.recipes import Detection as Recipe
+from frepro.tasks import Evaluator, Task, detectors
 from frepro.tasks.metrics import CocoMetrics
 from frepro.tasks.pretrained import make_network
 
@@ -25,7 +26,10 @@ REVISION = {"detection": 1}
 class Detection(Task):
     """A detector on lists of images (3, H, W) and of their targets, in the format of torchvision's detectors."""
 
+    recipe: Recipe
     collate = staticmethod(collate)
+    create = staticmethod(detectors.create)
+    counted_forward = staticmethod(detectors.counted_forward)
 
     def __init__(self, run: "Run") -> None:
         super().__init__(run)
@@ -45,7 +49,7 @@ class Detection(Task):
     def network(self, drop_path: float) -> nn.Module:
         recipe = self.recipe
         return make_network(
-            detectors.create,
+            self.create,
             self.run,
             self.num_classes,
             min_size=recipe.min_size,
@@ -65,11 +69,11 @@ class Detection(Task):
             answers |= zip(same, network([inputs[i] for i in same]), strict=True)
         return [answers[i] for i in range(len(inputs))]
 
-    def metric(self) -> "AveragePrecision":
+    def evaluator(self) -> "AveragePrecision":
         return AveragePrecision(masks=self.recipe.detector != "retinanet")
 
 
-class AveragePrecision(Metric):
+class AveragePrecision(Evaluator):
     """AP of boxes, and of masks if there are any; ``tasks.metrics.CocoMetrics`` lists the keys.
 
     The AP of an object size that does not occur is left out.

@@ -15,7 +15,7 @@ from frepro.store import provenance
 from frepro.tasks.pyramid import Stages
 
 if TYPE_CHECKING:
-    from frepro.training.runs import Run
+    from frepro.training.runs import Run, Start
 
 # The errors that timm raises for a file that is damaged or belongs to another model.
 UNREADABLE = (OSError, RuntimeError, EOFError, KeyError, SafetensorError, pickle.UnpicklingError)
@@ -43,11 +43,11 @@ def make_network(create: Callable, run: "Run", *args: Any, **settings: Any) -> n
         )
     check_parameters(network, run.model, run.all_model_args)
     if run.start is not None:
-        start_from(network, run)
+        start_from(network, run, run.start)
     return network
 
 
-def start_from(network: nn.Module, run: "Run") -> None:
+def start_from(network: nn.Module, run: "Run", start: "Start") -> None:
     """Load the weights that a run starts from into the backbone of a network.
 
     The file holds a complete classifier, whose last norm and head are ignored. Filters and position embeddings are
@@ -57,7 +57,7 @@ def start_from(network: nn.Module, run: "Run") -> None:
         FreproError: The file does not match the backbone.
     """
     body = next(module for module in network.modules() if isinstance(module, Stages)).body
-    file, args = run.start.file, run.all_model_args
+    file, args = start.file, run.all_model_args
     if run.model in provenance.own_models():
         size = run.recipe.img_size if body.pretrained_cfg["fixed_input_size"] else None
         whole = load_official(run.model, file, img_size=size, **args)

@@ -51,6 +51,8 @@ class Stages(nn.Module):
         FreproError: There is no such model.
     """
 
+    body: Any  # a timm model, whose interface has no type
+
     def __init__(self, backbone: str, count: int = 4, **backbone_args: Any) -> None:
         super().__init__()
         if not timm.is_model(backbone):

@@ -1,5 +1,6 @@
 """Semantic segmentation: one class per pixel, mean intersection over union."""
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,8 @@ from frepro.data.dense import Segmentation as Transform
 from frepro.data.dense import collate, dense_samples
 from frepro.errors import FreproError
 from frepro.models.create import normalisation
-from frepro.tasks import Metric, Task, segmenters
+from frepro.recipes import Segmentation as Recipe
+from frepro.tasks import Evaluator, Task, segmenters
 from frepro.tasks.metrics import confusion_matrix, segmentation_scores
 from frepro.tasks.pretrained import make_network
 from frepro.tasks.segmenters import inference, resize
@@ -26,7 +28,9 @@ REVISION = {"segmentation": 1}
 class Segmentation(Task):
     """A segmenter on lists of images (3, H, W) and of class maps (H, W); in training they all have the same size."""
 
+    recipe: Recipe
     collate = staticmethod(collate)
+    create = staticmethod(segmenters.create)
 
     def __init__(self, run: "Run") -> None:
         super().__init__(run)
@@ -48,7 +52,7 @@ class Segmentation(Task):
     def network(self, drop_path: float) -> nn.Module:
         recipe = self.recipe
         return make_network(
-            segmenters.create,
+            self.create,
             self.run,
             self.num_classes,
             class_weights=recipe.class_weights,
@@ -61,20 +65,25 @@ class Segmentation(Task):
 
     def predict(self, network: nn.Module, inputs: list[Tensor]) -> list[Tensor]:
         """Return logits (1, K, H, W) for each image."""
-        windows = {"window": self.recipe.window, "stride": self.recipe.stride}
+        logits = partial(inference, network, window=self.recipe.window, stride=self.recipe.stride)
         if len({image.shape for image in inputs}) == 1:
-            return list(inference(network, torch.stack(inputs), **windows).split(1))
-        return [inference(network, image[None], **windows) for image in inputs]
+            return list(logits(torch.stack(inputs)).split(1))
+        return [logits(image[None]) for image in inputs]
 
-    def metric(self) -> "MeanIoU":
+    def evaluator(self) -> "MeanIoU":
         return MeanIoU(self.num_classes)
+
+    @staticmethod
+    def counted_backbone(model: str) -> str:
+        """Return a ResNet with a stem of three convolutions, as in mmsegmentation; any other model unchanged."""
+        return f"{model}c" if model.startswith("resnet") else model
 
     def check_micro_batch(self, size: int) -> None:
         if self.recipe.segmenter == "upernet" and size == 1:
             raise FreproError("UperNet's batch norms need at least two images in a forward pass: allow more per device")
 
 
-class MeanIoU(Metric):
+class MeanIoU(Evaluator):
     """Mean IoU and pixel accuracy, from one confusion matrix of the whole data set.
 
     Raises:

@@ -39,6 +39,7 @@ def classifier(channels: int, num_classes: int, *, dropout: float = 0.1, std: fl
     """Return dropout of whole channels and a 1x1 convolution: (B, C, H, W) to (B, num_classes, H, W)."""
     last = nn.Conv2d(channels, num_classes, 1)
     nn.init.normal_(last.weight, std=std)
+    assert last.bias is not None
     nn.init.zeros_(last.bias)
     return nn.Sequential(nn.Dropout2d(dropout), last)
 
@@ -60,7 +61,7 @@ class SemanticFPNHead(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList([nn.Sequential(conv(in_channels, channels))])
         for doublings in (1, 2, 3):
-            layers = []
+            layers: list[nn.Module] = []
             for i in range(doublings):
                 layers.append(conv(channels if i else in_channels, channels))
                 layers.append(nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False))
@@ -116,6 +117,8 @@ class Segmenter(nn.Module):
         auxiliary: Computes logits from the map at stride 16; their loss has weight 0.4.
     """
 
+    class_weights: Tensor | None
+
     def __init__(self, body: nn.Module, head: nn.Module, auxiliary: nn.Module | None = None) -> None:
         super().__init__()
         self.body = body
@@ -128,6 +131,7 @@ class Segmenter(nn.Module):
         logits = self.head(maps)
         if not self.training:
             return resize(logits.float(), images.shape[2:])
+        assert labels is not None
         losses = {"loss_seg": cross_entropy(logits, labels, self.class_weights)}
         if self.auxiliary is not None:
             losses["loss_aux"] = 0.4 * cross_entropy(self.auxiliary(maps[2]), labels, self.class_weights)
@@ -211,11 +215,11 @@ def upernet(
 
     The auxiliary head has half as many channels. A plain backbone gets a simple pyramid, also of half as many.
     """
-    body = stages = Stages(backbone, **backbone_args)
+    stages = Stages(backbone, **backbone_args)
+    body: nn.Module = stages
     in_channels = stages.channels
     if stages.plain:
-        body = SimpleFeaturePyramid(stages, 4, channels // 2)
-        in_channels = [body.out_channels] * 4
+        body, in_channels = SimpleFeaturePyramid(stages, 4, channels // 2), [channels // 2] * 4
     auxiliary = nn.Sequential(conv(in_channels[2], channels // 2), classifier(channels // 2, num_classes, **last))
     return Segmenter(body, UperNetHead(in_channels, num_classes, channels, **last), auxiliary)
 

@@ -32,7 +32,7 @@ def network(run: Run) -> nn.Module:
         raise FreproError(f"the weights of run {run.measurement.key} are missing: delete its folder and train it again")
     found = tasks.of(run).network(drop_path=0.0)
     load_strictly(found, read(weights), str(weights))
-    if run.recipe.task == "classification":
+    if run.recipe.network is None:
         config: Any = found.pretrained_cfg  # a dictionary, which the annotations of nn.Module leave out
         config["input_size"] = (3, run.recipe.img_size, run.recipe.img_size)
     return found.eval()
@@ -81,7 +81,7 @@ def reevaluate(run: Run, checkpoint: Start, execution: loop.Execution) -> dict[s
 
 def check_classes(network: nn.Module, tensors: dict[str, Any], run: Run, weights: Path) -> None:
     """Raise ``FreproError`` if a classifier's weights are for a different number of classes than the data set has."""
-    if run.recipe.task != "classification":
+    if run.recipe.network is not None:
         return
     config: Any = network.pretrained_cfg
     name = f"{config['classifier']}.weight"

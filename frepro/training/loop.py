@@ -272,7 +272,7 @@ def warn(line: str) -> None:
 
 
 def epoch_line(job: Run, entry: dict[str, Any], epochs: int) -> str:
-    score = f"{job.score_line(entry)}, " if job.recipe.metric in entry else ""
+    score = f"{job.score_line(entry)}, " if job.recipe.main_metric().name in entry else ""
     return (
         f"{job.title}: epoch {entry['epoch']}/{epochs}, loss {entry['train_loss']:.3f}, {score}{entry['seconds']:.1f} s"
     )
@@ -291,14 +291,14 @@ def evaluate(
 def _evaluated(
     task: Task, model: nn.Module, test_loader: DataLoader, accelerator: Accelerator, prefix: str
 ) -> dict[str, float]:
-    score, seen = task.metric(), torch.zeros((), dtype=torch.int64, device=accelerator.device)
+    evaluator, seen = task.evaluator(), torch.zeros((), dtype=torch.int64, device=accelerator.device)
     for batch in test_loader:
         if batch is None:  # all of its images are damaged
             continue
         inputs, targets = send_to_device(batch, accelerator.device)
         with accelerator.autocast():
             answers = task.predict(model, inputs)
-        score.update(inputs, targets, answers)
+        evaluator.update(inputs, targets, answers)
         seen += len(inputs)
     test_set = test_loader.dataset
     assert isinstance(test_set, Samples)
@@ -309,4 +309,4 @@ def _evaluated(
         raise FreproError(
             f"evaluation saw {found} of {len(test_set)} test images; this is a bug in frepro, please report it"
         )
-    return {f"{prefix}{name}": value for name, value in score.values(accelerator).items()}
+    return {f"{prefix}{name}": value for name, value in evaluator.values(accelerator).items()}

@@ -85,7 +85,8 @@ class Run:
 
     def score_line(self, values: dict[str, Any], decimals: int = 1) -> str:
         """Return the run's main metric in words, from the values of its record."""
-        return f"test {self.recipe.metric_name} {values[self.recipe.metric]:.{decimals}f} %"
+        metric = self.recipe.main_metric()
+        return f"test {metric.label} {values[metric.name]:.{decimals}f} {metric.unit}".rstrip()
 
     @property
     def seconds(self) -> float | None:

@@ -1,6 +1,7 @@
 """Experiments: from variants to findings, tables and pictures, over real smoke runs."""
 
 import csv
+import dataclasses
 import io
 import json
 import math
@@ -9,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from frepro import experiment as module
-from frepro import figures, papers, report
+from frepro import figures, papers, recipes, report
 from frepro.analysis import cost
 from frepro.errors import FreproError
 from frepro.experiment import Experiment, findings
+from frepro.experiment.timings import LATER
 
 VARIANTS = [
     ("DFFormer-S18", "dfformer_s18", {}),
@@ -90,6 +91,15 @@ def test_a_claim_is_tested_seed_by_seed(experiment):
     assert better.verdict in text
 
 
+def test_a_lower_value_supports_a_claim_about_a_metric_that_is_better_if_lower(experiment, monkeypatch):
+    higher = next(o for o in experiment.outcomes() if o.measured is not None)
+    metric = dataclasses.replace(recipes.METRICS["top1"], higher_is_better=False)
+    monkeypatch.setitem(recipes.METRICS, "top1", metric)
+    lower = next(o for o in experiment.outcomes() if o.claim == higher.claim)
+    assert lower.claim.metric == "top1"
+    assert (lower.measured, lower.published) == (-higher.measured, -higher.published)
+
+
 def test_runs_that_did_not_train_are_marked_and_void_the_claim(experiment, runs, store, monkeypatch):
     """A stored record with the loss of a guess, in a copy of the store."""
     copy = store / "copy"
@@ -134,8 +144,8 @@ def test_a_variant_of_ones_own_brings_its_claim_and_only_it_is_new(experiment, r
     assert (own.published, own.n) == (None, 2)
     assert own.verdict != "not run"
     found = {(f.label, f.metric): f for f in wider.findings}
-    assert found["tanh", "throughput"].setting.endswith(module.LATER)  # not in turn with the others
-    assert not found["DFFormer-S18", "throughput"].setting.endswith(module.LATER)
+    assert found["tanh", "throughput"].setting.endswith(LATER)  # not in turn with the others
+    assert not found["DFFormer-S18", "throughput"].setting.endswith(LATER)
     ticks = [text.get_text() for text in figures.comparison(wider).axes[0].get_yticklabels()]
     assert "tanh" in ticks
     with pytest.raises(FreproError, match="unknown variant in a claim 'DFFormer-S81': did you mean DFFormer-S18"):

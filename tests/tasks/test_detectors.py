@@ -3,8 +3,6 @@
 import pytest
 import torch
 from torchvision.models.detection import MaskRCNN
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.image_list import ImageList
 
 from frepro.errors import FreproError
 from frepro.tasks import detectors as detection
@@ -180,22 +178,6 @@ def test_retinanet_takes_and_gives_labels_from_one():
     assert {label for each in found for label in each["labels"].tolist()} == {1}
     with pytest.raises(IndexError):  # a class that there is not
         network.train()(images(1), [target((4, 4, 40, 36), (30, 30, 60, 62))])
-
-
-def test_anchors_lie_at_the_maps_strides():
-    anchors = detection.Anchors(strides=(8, 64), scales=(4.0,))
-    padded = torch.zeros(1, 3, 800, 800)
-    maps = [torch.zeros(1, 1, 100, 100), torch.zeros(1, 1, 13, 13)]
-    (laid,) = anchors(ImageList(padded, [(800, 800)]), maps)
-    centres = (laid[:, :2] + laid[:, 2:]) / 2
-    coarse = centres[3 * 100 * 100 :].view(13, 13, 3, 2)
-    assert coarse[2, 5].tolist() == 3 * [[320.0, 128.0]]
-    sides = (laid[:, 2:] - laid[:, :2])[:3]
-    torch.testing.assert_close(sides.prod(dim=1), torch.full((3,), 32.0**2))
-    torch.testing.assert_close(sides[:, 1] / sides[:, 0], torch.tensor([0.5, 1.0, 2.0]))
-    # torchvision's are the same, but for rounding and strides.
-    theirs = AnchorGenerator(((32,),), ((0.5, 1.0, 2.0),))
-    assert (theirs.cell_anchors[0] - anchors.cell_anchors[0]).abs().max() <= 0.5
 
 
 @pytest.mark.parametrize("detector", detection.DETECTORS)
