@@ -13,7 +13,6 @@ from timm.layers import DropPath
 from frepro import papers, paths, recipes, tasks
 from frepro.data import locate
 from frepro.errors import FreproError
-from frepro.experiment import TASKS
 from frepro.models.create import create_model
 from frepro.store import provenance
 from frepro.training.runs import Run
@@ -39,9 +38,9 @@ def test_every_paper_has_a_recipe_and_one_for_each_network_of_its_tables(name):
     """Networks that the caption, sections or notes of its tables name; others may have recipes of their own."""
     assert name in recipes.names()
     tables = papers.load(name).tables.values()
-    for task in sorted(set(TASKS.values())):
-        text = "\n".join(str(table) for table in tables if TASKS.get(table.dataset) == task)
-        named = {key for key, label in recipes.NETWORKS.items() if re.search(rf"(?<!Cascade ){label}", text)}
+    for task, kind in recipes.TASKS.items():
+        text = "\n".join(str(table) for table in tables if table.task is kind)
+        named = {key for key, label in kind.networks.items() if re.search(rf"(?<!Cascade ){label}", text)}
         assert set(recipes.dense_recipes(name, task, "demo")) >= named
 
 
