@@ -32,6 +32,11 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(_filter(_own_models(), pattern))
 
 
+def __dir__() -> list[str]:
+    """Return what a user may use, without what this file itself imports."""
+    return sorted([*__all__, "models", *(name for name in globals() if name.startswith("__"))])
+
+
 def _is_command_line() -> bool:
     """Return whether this process runs `frepro ...` or `python -m frepro ...`.
 

@@ -24,6 +24,11 @@ def test_a_pattern_narrows_the_list():
     assert frepro.list_models("nosuch") == []
 
 
+def test_dir_shows_what_a_user_may_use():
+    assert [name for name in dir(frepro) if not name.startswith("_")] == sorted([*frepro.__all__, "models"])
+    assert all(getattr(frepro, name).__doc__ for name in (*frepro.__all__, "models"))
+
+
 def test_help_begins_with_what_a_user_may_use():
     text = pydoc.render_doc(frepro, renderer=pydoc.plaintext)
     functions = text.partition("\nFUNCTIONS")[2]

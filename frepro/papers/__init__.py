@@ -141,7 +141,7 @@ class Paper:
     url: str
     code: str
     tables: dict[int, Table]
-    figures: dict[int, Figure]
+    figures: dict[int, Figure] = field(default_factory=dict)
 
     def artefacts(self) -> Iterator[tuple[str, Table | Figure]]:
         """Yield ("table_1", table), ..., ("figure_1", figure), ... in order."""
