@@ -67,7 +67,7 @@ def train_command(
     if int(os.environ.get("RANK", "0")) == 0:
         values = record["values"]
         click.echo(
-            f"{job.title}: {job.score_line(values, 2)} on {values['test_images']} images of {job.source.name}, "
+            f"{job.title}: {job.score_line(values)} on {values['test_images']} images of {job.source.name}, "
             f"effective batch {values['effective_batch']}, {values['epochs']} epochs in {record['seconds']:.0f} s"
         )
         click.echo(f"  {reproduce.shown(job.measurement.folder)}")
@@ -93,7 +93,7 @@ def eval_command(
     values = evaluate_checkpoint(job, checkpoint, Execution(**execution))
     network = f"{model} in {job.recipe.network}" if job.recipe.network else model
     scores = [
-        f"{metric.name} {metric.number(values[metric.name])} {metric.unit}".rstrip()
+        f"{metric.name} {metric.quantity(values[metric.name])}"
         for metric in job.recipe.metrics
         if metric.name in values
     ]

@@ -114,7 +114,7 @@ class Source:
         return f"{self.name} ({self.train:,} training and {self.test:,} test images{classes})"
 
 
-def locate(data: str | None, task: str = "classification") -> Source:
+def locate(data: str | None, task: str = recipes.Classification.task) -> Source:
     """Return the data set that ``data`` names, as described in the module's docstring.
 
     Raises:

@@ -6,6 +6,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from frepro import recipes
 from frepro.analysis.tradeoff import Point
 from frepro.figures.style import COLOURS, MARKERS, PAGE_WIDTH, finished, subplots
 
@@ -38,6 +39,6 @@ def accuracy_against_cost(points: Sequence[Point], own: str) -> Figure:
     handles.append(Line2D([], [], linestyle="", marker="x", color="0.25", markeredgewidth=1.4, label="our count"))
     panels[0].set_xlabel("multiply-accumulates at 224 pixels (G)")
     panels[1].set_xlabel("parameters (M)")
-    panels[0].set_ylabel("published ImageNet-1K top-1 (%)")
+    panels[0].set_ylabel(f"published ImageNet-1K {recipes.Classification.main_metric().heading}")
     figure.legend(handles=handles, loc="outside upper center", ncols=6, frameon=False)
     return finished(figure)

@@ -36,6 +36,10 @@ class Metric:
         """Return a value as "45.30"."""
         return f"{value:.{self.decimals}f}"
 
+    def quantity(self, value: float) -> str:
+        """Return a value with its unit, as "45.30 %"."""
+        return f"{self.number(value)} {self.unit}".rstrip()
+
 
 PARAMS = Metric("params", "parameters", "M", higher_is_better=False)
 FLOPS = Metric("flops", "FLOPs", "G", higher_is_better=False)

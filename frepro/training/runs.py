@@ -83,10 +83,10 @@ class Run:
         whole = f" in {self.recipe.network}" if self.recipe.network else ""
         return f"{self.model}{whole}{arguments}, seed {self.seed}"
 
-    def score_line(self, values: dict[str, Any], decimals: int = 1) -> str:
+    def score_line(self, values: dict[str, Any]) -> str:
         """Return the run's main metric in words, from the values of its record."""
         metric = self.recipe.main_metric()
-        return f"test {metric.label} {values[metric.name]:.{decimals}f} {metric.unit}".rstrip()
+        return f"test {metric.label} {metric.quantity(values[metric.name])}"
 
     @property
     def seconds(self) -> float | None:

@@ -17,6 +17,7 @@ def test_a_value_is_shown_with_label_unit_and_decimals_of_its_metric():
     miou, loss = recipes.METRICS["miou"], recipes.METRICS["test_loss"]
     assert (miou.heading, miou.number(45.304)) == ("mIoU (%)", "45.30")
     assert (loss.heading, loss.number(2.30259)) == ("test loss", "2.3026")
+    assert (miou.quantity(45.304), loss.quantity(2.30259)) == ("45.30 %", "2.3026")
     assert THROUGHPUT.heading == "throughput (img/s)"
 
 
