@@ -14,7 +14,7 @@ from typing import Any
 from frepro import papers, recipes, report
 from frepro.analysis import sizes
 from frepro.bench import results as bench
-from frepro.book_pages import api_reference, audit
+from frepro.book_pages import audit
 from frepro.experiment.claims import did_train
 from frepro.experiment.findings import from_csv
 from frepro.report import benchmark as bench_report
@@ -59,7 +59,6 @@ def lay_out(folder: Path) -> None:
     performance(folder / "performance")
     front(folder)
     (folder / "audit.md").write_text(audit.page(), encoding="utf-8")
-    api_reference.lay_out(folder / "api")
 
 
 # The table and figure on the front page.

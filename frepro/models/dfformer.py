@@ -4,6 +4,8 @@
 Official code: https://github.com/okojoalg/dfformer (read at 2b757c5, Apache-2.0). This file was written anew; tensor
 names are the official ones, so the authors' checkpoints load as they are.
 
+BibTeX::
+
     @inproceedings{tatsunami2024dfformer,
       title     = {{FFT}-Based Dynamic Token Mixer for Vision},
       author    = {Tatsunami, Yuki and Taki, Masato},
@@ -12,6 +14,7 @@ names are the official ones, so the authors' checkpoints load as they are.
     }
 
 Paper, official code, frepro:
+
 - The filter is ceil(W / 2) wide in the paper and W // 2 + 1 in the code, as a real FFT needs; we follow the code.
 - Eq. 4 numbers the coefficients (c - 1) N + i, the code n C' + c; we follow the code, or its checkpoints would not fit.
 - Eq. 6 has a norm inside the routing MLP; in the code it is the block's norm, before the pooling; we follow the code.

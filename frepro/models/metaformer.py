@@ -3,7 +3,7 @@
 ``Pyramid`` holds what is common to backbones of four stages whose mixers are made for a map size; SPANet, whose blocks
 are older and channels-first, takes that part alone. ``MetaFormer`` is the frame itself.
 
-"MetaFormer Baselines for Vision", Yu et al., https://arxiv.org/abs/2210.13452. A block is
+"MetaFormer Baselines for Vision", Yu et al., https://arxiv.org/abs/2210.13452. A block is ::
 
     x = res_scale1(x) + drop_path(token_mixer(norm1(x)))
     x = res_scale2(x) + drop_path(mlp(norm2(x)))

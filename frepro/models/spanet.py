@@ -5,6 +5,8 @@ https://arxiv.org/abs/2308.11568. Official code: https://github.com/DoranLyong/S
 its README). This file was written anew; tensor names are the official ones, so the authors' checkpoints load as they
 are.
 
+BibTeX::
+
     @inproceedings{yun2023spanet,
       title     = {{SPANet}: Frequency-balancing Token Mixer using Spectral Pooling Aggregation Modulation},
       author    = {Yun, Guhnoo and Yoo, Juhan and Kim, Kijung and Lee, Jeongho and Kim, Dong Hwan},
@@ -14,6 +16,7 @@ are.
     }
 
 Paper, official code, frepro:
+
 - The mask has two values in the paper (eq. 16) and a third, 1/3, at a distance of exactly r in the code; we follow the
   code, or its checkpoints would not fit. ``ring=None`` gives the paper's mask.
 - The code takes the full complex transform and shifts every axis, the batch included, which the inverse shift undoes.
@@ -28,6 +31,8 @@ Paper, official code, frepro:
 
 Ablations (Table 5). Its baseline is SPANet-S with kernels of 3, not the released 7, and each row changes one thing of
 that baseline. Its column of parameters and FLOPs is the same for all rows.
+
+Row and model::
 
     SPANet-S-baseline                               spanet_small_k3
     SPG with SPF -> without                         spanet_small_k3_nospf

@@ -4,6 +4,8 @@
 Official code: https://github.com/DoranLyong/SPANetV2-official (read at 8a490a6; it states no licence). This file was
 written anew; tensor names are the official ones, so the authors' checkpoints load as they are.
 
+BibTeX::
+
     @article{yun2026spectral,
       title   = {Spectral-Adaptive Modulation Networks for Visual Perception},
       author  = {Yun, Guhnoo and Yoo, Juhan and Kim, Kijung and Lee, Jeongho and Seo, Paul Hongsuck and Kim, Dong Hwan},
@@ -15,6 +17,7 @@ written anew; tensor names are the official ones, so the authors' checkpoints lo
 then attention.
 
 Paper, official code, frepro:
+
 - The official repository holds several versions of the mixer that do not fit each other's weights. We follow
   ``image_classification/models/spanetv2.py``, whose names the public checkpoints have: a filter for each head, and
   heads interleaved channel by channel, so that each group of the projection meets all four kernel sizes. In the version

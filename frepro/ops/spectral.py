@@ -168,7 +168,7 @@ def pooled_linear(
 
     A mask is one number m_far but on the few frequencies within its radius, so pooling is that number times the map
     plus a product of low rank, and both change places with the linear map. With U the real waves of those frequencies
-    and m_near the mask there,
+    and m_near the mask there, ::
 
         sum_i W_i SPF_i(x_i) = x (W m_far)^T + U ((m_near - m_far) . U^T x) W^T
 
@@ -259,7 +259,7 @@ def spectral_pooling_mask(
 
 
 def amplitude_spectrum(x: Tensor) -> Tensor:
-    """Modulus of the 2D transform over axes 1 and 2, |F(x)| (Vim-F eq. 7), the whole of it and un-shifted.
+    """Modulus of the 2D transform over axes 1 and 2, ``|F(x)|`` (Vim-F eq. 7), the whole of it and un-shifted.
 
     A cyclic shift of ``x`` along these axes leaves it as it is.
 

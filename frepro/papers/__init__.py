@@ -61,7 +61,8 @@ class Claim:
     """A claim of a table: one of two models has a higher value of a metric than the other.
 
     Attributes:
-        better, worse: Models of the two rows; according to the paper, the first has the higher value.
+        better: Model of the row that has the higher value according to the paper.
+        worse: Model of the other row.
         text: The claim as a sentence.
         metric: The metric that is compared.
         group: Section of the two rows, in a table whose sections repeat models.
