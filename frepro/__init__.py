@@ -1,6 +1,6 @@
 """Vision backbones that learn in the frequency domain.
 
-Importing frepro registers its models with timm:
+Importing frepro registers its models with timm::
 
     import frepro, timm
 
@@ -27,7 +27,7 @@ def list_models(pattern: str = "*") -> list[str]:
     """Return the sorted names of frepro's models that match a pattern.
 
     Args:
-        pattern: A pattern in which ``*`` matches any text, as "dfformer_*" or "*_s18*".
+        pattern: A pattern in which ``*`` matches any text, as ``"dfformer_*"`` or ``"*_s18*"``.
     """
     return sorted(_filter(_own_models(), pattern))
 

@@ -2,7 +2,7 @@
 
 The papers print what fvcore counts and call it FLOPs. ``count`` returns that number and, separately, the cost of the
 operations that no counter sees. The latter is computed in operations on real numbers by the formulas below; two of them
-count as one multiply-accumulate:
+count as one multiply-accumulate::
 
     FFT of n complex points           5 n log2(n), half of it where the points are real
     product of two complex numbers    6; with a real one 2; a modulus 4

@@ -63,7 +63,7 @@ def spectra(
 
 
 def log_amplitude(maps: Tensor) -> Tensor:
-    """Return the spectrum map: log |F(x)|, averaged over images and channels (SPANet Figure 1).
+    """Return the spectrum map: ``log |F(x)|``, averaged over images and channels (SPANet Figure 1).
 
     The transform is orthonormal, so white noise of unit variance has amplitudes around 1 at any size.
 

@@ -12,8 +12,8 @@ Which graph? The paper's summary does not say, and there is no released code. Tw
 different questions, and both show the paper's claim:
 
 - One graph for all mixers, the grid with four neighbours per token (``grid_response``). It shows what a mixer does to
-  the same pattern: gain(lambda) = |M U| / sqrt(m) in the Frobenius norm, the root mean square of the gains over the m
-  eigenvectors U of lambda. The *cut-off* is the lowest frequency above which the gain stays below 1 / sqrt(2) of that
+  the same pattern: ``gain(lambda) = |M U| / sqrt(m)`` in the Frobenius norm, the root mean square of the gains over the
+  m eigenvectors U of lambda. The *cut-off* is the lowest frequency above which the gain stays below 1 / sqrt(2) of that
   at 0. It moves towards 0 as the kernel grows.
 - The graph defined by the mixer itself, A = (M + M^T) / 2 (``connectivity_frequencies``). On it, the mixing
   D^(-1/2) A D^(-1/2) has the response 1 - lambda by definition, the same line for all mixers, which differ only in the

@@ -25,7 +25,8 @@ class Similarity:
 
     Attributes:
         values: (P, Q); at most about 1. Slightly negative values are estimation noise around 0.
-        first, second: The P and Q layers, from the shallowest.
+        first: The P layers of the first model, from the shallowest.
+        second: The Q layers of the second model, from the shallowest.
     """
 
     values: Tensor
@@ -83,6 +84,8 @@ def compare(
 
 def minibatch_cka(features: Iterable[tuple[Sequence[Tensor], Sequence[Tensor]]]) -> Tensor:
     """Return minibatch linear CKA: unbiased HSIC estimates of the batches, averaged (eq. 2).
+
+    In symbols::
 
         CKA = mean HSIC(K, L) / sqrt(mean HSIC(K, K) mean HSIC(L, L)),   K = X X^T, L = Y Y^T
 

@@ -1,9 +1,11 @@
 """Sizes of all registered models and drawings of their blocks: the files of ``results/models``.
 
-sizes.csv         parameters and multiply-accumulates of each model at 224 pixels
-vim_flops.csv     multiply-accumulates of Vision Mamba by several ways of counting
-<picture>.svg     see ``drawings``
-provenance.json
+Files::
+
+    sizes.csv         parameters and multiply-accumulates of each model at 224 pixels
+    vim_flops.csv     multiply-accumulates of Vision Mamba by several ways of counting
+    <picture>.svg     see drawings
+    provenance.json
 """
 
 import csv

@@ -12,7 +12,9 @@ class Point:
 
     Attributes:
         family: Its name without the size.
-        top1, params, flops: As printed: %, M and G.
+        top1: Accuracy as printed, in %.
+        params: Parameters as printed, in millions.
+        flops: FLOPs as printed, in billions.
         our_params, our_flops: As counted here, in the same units; ``None`` for a model that neither timm nor frepro
             has.
     """

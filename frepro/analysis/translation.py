@@ -30,11 +30,11 @@ class Translation:
 
     @property
     def spectra(self) -> Tensor:
-        """|F(X)| over height and width of the patch grid (eq. 7), (2, h, w, D)."""
+        """``|F(X)|`` over height and width of the patch grid (eq. 7), (2, h, w, D)."""
         return amplitude_spectrum(self.patches)
 
     def changes(self) -> dict[str, float]:
-        """Return the change |y' - y| / |y| that the shift causes in the patches and in two spectra.
+        """Return the change ``|y' - y| / |y|`` that the shift causes in the patches and in two spectra.
 
         The spectra are those of the paper and of the released code.
         """
@@ -64,6 +64,6 @@ def move(model: VimF, image: Tensor, shift: tuple[int, int]) -> Translation:
 
 
 def relative_change(pair: Tensor) -> float:
-    """Return |second - first| / |first| of (2, ...), Euclidean."""
+    """Return ``|second - first| / |first|`` of (2, ...), Euclidean."""
     first, second = pair.double()
     return float((second - first).norm() / first.norm())

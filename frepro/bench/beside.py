@@ -1,6 +1,6 @@
 """Third-party code, such as an official implementation, timed in the same rounds as ours.
 
-It is kept outside the repository, in a Python file that defines
+It is kept outside the repository, in a Python file that defines ::
 
     SOURCE       what it is and where it comes from, for the record
     models()     name -> function without arguments that returns a module, called with images (B, 3, 224, 224)

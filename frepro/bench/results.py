@@ -1,5 +1,7 @@
 """Results of the benchmark: rows of tidy CSV, every round, and the ratios between rows that belong together.
 
+Files::
+
     operations.csv, models.csv, parts.csv, resolution.csv   one row per timed item
     rounds.csv        seconds of each row in each round
     ratios.csv        one row against another, from the rounds that include both
@@ -71,12 +73,15 @@ class Line:
     """The measurements of a key.
 
     Attributes:
-        seconds, low, high: Median, minimum and maximum over the rounds, per call; ``None`` if it could not be timed.
+        seconds: Median over the rounds, per call; ``None`` if it could not be timed.
+        low: Minimum over the rounds.
+        high: Maximum over the rounds.
         rounds: Number of rounds.
         images: Images per call.
         flops: Operations on real numbers of a forward call, by formula.
         bytes: Minimum memory traffic, reading and writing every input and output once.
-        weights_mib, forward_mib: Memory of the weights, and the peak that a forward pass adds.
+        weights_mib: Memory of the weights.
+        forward_mib: Peak that a forward pass adds.
         note: Why something is missing.
     """
 

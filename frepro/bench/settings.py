@@ -18,13 +18,15 @@ class Settings:
 
     Attributes:
         rounds: Number of timed turns of each side after its warm-up.
-        batch_size, img_size: Batch size and image size of operations and models.
+        batch_size: Batch size of operations and models.
+        img_size: Image size of operations and models, in pixels.
         least: Minimum duration in seconds of an operation's turn.
         maps: Height, width and channels of the stages whose operations are timed.
         scan: Channels, length and state of the selective scan; also used for its convolution.
         product: Rows and columns of the matrices that measure the machine's matrix multiplication speed.
         copied: Bytes that are copied to measure memory bandwidth; more than fit in the caches.
-        ours, others: Our models, and timm models in addition to their peers.
+        ours: Our models.
+        others: Models from timm in addition to their peers.
         compiled: Models that are also timed compiled, on a GPU; compiling takes a minute each.
         by_resolution: Models that are timed at all ``resolutions``, with ``resolution_batch`` images at a time.
     """

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from frepro import paths
+from frepro.book_pages.markdown import render
 from frepro.store import provenance, records
 from frepro.store.yaml_schema import Document
 
@@ -21,7 +22,8 @@ class Difference:
 
     Attributes:
         title: Subject of the difference.
-        paper, code: What the paper states, and what the official code does.
+        paper: What the paper states.
+        code: What the official code does.
         frepro: What frepro does, and the model, argument or recipe value for it.
         shows: Python code that prints it.
     """
@@ -72,23 +74,7 @@ def write() -> Path:
 
 def page() -> str:
     """Return all differences as Markdown, each with its command and output."""
-    prints = stored()
-    parts = []
-    for family, differences in load().items():
-        parts.append(f"## {family}\n\n")
-        for each in differences:
-            printed = prints.get(each.shows)
-            shown = (
-                "*not run* yet: `python -m frepro.book_pages.audit`\n"
-                if printed is None
-                else f"```text\n{printed}```\n"
-            )
-            parts.append(
-                f"### {each.title}\n\n"
-                f"Paper\n: {each.paper}\n\nOfficial code\n: {each.code}\n\nfrepro\n: {each.frepro}\n\n"
-                f"```python\n{each.shows}```\n\n{shown}\n"
-            )
-    return "".join(parts)
+    return render("audit", families=load(), prints=stored())
 
 
 if __name__ == "__main__":

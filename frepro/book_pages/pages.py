@@ -7,14 +7,15 @@ copies the contents of ``results/demo`` to ``book/results``, which git ignores.
 import json
 import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from frepro import papers, recipes, report
 from frepro.analysis import sizes
 from frepro.bench import results as bench
-from frepro.book_pages import api_reference, audit
+from frepro.book_pages import audit
+from frepro.book_pages.markdown import render
 from frepro.experiment.claims import did_train
 from frepro.experiment.findings import from_csv
 from frepro.report import benchmark as bench_report
@@ -57,7 +58,6 @@ def lay_out(folder: Path) -> None:
     performance(folder / "performance")
     front(folder)
     (folder / "audit.md").write_text(audit.page(), encoding="utf-8")
-    api_reference.lay_out(folder / "api")
 
 
 # The table and figure on the front page.
@@ -66,25 +66,13 @@ FRONT = Artefact("dfformer", "table", 4)
 
 def front(folder: Path) -> None:
     """Write what the front page includes: a table with published and measured values and its figure, or "not run"."""
-    profile = state(FRONT)
-    if not profile:
-        command = f"make reproduce PAPER={FRONT.paper} TABLE={FRONT.number}"
-        (folder / "front.md").write_text(f"*not run* yet: `{command}`\n", encoding="utf-8")
-        return
-    source, paper = FRONT.folder(profile), papers.load(FRONT.paper)
-    shutil.copy(source / "comparison.png", folder / "front.png")
-    findings = from_csv((source / "findings.csv").read_text(encoding="utf-8"))
-    view = report.published_beside_measured(findings, paper.tables[FRONT.number], ["params", "flops", "top1"])
-    text = f"""```{{figure}} results/front.png
-:figclass: drawing
-:alt: Three panels with a line for each variant of DFFormer-S18. Accuracy on ImageNet as published, accuracy on\
- embedded data as measured here with its spread over seeds, and throughput relative to the baseline.
-
-[Table {FRONT.number}](results/{FRONT.paper}/{FRONT.name}) of *{paper.title}*, as published and as measured here.
-```
-
-<div class="frepro-scroll">{view.html()}</div>
-"""
+    profile, paper, view = state(FRONT), papers.load(FRONT.paper), None
+    if profile:
+        source = FRONT.folder(profile)
+        shutil.copy(source / "comparison.png", folder / "front.png")
+        findings = from_csv((source / "findings.csv").read_text(encoding="utf-8"))
+        view = report.published_beside_measured(findings, paper.tables[FRONT.number], ["params", "flops", "top1"])
+    text = render("front", artefact=FRONT, paper=paper, view=view)
     (folder / "front.md").write_text(text, encoding="utf-8")
 
 
@@ -99,7 +87,6 @@ def models(folder: Path) -> None:
     for picture in source.glob("*.svg"):
         shutil.copy(picture, folder)
     made = json.loads((source / "provenance.json").read_text(encoding="utf-8"))
-    where = f"Counted {made['time'][:10]} with commit {made['commit'][:12]}, {_versions(made)}."
     found = sizes.read()
     tables = {
         family: report.sizes([size for size in found if size.family == family])
@@ -108,17 +95,14 @@ def models(folder: Path) -> None:
     tables["vim_flops"] = report.vim_flops(sizes.read_vim_flops())
     for name, table in tables.items():
         counted = "vim_flops.csv" if name == "vim_flops" else "sizes.csv"
-        text = f'<div class="frepro-scroll">{table.html()}</div>\n\n<p class="frepro-origin">{where}</p>\n\n'
-        (folder / f"{name}.md").write_text(text + downloads([source / counted], folder), encoding="utf-8")
+        files = copied([source / counted], folder)
+        text = render("sizes", view=table, made=made, versions=_versions(made), files=files)
+        (folder / f"{name}.md").write_text(text, encoding="utf-8")
 
 
-def downloads(files: Iterable[Path], folder: Path, prefix: str = "") -> str:
-    """Copy CSV files to a folder of the book under unique names, and return a line of links to them."""
-    links = []
-    for file in files:
-        shutil.copyfile(file, folder / f"{prefix}{file.name}")
-        links.append(f"{{download}}`{prefix}{file.name} </results/{folder.name}/{prefix}{file.name}>`")
-    return f"Download: {', '.join(links)}\n\n" if links else ""
+def copied(files: Iterable[Path], folder: Path, prefix: str = "") -> list[str]:
+    """Copy CSV files to a folder of the book under unique names, and return these names."""
+    return [shutil.copyfile(file, folder / f"{prefix}{file.name}").name for file in files]
 
 
 # The parts of the performance page that show the benchmark.
@@ -168,51 +152,43 @@ def _benchmark(found: bench.Found, folder: Path, device: str) -> dict[str, str]:
     for name, figure in pictures.items():
         figure.savefig(folder / f"{device}_{name}.png")
 
-    def part(name: str, title: str, view: report.View) -> str:
-        picture = f"![{title}](results/performance/{device}_{name}.png)\n\n" if name in pictures else ""
-        return f'{picture}<div class="frepro-scroll">{view.html()}</div>\n\n'
+    def table(name: str, title: str, view: report.View, heading: str = "") -> tuple[str, str, str, report.View]:
+        """Return a table as ``benchmark_part`` prints it, with its image if there is one."""
+        return heading, title, f"{device}_{name}.png" if name in pictures else "", view
 
     variants = list(dict.fromkeys(line.variant for line in found.section("models")))
-    models = [
-        part(bench_report.picture_of_models(variant), f"Models, {variant}", bench_report.models(found, variant))
+    views = {
+        "parts": [bench_report.parts(found)] if found.section("parts") else [],
+        "operations": [bench_report.operations(found)],
+        "roofline": [bench_report.roofline(found)],
+        "resolution": [bench_report.resolution(found)],
+        "slower": [view] if (view := bench_report.slower(found)).rows else [],
+    }
+    tables = {name: [table(name, BENCHMARK[name], view) for view in some] for name, some in views.items()}
+    tables["models"] = [
+        table(
+            bench_report.picture_of_models(variant),
+            f"Models, {variant}",
+            bench_report.models(found, variant),
+            variant if len(variants) > 1 else "",
+        )
         for variant in variants
     ]
-    if len(variants) > 1:
-        models = [f"#### {variant}\n\n{text}" for variant, text in zip(variants, models, strict=True)]
-    slower = bench_report.slower(found)
+    made, source = found.provenance, bench.folder(device)
+    files = {name: copied(source.glob(data), folder, f"{device}_") for name, data in BENCHMARK_DATA.items()}
+    empty = {"slower": "Nowhere in this run."}
     parts = {
-        "models": "".join(models),
-        "parts": part("parts", BENCHMARK["parts"], bench_report.parts(found))
-        if found.section("parts")
-        else "*not run*\n\n",
-        "operations": part("operations", BENCHMARK["operations"], bench_report.operations(found)),
-        "roofline": part("roofline", BENCHMARK["roofline"], bench_report.roofline(found)),
-        "resolution": part("resolution", BENCHMARK["resolution"], bench_report.resolution(found)),
-        "slower": part("slower", BENCHMARK["slower"], slower) if slower.rows else "Nowhere in this run.\n\n",
-        "origin": _benchmark_origin(found.provenance),
+        name: render("benchmark_part", tables=some, empty=empty.get(name, "*not run*"), files=files[name])
+        for name, some in tables.items()
     }
-    source = bench.folder(device)
-    return {
-        name: text + downloads(source.glob(BENCHMARK_DATA[name]), folder, f"{device}_") for name, text in parts.items()
-    }
-
-
-def _benchmark_origin(made: dict[str, Any]) -> str:
-    settings, beside = made["settings"], made["beside"]
-    kernels = made.get("kernels")  # results of before it was recorded have none
-    lines = [
-        f"measured {made['time']} in {made['seconds'] / 60:.0f} minutes on {_machine(made)}, "
-        f"{made['device']['threads']} threads; load average before the start: {made['load_before']}",
-        f"code of commit {str(made['commit'])[:12]}{' with uncommitted changes' if made['dirty'] else ''}; "
-        f"{_versions(made)}",
-        f"{settings['rounds']} rounds; operations and models on batches of {settings['batch_size']}, images of "
-        f"{settings['img_size']} pixels; by resolution on batches of {settings['resolution_batch']}",
-    ]
-    if kernels and kernels["instruction_set"]:
-        lines.append(f"CPU kernels for {kernels['instruction_set']} (`-march={kernels['march']}`)")
-    if beside:
-        lines.append(f"code given by --beside: {beside['source']} (file with SHA-256 `{beside['sha256']}`)")
-    return "".join(f"- {line}\n" for line in lines) + "\n"
+    parts["origin"] = render(
+        "benchmark_origin",
+        made={"kernels": None, **made},
+        machine=_machine(made),
+        versions=_versions(made),
+        files=files["origin"],
+    )
+    return parts
 
 
 def state(artefact: Artefact) -> str:
@@ -234,17 +210,16 @@ def page(artefact: Artefact, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     profile, item = state(artefact), dict(papers.load(artefact.paper).artefacts())[artefact.name]
     if not profile:
-        text = f"# {Notebook(artefact.notebook).title}\n\n> {' '.join(item.caption.split())}\n\nNot run yet: `make "
-        text += f"reproduce PAPER={artefact.paper} {artefact.kind.upper()}={artefact.number}`\n"
+        title, caption = Notebook(artefact.notebook).title, " ".join(item.caption.split())
+        text = render("not_run", title=title, caption=caption, artefact=artefact)
         (folder / f"{artefact.name}.md").write_text(text, encoding="utf-8")
         return
     source = artefact.folder(profile)
     notebook = json.loads((source / f"{artefact.name}.ipynb").read_text(encoding="utf-8"))
-    describe_pictures(notebook, f" In the paper: {item.shows}" if artefact.kind == "figure" else "")
-    data = downloads(sorted(source.glob("*.csv")), folder, f"{artefact.paper}_{artefact.name}_")
-    notebook["cells"].append(
-        {"cell_type": "markdown", "id": "origin", "metadata": {}, "source": f"{origin(source)}\n{data}"},
-    )
+    describe_pictures(notebook, f" In the paper: {item.shows}" if isinstance(item, papers.Figure) else "")
+    files = copied(sorted(source.glob("*.csv")), folder, f"{artefact.paper}_{artefact.name}_")
+    text = render("artefact_end", origin=origin(source), folder=artefact.paper, files=files)
+    notebook["cells"].append({"cell_type": "markdown", "id": "origin", "metadata": {}, "source": text})
     (folder / f"{artefact.name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
 
 
@@ -276,130 +251,62 @@ def origin(folder: Path) -> str:
     """Return the origin of the numbers of a result as Markdown with a collapsed section."""
     made, found = read(folder)
     if "figure" in found:
-        return _figure_origin(made, found)
-    timings, measured = found["timings"], [*found["runs"], *found["timings"]]
-    if not measured:
-        return f"""## Where these numbers come from
-
-Determined from the models; nothing was trained or timed. Page made {made["time"]} with commit
-{str(made["commit"])[:12]}, {_versions(made)}.
-"""
-    machines = sorted({_machine(item["origin"]) for item in measured})
-    versions = sorted({_versions(item["origin"]) for item in measured})
-    commits = sorted({str(item["origin"]["commit"])[:12] for item in measured})
-    changed = any(item["origin"]["dirty"] for item in measured)
-    return f"""## Where these numbers come from
-
-````{{dropdown}} Machine, versions, commit and every run
-- measured on {"; ".join(machines)}; page made {made["time"]}
-- code of commit {", ".join(commits)}{" with uncommitted changes" if changed else ""}; what this page
-  was made with has {"not changed" if is_current(made) else "changed"} since
-- {"; ".join(versions)}
-{_timing(timings) if timings else "- nothing was timed"}
-{_training(found) if found["runs"] else "- nothing was trained"}
-````
-"""
-
-
-def _timing(timings: list[dict[str, Any]]) -> str:
-    """Return how the models of a table were timed: interleaved in one session, unless some were timed later."""
-    benchmark, sessions = timings[0]["benchmark"], {timing["values"]["session"] for timing in timings}
-    order = "interleaved" if len(sessions) == 1 else f"interleaved in {len(sessions)} sessions"
-    return f"""- throughput: batches of {benchmark["batch_size"]} at {benchmark["img_size"]} pixels,
-  {benchmark["rounds"]} rounds with all models {order}, {timings[0]["origin"]["device"]["threads"]} threads"""
-
-
-def _training(found: dict[str, Any]) -> str:
-    """Return the data and every training run of a table. An evaluated file of weights replaces the seed."""
-    runs, data = found["runs"], found["data"]
-    metric = next(metric for kind in recipes.TASKS.values() if (metric := kind.main_metric()).name in runs[0]["values"])
-    network_heading = ["network"] if any(run.get("network") for run in runs) else []
-    seed = "weights" if any(run.get("weights") for run in runs) else "seed"
-    headings = ["model", *network_heading, seed, f"test {metric.heading}", "seconds", "run"]
-    lines = [headings, ["---"] * len(headings)]
-    for run in runs:
-        network = [recipes.NETWORKS[run["network"]]] if network_heading else []
-        source = f"`{run['weights']}`" if run.get("weights") else str(run["seed"])
-        score, seconds = metric.number(run["values"][metric.name]), f"{run['seconds']:.0f}"
-        if not did_train(run["values"], data["classes"]):
-            score += ", did not train"
-        lines.append([f"`{run['model']}`", *network, source, score, seconds, f"`{run['key']}`"])
-    rows = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"""- data: {data["name"]}, {data["train"]} training and {data["test"]} test images,
-  fingerprint `{data["fingerprint"]}`
-
-{rows}
-"""
-
-
-def _figure_origin(made: dict[str, Any], found: dict[str, Any]) -> str:
-    stands_in = [f"- {found['stands_in']}"] if found["stands_in"] else []
-    sources = [f"- {', '.join(f'{key}: {value}' for key, value in source.items())}" for source in found["sources"]]
-    facts = "\n".join(
-        [
-            f"- made {made['time']} on {_computer(made)}",
-            f"- code of commit {str(made['commit'])[:12]}{' with uncommitted changes' if made['dirty'] else ''}; what",
-            f"  this notebook uses has {'not changed' if is_current(made) else 'changed'} since: "
-            + ", ".join(f"`{name}`" for name in made["modules"]),
-            f"- {_versions(made)}",
-            *stands_in,
-            *sources,
-        ]
+        facts = {"is_current": is_current(made), "computer": _computer(made), "versions": _versions(made)}
+        return render("figure_origin", made=made, found=found, **facts)
+    runs, timings = found["runs"], found["timings"]
+    origins = [item["origin"] for item in [*runs, *timings]]
+    main = [kind.main_metric() for kind in recipes.TASKS.values()]
+    return render(
+        "table_origin",
+        made=made,
+        versions=_versions(made),
+        is_current=is_current(made),
+        machines=sorted({_machine(origin) for origin in origins}),
+        builds=sorted({_versions(origin) for origin in origins}),
+        commits=sorted({str(origin["commit"])[:12] for origin in origins}),
+        dirty=any(origin["dirty"] for origin in origins),
+        timings=timings,
+        sessions=len({timing["values"]["session"] for timing in timings}),  # interleaved in one, unless some came later
+        data=found["data"],
+        runs=runs,
+        metric=next((metric for metric in main if runs and metric.name in runs[0]["values"]), None),
+        has_network=any(run.get("network") for run in runs),
+        has_weights=any(run.get("weights") for run in runs),  # files of weights that were evaluated have no seed
+        networks=recipes.NETWORKS,
+        did_train=did_train,
     )
-    return f"""## Where this comes from
-
-````{{dropdown}} Machine, versions, commit and what was measured
-{facts}
-````
-"""
 
 
-def _computer(origin: dict[str, Any]) -> str:
+def _computer(origin: Mapping[str, Any]) -> str:
     machine = origin["machine"]
     return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"
 
 
-def _machine(origin: dict[str, Any]) -> str:
+def _machine(origin: Mapping[str, Any]) -> str:
     device = origin["device"]
     gpu = "" if device["device"].startswith("cpu") else f", {device['name']}"
     return f"{_computer(origin)}{gpu}"
 
 
-def _versions(origin: dict[str, Any]) -> str:
+def _versions(origin: Mapping[str, Any]) -> str:
     return ", ".join([f"Python {origin['python']}", *(f"{name} {v}" for name, v in origin["versions"].items())])
 
 
 def status() -> str:
     """Return the status page: every table and figure, its state, and the commit that its result was made with."""
-    lines = [
-        "# Status",
-        "",
-        "The state of every table and figure of the papers. **measured**: the published recipe on the published data",
-        "set. **complete**: a figure that needs neither a data set nor trained weights. **demo**: embedded data; cost",
-        "and throughput are those of the models at full size. **not run**: there is a notebook, but no result. **not",
-        "built**: there is no notebook yet. The last column shows whether the code has changed since the result was",
-        "made.",
-        "",
-    ]
+    rows = []
     for name in papers.names():
         paper = papers.load(name)
         captions = {key: papers.title(item) for key, item in paper.artefacts()}
-        lines += [f"## {paper.title} ({paper.venue} {paper.year})", "", ":::{container} frepro-status"]
-        lines += ["| | caption | state | made | commit | code since |", "| --- | --- | --- | --- | --- | --- |"]
-        for artefact in artefacts(name):
-            title = f"{artefact.kind.capitalize()} {artefact.number}"
-            if artefact.is_built:
-                title = f"[{title}]({artefact.paper}/{artefact.name})"
-            come = [progress(artefact), *_made(artefact)] if artefact.is_built else [NOT_BUILT, "", "", ""]
-            lines.append(f"| {title} | {captions[artefact.name]} | {' | '.join(come)} |")
-        lines += [":::", ""]
-    return "\n".join(lines)
+        rows.append((paper, [(each, captions[each.name], *_state(each)) for each in artefacts(name)]))
+    return render("status", papers=rows)
 
 
-def _made(artefact: Artefact) -> list[str]:
-    """Return date and commit of a result, and whether its code has changed since; empty strings without a result."""
+def _state(artefact: Artefact) -> tuple[str, dict[str, Any] | None]:
+    """Return the state of an artefact, and the provenance of its result if there is one."""
+    if not artefact.is_built:
+        return NOT_BUILT, None
     if not (profile := state(artefact)):
-        return ["", "", ""]
+        return progress(artefact), None
     made, _ = read(artefact.folder(profile))
-    commit = f"`{str(made['commit'])[:10]}`{' and changes' if made['dirty'] else ''}"
-    return [made["time"][:10], commit, "the same" if is_current(made) else "changed"]
+    return progress(artefact), made | {"is_current": is_current(made)}

@@ -13,6 +13,7 @@ from frepro import papers, paths, recipes, reproduce
 from frepro.cli.options import (
     blank_as_none,
     cli,
+    device_option,
 )
 from frepro.data import locate
 from frepro.store import provenance
@@ -41,7 +42,7 @@ def sizes_command() -> None:
     help="Measure only what matches this pattern, for example scan, models/ or resolution/c*.",
 )
 @click.option("--rounds", type=click.IntRange(1), help="Number of measurements of each implementation. Default: 5.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@device_option
 @click.option(
     "--beside",
     type=click.Path(path_type=Path),

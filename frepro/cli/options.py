@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -81,108 +82,110 @@ def cli() -> None:
     """
 
 
-def choice_options(command: Any) -> Any:
-    """Add the options that reproduce and submit share: which artefacts to make, and how to run them."""
-    options = [
-        click.option("--table", type=int, help="Make only the tables of this number."),
-        click.option("--figure", type=int, help="Make only the figures of this number."),
-        click.option("--paper", callback=blank_as_none, help="Make only the artefacts of this paper. Default: all."),
-        click.option(
-            "--profile",
-            default="demo",
-            show_default=True,
-            help="smoke (everything in minutes), demo (an hour or more) or paper (weeks on a GPU).",
-        ),
-        click.option(
-            "--data",
-            callback=blank_as_none,
-            help=f"{DATA_HELP} Separate several data sets with commas; each artefact uses the first that suits it.",
-        ),
-        click.option(
-            "--seeds",
-            type=Seeds(),
-            help="Number of seeds, or a list such as 0,7,11. Default: 3 in profile demo, else 1.",
-        ),
-        click.option(
-            "-p",
-            "--parameter",
-            "extra",
-            nargs=2,
-            type=(str, Value()),
-            multiple=True,
-            help="Another parameter of the notebook, for example -p models '[\"dfformer_s18\"]'.",
-        ),
-        click.option(
-            "--checkpoint",
-            callback=blank_as_none,
-            help="Authors' weights to evaluate instead of training: a file such as dfformer_s18.pth, or a folder.",
-        ),
-        click.option(
-            "--backbones",
-            callback=blank_as_none,
-            help="Folder of backbone weights (dfformer_s18.pth, ...) that detectors and segmenters start from, or none \
-for random weights.",
-        ),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
-        click.option(
-            "--per-device",
-            type=click.IntRange(1),
-            help="Maximum samples in a forward pass; gradients are accumulated up to the recipe's batch size.",
-        ),
-        click.option(
-            "--workers",
-            type=click.IntRange(0, MOST_PROCESSES),
-            help="Data-loading processes of a run. Default: chosen for this machine.",
-        ),
-        click.option("--dry-run", is_flag=True, help="Print the plan and exit."),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+def together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return one decorator that adds several options, in this order."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 fsdp_option = click.option(
     "--fsdp",
     is_flag=True,
     help="Shard weights, gradients and optimizer state across processes (FSDP), for networks too large for one GPU.",
 )
 
+# What reproduce and submit share: which artefacts to make, and how to run them.
+choice_options = together(
+    click.option("--table", type=int, help="Make only the tables of this number."),
+    click.option("--figure", type=int, help="Make only the figures of this number."),
+    click.option("--paper", callback=blank_as_none, help="Make only the artefacts of this paper. Default: all."),
+    click.option(
+        "--profile",
+        default="demo",
+        show_default=True,
+        help="smoke (everything in minutes), demo (an hour or more) or paper (weeks on a GPU).",
+    ),
+    click.option(
+        "--data",
+        callback=blank_as_none,
+        help=f"{DATA_HELP} Separate several data sets with commas; each artefact uses the first that suits it.",
+    ),
+    click.option(
+        "--seeds",
+        type=Seeds(),
+        help="Number of seeds, or a list such as 0,7,11. Default: 3 in profile demo, else 1.",
+    ),
+    click.option(
+        "-p",
+        "--parameter",
+        "extra",
+        nargs=2,
+        type=(str, Value()),
+        multiple=True,
+        help="Another parameter of the notebook, for example -p models '[\"dfformer_s18\"]'.",
+    ),
+    click.option(
+        "--checkpoint",
+        callback=blank_as_none,
+        help="Authors' weights to evaluate instead of training: a file such as dfformer_s18.pth, or a folder.",
+    ),
+    click.option(
+        "--backbones",
+        callback=blank_as_none,
+        help="Folder of backbone weights (dfformer_s18.pth, ...) that detectors and segmenters start from, or none \
+for random weights.",
+    ),
+    device_option,
+    click.option(
+        "--per-device",
+        type=click.IntRange(1),
+        help="Maximum samples in a forward pass; gradients are accumulated up to the recipe's batch size.",
+    ),
+    click.option(
+        "--workers",
+        type=click.IntRange(0, MOST_PROCESSES),
+        help="Data-loading processes of a run. Default: chosen for this machine.",
+    ),
+    click.option("--dry-run", is_flag=True, help="Print the plan and exit."),
+)
 
-def training_options(command: Any) -> Any:
-    """Add the options that train and eval share."""
-    options = [
-        click.option(
-            "--model", required=True, help="Name of a frepro or timm model; `frepro list models` lists those of frepro."
-        ),
-        click.option(
-            "--recipe",
-            help="A recipe from `frepro list recipes`; one such as spanet-mask_rcnn makes the model the backbone of a \
+# What train and eval share.
+training_options = together(
+    click.option(
+        "--model", required=True, help="Name of a frepro or timm model; `frepro list models` lists those of frepro."
+    ),
+    click.option(
+        "--recipe",
+        help="A recipe from `frepro list recipes`; one such as spanet-mask_rcnn makes the model the backbone of a \
 detector or segmenter. Default: the classification recipe of the model's family.",
-        ),
-        click.option("--profile", default="demo", show_default=True, help="smoke, demo or paper."),
-        click.option("--data", callback=blank_as_none, help=DATA_HELP),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda."),
-        click.option("--per-device", type=click.IntRange(1), help="Maximum samples in a forward pass on one device."),
-        click.option(
-            "--workers",
-            type=click.IntRange(0, MOST_PROCESSES),
-            default=0,
-            show_default=True,
-            help="Data-loading processes.",
-        ),
-        click.option(
-            "-a",
-            "--arg",
-            "args",
-            nargs=2,
-            type=(str, Value()),
-            multiple=True,
-            help="Model argument, for example -a num_filters 2.",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    ),
+    click.option("--profile", default="demo", show_default=True, help="smoke, demo or paper."),
+    click.option("--data", callback=blank_as_none, help=DATA_HELP),
+    device_option,
+    click.option("--per-device", type=click.IntRange(1), help="Maximum samples in a forward pass on one device."),
+    click.option(
+        "--workers",
+        type=click.IntRange(0, MOST_PROCESSES),
+        default=0,
+        show_default=True,
+        help="Data-loading processes.",
+    ),
+    click.option(
+        "-a",
+        "--arg",
+        "args",
+        nargs=2,
+        type=(str, Value()),
+        multiple=True,
+        help="Model argument, for example -a num_filters 2.",
+    ),
+)
 
 
 def end(failures: list[str]) -> None:

@@ -220,7 +220,7 @@ def submit_command(
     state. With --wait, makes the tables and figures when the runs are done; otherwise, run `frepro reproduce` then.
     FREPRO_RESULTS must be on a file system that all nodes share.
     """
-    from frepro.reproduce import cluster
+    from frepro.reproduce import cluster, slurm
     from frepro.reproduce.batch import Batch
 
     where = cluster.Cluster(
@@ -255,9 +255,9 @@ def submit_command(
         end(left_out)
         return
     if new:
-        sent = where.send(new)
-        click.echo(f"Submitted as {cluster.named(sent)}; logs in {reproduce.shown(cluster.folder())}")
-        live += sent
+        submitted = where.send(new)
+        click.echo(f"Submitted as {cluster.named(submitted)}; logs in {reproduce.shown(slurm.folder())}")
+        live += submitted
     if not is_waiting:
         click.echo(
             f"When they are done, run `{same_choice(context)}` to make the tables. With --wait, submit does both."

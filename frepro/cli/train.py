@@ -10,6 +10,7 @@ import click
 from frepro import recipes, reproduce
 from frepro.cli.options import (
     cli,
+    device_option,
     fsdp_option,
     training_options,
 )
@@ -102,7 +103,7 @@ def eval_command(
 
 @cli.command("replay")
 @click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
+@device_option
 def replay_command(folder: Path, device: str) -> None:
     """Find where a non-finite loss began.
 

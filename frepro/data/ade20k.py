@@ -1,5 +1,7 @@
 """ADE20K as the scene parsing challenge distributes it (Zhou et al., CVPR 2017): folder ADEChallengeData2016.
 
+Layout::
+
     images/training/ADE_train_00000001.jpg        annotations/training/ADE_train_00000001.png
     images/validation/ADE_val_00000001.jpg        annotations/validation/ADE_val_00000001.png
     objectInfo150.txt                             the names of the classes, one per line

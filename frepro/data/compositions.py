@@ -1,13 +1,13 @@
 """Embedded data that are harder than digits: composed from scikit-learn's scans and photographs, by seed and index.
 
-*textured*  A digit of one texture on a background of another: gratings of random frequencies, or crops of photographs;
-            a bar may hide a part. There are ten classes, the digits. Some digits are brighter or darker than their
-            background and therefore easy; for the others, a model must distinguish places by their local spectrum
-            before it sees a shape.
-*cues*      A digit filled with a grating. In training, its frequency and direction belong to the digit, so both shape
-            and texture determine the class. ``conflicts`` combines the shape of one class with the texture of another,
-            as Geirhos et al. (ICLR 2019) do with photographs: the cue that a model follows is the one that it has
-            learned.
+*textured*
+    A digit of one texture on a background of another: gratings of random frequencies, or crops of photographs; a bar
+    may hide a part. There are ten classes, the digits. Some digits are brighter or darker than their background and
+    therefore easy; for the others, a model must distinguish places by their local spectrum before it sees a shape.
+*cues*
+    A digit filled with a grating. In training, its frequency and direction belong to the digit, so both shape and
+    texture determine the class. ``conflicts`` combines the shape of one class with the texture of another, as Geirhos
+    et al. (ICLR 2019) do with photographs: the cue that a model follows is the one that it has learned.
 
 Training and test use different scans and different parts of the photographs.
 """

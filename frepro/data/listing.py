@@ -4,7 +4,7 @@ Hidden names (``.DS_Store``, ``._x.jpg``, ``.ipynb_checkpoints/``) are ignored. 
 copy made on a Mac is the same data set. The order depends on names alone, not on the file system.
 
 In the layout of ImageNet, as in torchvision's ImageFolder, an image belongs to the class named by the topmost folder
-below its split, at whatever depth it lies. Classes are numbered in the order of their names:
+below its split, at whatever depth it lies. Classes are numbered in the order of their names::
 
     train/<class>/**/<image>        val/<class>/**/<image>
 """

@@ -1,14 +1,16 @@
 """Selection of data: data sets are found, counted and fingerprinted without importing torch.
 
-(nothing)               embedded data: "textured" (digits of one texture on a background of another) for classifiers,
-                        "scenes" (digits on photographs) for detectors and segmenters
-digits, textured, cues  embedded data by name; ``data.compositions`` describes the latter two
-scenes                  the same, from ``data.scenes``
-/path/to/folder         the layout of ImageNet (train/ and val/, valid/, validation/ or test/ with a folder for each
-                        class), of COCO 2017 (train2017/, val2017/, annotations/), or of ADE20K (images/, annotations/)
-idx:/path               a folder with MNIST's idx files, described in ``data.idx``
-idx-validation:/path    its training images alone, some of which take the place of the test images
-torch/cifar10:/path     a data set that timm.data.create_dataset reads, with its root after the colon
+A data set is named by
+
+- nothing: embedded data, "textured" (digits of one texture on a background of another) for classifiers, "scenes"
+  (digits on photographs) for detectors and segmenters
+- ``digits``, ``textured``, ``cues``: embedded data by name; ``data.compositions`` describes the latter two
+- ``scenes``: the same, from ``data.scenes``
+- ``/path/to/folder``: the layout of ImageNet (train/ and val/, valid/, validation/ or test/ with a folder for each
+  class), of COCO 2017 (train2017/, val2017/, annotations/), or of ADE20K (images/, annotations/)
+- ``idx:/path``: a folder with MNIST's idx files, described in ``data.idx``
+- ``idx-validation:/path``: its training images alone, some of which take the place of the test images
+- ``torch/cifar10:/path``: a data set that timm.data.create_dataset reads, with its root after the colon
 
 Data sets that timm can only stream (wds, tfds, hfids) are rejected, because samples are requested by index.
 """
@@ -86,7 +88,9 @@ class Source:
         root: Its folder; ``None`` for embedded data.
         fingerprint: Hash of the names and sizes of all files that are read; it does not notice an image that is
             replaced by another of the same size. For idx files, hash of their content.
-        train, test, classes: Counts; ``None`` if they are unknown until the data set is opened.
+        train: Number of training images; ``None`` if it is unknown until the data set is opened.
+        test: Number of test images; ``None`` as above.
+        classes: Number of classes; ``None`` as above.
         folders: "train" and "test" of an ImageNet-style folder.
     """
 

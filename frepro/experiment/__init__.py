@@ -3,6 +3,8 @@
 The cells of a notebook define the experiment, and nothing else does: ``frepro reproduce`` runs the same cells to find
 out what is still to do. Creating an experiment does not import torch.
 
+Modules::
+
     spec.py         the specification, checked      runner.py    training, evaluating, timing
     variants.py     a variant as it is trained      findings.py  published and measured values
     weights.py      files of weights by name        claims.py    tests of the paper's claims

@@ -36,7 +36,8 @@ class Outcome:
         published: Difference of the two published values; ``None`` if one is not published.
         measured: Mean difference over the pairs; ``None`` if it was not measured. A pair is two runs with the same
             seed, or two timings in the same round.
-        low, high: 95 % confidence interval of the mean by Student's t; ``None`` for a single pair.
+        low: Lower end of the 95 % confidence interval of the mean by Student's t; ``None`` for a single pair.
+        high: Upper end of that interval.
         n: Number of pairs.
         setting: Data set or device of the measurement.
         untrained: Runs that it depends on and that did not train, as "SPANet-S, seed 0".

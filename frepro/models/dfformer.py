@@ -4,6 +4,8 @@
 Official code: https://github.com/okojoalg/dfformer (read at 2b757c5, Apache-2.0). This file is an independent
 implementation; tensor names are the official ones, so the authors' checkpoints load unchanged.
 
+BibTeX::
+
     @inproceedings{tatsunami2024dfformer,
       title     = {{FFT}-Based Dynamic Token Mixer for Vision},
       author    = {Tatsunami, Yuki and Taki, Masato},
@@ -12,6 +14,7 @@ implementation; tensor names are the official ones, so the authors' checkpoints 
     }
 
 Paper, official code, frepro:
+
 - The filter is ceil(W / 2) wide in the paper and W // 2 + 1 in the code, which a real FFT needs; frepro follows the
   code.
 - Eq. 4 numbers the coefficients (c - 1) N + i, the code n C' + c; frepro follows the code, which its checkpoints need.

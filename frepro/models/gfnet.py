@@ -4,6 +4,8 @@
 Official code: https://github.com/raoyongming/GFNet (read at 2de48b6, MIT). This file is an independent implementation;
 tensor names are the official ones, so the authors' checkpoints load unchanged.
 
+BibTeX::
+
     @inproceedings{rao2021gfnet,
       title     = {Global Filter Networks for Image Classification},
       author    = {Rao, Yongming and Zhao, Wenliang and Zhu, Zheng and Lu, Jiwen and Zhou, Jie},
@@ -12,6 +14,7 @@ tensor names are the official ones, so the authors' checkpoints load unchanged.
     }
 
 Paper, official code, frepro:
+
 - A block has one residual connection around filter and MLP together, x + drop_path(mlp(norm2(filter(norm1(x))))), as in
   the code.
 - The code fixes the stochastic-depth rate of each size: S 0.15, B 0.25, H-Ti 0.1, H-S 0.2, H-B 0.4, 0 for others. Here,

@@ -3,7 +3,7 @@
 ``Pyramid`` is the part common to all four-stage backbones whose mixers depend on the map size. SPANet uses only that
 part, because its blocks are older and channels-first. ``MetaFormer`` is the complete architecture.
 
-"MetaFormer Baselines for Vision", Yu et al., https://arxiv.org/abs/2210.13452. A block is
+"MetaFormer Baselines for Vision", Yu et al., https://arxiv.org/abs/2210.13452. A block is ::
 
     x = res_scale1(x) + drop_path(token_mixer(norm1(x)))
     x = res_scale2(x) + drop_path(mlp(norm2(x)))

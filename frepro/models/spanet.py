@@ -5,6 +5,8 @@ https://arxiv.org/abs/2308.11568. Official code: https://github.com/DoranLyong/S
 its README). This file is an independent implementation; tensor names are the official ones, so the authors' checkpoints
 load unchanged.
 
+BibTeX::
+
     @inproceedings{yun2023spanet,
       title     = {{SPANet}: Frequency-balancing Token Mixer using Spectral Pooling Aggregation Modulation},
       author    = {Yun, Guhnoo and Yoo, Juhan and Kim, Kijung and Lee, Jeongho and Kim, Dong Hwan},
@@ -14,6 +16,7 @@ load unchanged.
     }
 
 Paper, official code, frepro:
+
 - The mask has two values in the paper (eq. 16) and a third, 1/3, at a distance of exactly r in the code. frepro follows
   the code, because its checkpoints contain the masks. ``ring=None`` gives the paper's mask.
 - The code computes the full complex transform and shifts every axis, including the batch, which the inverse shift
@@ -29,6 +32,8 @@ Paper, official code, frepro:
 
 Ablations (Table 5). The baseline is SPANet-S with kernel size 3, not the released 7, and each row changes one thing of
 that baseline. The columns of parameters and FLOPs have the same values in all rows.
+
+Row and model::
 
     SPANet-S-baseline                               spanet_small_k3
     SPG with SPF -> without                         spanet_small_k3_nospf

@@ -4,6 +4,8 @@
 Official code: https://github.com/DoranLyong/SPANetV2-official (read at 8a490a6; it states no licence). This file is an
 independent implementation; tensor names are the official ones, so the authors' checkpoints load unchanged.
 
+BibTeX::
+
     @article{yun2026spectral,
       title   = {Spectral-Adaptive Modulation Networks for Visual Perception},
       author  = {Yun, Guhnoo and Yoo, Juhan and Kim, Kijung and Lee, Jeongho and Seo, Paul Hongsuck and Kim, Dong Hwan},
@@ -15,6 +17,7 @@ independent implementation; tensor names are the official ones, so the authors' 
 parallel convolution in the third, and attention in the fourth.
 
 Paper, official code, frepro:
+
 - The official repository has several versions of the mixer with incompatible weights. frepro follows
   ``image_classification/models/spanetv2.py``, whose tensor names the public checkpoints have: one filter per head, and
   heads interleaved channel by channel, so each group of the projection takes all four kernel sizes. In the version

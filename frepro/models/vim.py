@@ -4,6 +4,8 @@
 https://arxiv.org/abs/2401.09417. Official code: https://github.com/hustvl/Vim (read at dd0358a, Apache-2.0). This file
 is an independent implementation; tensor names are the official ones, so the authors' checkpoints load unchanged.
 
+BibTeX::
+
     @inproceedings{zhu2024vim,
       title     = {Vision {Mamba}: Efficient Visual Representation Learning with Bidirectional State Space Model},
       author    = {Zhu, Lianghui and Liao, Bencheng and Zhang, Qian and Wang, Xinlong and Liu, Wenyu and
@@ -13,6 +15,7 @@ is an independent implementation; tensor names are the official ones, so the aut
     }
 
 Paper, official code, frepro:
+
 - The paper adds the outputs of the two directions (Algorithm 1); the released models halve the sum, and so does frepro
   (``average_directions=False`` adds them).
 - The paper's eq. 4 puts the class token first; the models have it in the middle, the best position in its ablation.

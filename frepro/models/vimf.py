@@ -5,6 +5,8 @@ https://arxiv.org/abs/2405.18679v1. Official code: https://github.com/yws-wxs/Vi
 "V2"; no licence given). This file is an independent implementation; tensor names are the official ones, so the authors'
 checkpoints load unchanged.
 
+BibTeX::
+
     @article{zhang2024vimf,
       title   = {{Vim-F}: Visual State Space Model Benefiting from Learning in the Frequency Domain},
       author  = {Zhang, Juntao and Bian, Kun and Cheng, Peng and An, Wenbo and Liu, Jianning and Zhou, Jun},
@@ -12,17 +14,20 @@ checkpoints load unchanged.
       year    = {2024}
     }
 
-Before the class token is inserted and the first block runs, the patch grid X becomes a X + b |F(X)| with two trainable
-numbers a, b (section 4.1). Vim-F(H) has a convolutional stem (Table 1) and no position embedding.
+Before the class token is inserted and the first block runs, the patch grid X becomes ``a X + b |F(X)|`` with two
+trainable numbers a, b (section 4.1). Vim-F(H) has a convolutional stem (Table 1) and no position embedding.
 
-Table 5 row                              model
-Vim-Ti (without Position Embedding)      ``vim_tiny_nope``
-Vim-Ti (base)                            ``vim_tiny``
-Vim-Ti-F                                 ``vimf_tiny``
-Vim-Ti-F + Position Embedding            ``vimf_tiny_pe``
-Vim-Ti-F(H)                              ``vimf_tiny_h``
+Row and model::
+
+    Table 5 row                              model
+    Vim-Ti (without Position Embedding)      vim_tiny_nope
+    Vim-Ti (base)                            vim_tiny
+    Vim-Ti-F                                 vimf_tiny
+    Vim-Ti-F + Position Embedding            vimf_tiny_pe
+    Vim-Ti-F(H)                              vimf_tiny_h
 
 Paper, official code, frepro:
+
 - The paper's transform is over height and width of the patch grid (eq. 7), un-shifted (introduction), and invariant to
   translation. No released code computes it. ``vimf_{tiny,small}`` and their ``_pe``, ``_h`` and ``_h_stride8`` do.
 - V1 transforms over tokens and channels, and shifts the zero frequency to the middle of all axes, including the batch:
@@ -84,14 +89,14 @@ def v1_spectrum(x: Tensor, *, shift_batch: bool = True) -> Tensor:
 
 
 class SpectralPatchEmbed(nn.Module):
-    """Patches plus their amplitude spectrum, a X + b |F(X)|: (B, C, H, W) to (B, h, w, D).
+    """Patches plus their amplitude spectrum, ``a X + b |F(X)|``: (B, C, H, W) to (B, h, w, D).
 
     Args:
         in_chans: C.
         dim: D.
         stride: Distance between patches in pixels.
         stem: "patch" (one convolution over patches of 16 x 16 pixels) or "conv" (the convolutional stem).
-        spectrum: |F|, from (B, h, w, D) to the same shape; ``None`` for patches without spectrum.
+        spectrum: ``|F|``, from (B, h, w, D) to the same shape; ``None`` for patches without spectrum.
     """
 
     def __init__(
@@ -115,7 +120,7 @@ class SpectralPatchEmbed(nn.Module):
 
 
 class SpectralVimBlock(VimBlock):
-    """V2's block, whose Mamba takes a linear map of a X + b |F(X)|, F over tokens and channels.
+    """V2's block, whose Mamba takes a linear map of ``a X + b |F(X)|``, F over tokens and channels.
 
     (B, L, C) to (B, L, C).
     """

@@ -1,7 +1,7 @@
 """The selective scan of Mamba: a linear recurrence whose coefficients depend on the input.
 
 "Mamba: Linear-Time Sequence Modeling with Selective State Spaces", Gu and Dao, https://arxiv.org/abs/2312.00752,
-Algorithm 2. For each channel d of a sequence u, with a state h of N numbers,
+Algorithm 2. For each channel d of a sequence u, with a state h of N numbers, ::
 
     h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t          h_0 = 0
     y_t = C_t . h_t + D u_t                                 multiplied by silu(z_t) if a gate z is given

@@ -177,7 +177,7 @@ def pooled_linear(
 
     A mask has one constant value m_far except at the few frequencies within its radius. Pooling is therefore a multiple
     of the map plus a low-rank product, and both commute with the linear layer. With U the real basis functions of those
-    frequencies and m_near the mask's values there,
+    frequencies and m_near the mask's values there, ::
 
         sum_i W_i SPF_i(x_i) = x (W m_far)^T + U ((m_near - m_far) . U^T x) W^T
 
@@ -277,7 +277,7 @@ def spectral_pooling_mask(
 
 
 def amplitude_spectrum(x: Tensor) -> Tensor:
-    """Return the modulus of the 2D transform over axes 1 and 2, |F(x)| (Vim-F eq. 7).
+    """Return the modulus of the 2D transform over axes 1 and 2, ``|F(x)|`` (Vim-F eq. 7).
 
     The spectrum is complete (not a half spectrum) and un-shifted. A cyclic shift of ``x`` along these axes does not
     change it.

@@ -59,7 +59,8 @@ class Claim:
     """A claim of a table: one of two models has a better value of a metric than the other.
 
     Attributes:
-        better, worse: Models of the two rows; according to the paper, the first has the better value.
+        better: Model of the row that has the better value according to the paper.
+        worse: Model of the other row.
         text: The claim as a sentence.
         metric: The metric that is compared: a column of the table, or a name in ``recipes.METRICS``.
         group: Section of the two rows, in a table whose sections repeat models.

@@ -18,7 +18,7 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class LayerDecay:
-    """Lower learning rates for the first layers of a backbone: a factor of ``rate`` ** (``layers`` - layer group).
+    """Lower learning rates for the first layers of a backbone: a factor of ``rate ** (layers - layer group)``.
 
     Attributes:
         by: "layer": groups 0 to 6 are the stem, the stages and thirds of the third stage; "stage": group 0 is all
@@ -65,9 +65,10 @@ class Recipe:
         updates: Number of optimizer steps, instead of ``epochs``; the last epoch stops after them.
         lr: Peak learning rate.
         warmup_lr: Initial learning rate.
-        warmup_epochs, warmup_updates: Length of the warm-up, in epochs or optimizer steps.
+        warmup_epochs: Length of the warm-up in epochs.
+        warmup_updates: Length of the warm-up in optimizer steps.
         schedule: Decay of the learning rate after warm-up: "cosine" to ``min_lr`` over the epochs, "step" by a factor
-            of ten at each of the ``milestones`` (epochs), "poly" as (1 - update / updates) ** ``power`` to ``min_lr``.
+            of ten at each of the ``milestones`` (epochs), "poly" as ``(1 - update / updates) ** power`` to ``min_lr``.
         cooldown_epochs: Additional epochs at ``min_lr``.
         layer_decay: Layer-wise decay of the learning rate; ``None`` for the same rate in all layers.
         decay_all: Apply weight decay to norms and biases, too, as detection and segmentation toolboxes do by default.

@@ -68,6 +68,7 @@ class Made:
 
     def cause(self) -> str:
         """Return the failure in one line: the artefact, the cause, and the file with the traceback."""
+        assert self.failure is not None
         where = f" (see {shown(self.log)})" if self.failure.details and self.log.exists() else ""
         return f"{self.plan.artefact.title}: {self.failure.cause}{where}"
 
@@ -94,14 +95,14 @@ class Batch:
         return provenance.machine()["cores"] if device_name(self.device)[0] == "cpu" else 1
 
     @property
-    def untimed(self) -> list[Plan | FigurePlan]:
-        return [plan for plan in self.stale if not plan.is_timed]
+    def untimed(self) -> list[Plan]:
+        return [plan for plan in self.stale if isinstance(plan, Plan) and not plan.is_timed]
 
     def progress(self, log: Callable[[str], None]) -> Progress:
         """Return the progress display of everything to do, with the seconds that each part took before."""
         paces = {run.measurement.key: plan.pace for plan in self.stale for run in plan.missing}
         expected: dict[Thing, float | None] = {
-            ("run", key): run.seconds or (paces[key][0] if paces[key] else None) for key, run in self.runs.items()
+            ("run", key): run.seconds or (pace[0] if (pace := paces[key]) else None) for key, run in self.runs.items()
         }
         expected |= {("timing", plan.artefact): plan.timing_seconds for plan in self.untimed}
         expected |= {("notebook", plan.artefact): reproduce.rendered_in(plan.folder) for plan in self.stale}

@@ -1,11 +1,12 @@
 """Submit training runs to a Slurm cluster with submitit, requeue and resume them, and wait for them.
 
+Files::
+
     results/slurm/<job>_submission.sh    the submitted batch script
     results/slurm/<job>_<rank>_log.out   output of one process of a run, attempt after attempt
     results/runs/<key>/job.json          the latest job of a run
 
-Only the store decides whether a run is done. ``squeue`` tells whether its job is still queued or running: every cluster
-has it, whereas ``sacct`` needs an accounting database.
+Only the store decides whether a run is done; ``reproduce.slurm`` tells whether its job is still queued or running.
 """
 
 import dataclasses
@@ -15,28 +16,20 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from frepro import paths
 from frepro.errors import FreproError, one_line
-from frepro.reproduce import shown
+from frepro.reproduce import shown, slurm
 from frepro.store import records
 from frepro.training import parallel
 from frepro.training.parallel import Failure
 from frepro.training.runs import Run
 
-# States of a job that has ended. A job that Slurm no longer knows has ended too.
-ENDED = {
-    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
-    *("REVOKED", "TIMEOUT"),
-}
-FORGOTTEN = "ENDED"
 POLLS = (1.0, 15.0)  # seconds between two queries to Slurm: initial and maximum
 # sbatch settings that have their own option here. Below, those that requeueing and logs depend on.
 OPTION_FOR = {
@@ -51,12 +44,6 @@ OPTION_FOR = {
 }
 FIXED = {"array", "error", "open_mode", "output", "requeue"}
 
-# Patterns in logs: the start of an attempt, torch's prefix of traceback lines, frepro's errors, and any error.
-ATTEMPT = " - Starting with JobEnvironment("
-RANK = re.compile(r"^\[rank\d+\]: ", re.M)
-OURS = re.compile(r"^frepro\.errors\.FreproError: ")
-ANY = re.compile(r"^(?:[\w.]+(?:Error|Exception|Interrupt)\b|slurmstepd: error: )")
-
 
 @dataclass(frozen=True)
 class Cluster:
@@ -67,7 +54,8 @@ class Cluster:
         nodes: Nodes per run.
         tasks: Processes per node without GPUs.
         minutes: Time limit, after which a run is requeued and resumes.
-        partition, account: ``None`` for the cluster's defaults.
+        partition: Slurm partition; ``None`` for the cluster's default.
+        account: Account to charge; ``None`` for the cluster's default.
         cpus: CPU cores per process; ``None`` for the cluster's default.
         mem: Memory per node in Slurm's notation ("64G"); ``None`` for the cluster's default.
         at_once: Maximum number of runs at a time; ``None`` for no limit.
@@ -160,14 +148,14 @@ class Cluster:
             raise FreproError("sbatch is not available: run this on a login node of the cluster, or use --dry-run")
         import submitit
 
-        with records.disk_errors(folder()):
-            folder().mkdir(parents=True, exist_ok=True)
+        with records.disk_errors(slurm.folder()):
+            slurm.folder().mkdir(parents=True, exist_ok=True)
         tasks = [Task(dataclasses.replace(run), self.execution(run)) for run in runs]
         try:
-            with _outside_jobs():
+            with slurm.outside_jobs():
                 jobs = executor.submit_array(tasks)
         except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-            raise FreproError(f"Slurm rejected the jobs: {said(str(error))}") from error
+            raise FreproError(f"Slurm rejected the jobs: {slurm.said(str(error))}") from error
         for run, job in zip(runs, jobs, strict=True):
             records.write_text(note(run), json.dumps({"job": job.job_id}) + "\n")
         return [Sent(run, job.job_id, "PENDING") for run, job in zip(runs, jobs, strict=True)]
@@ -185,7 +173,7 @@ class Cluster:
             def affinity(cls) -> int:
                 return 2
 
-        executor = Executor(folder(), max_num_timeout=self.requeues)
+        executor = Executor(slurm.folder(), max_num_timeout=self.requeues)
         setup = [
             f"export FREPRO_RESULTS={shlex.quote(str(paths.results()))}",
             f'export PYTHONPATH={shlex.quote(str(paths.ROOT))}"${{PYTHONPATH:+:$PYTHONPATH}}"',
@@ -255,7 +243,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Sent:
-    """A run, its job, and the state of the job: Slurm's, ``FORGOTTEN``, or empty for a run never submitted."""
+    """A run, its job, and the state of the job: Slurm's, ``slurm.FORGOTTEN``, or empty for a run never submitted."""
 
     run: Run
     job: str = ""
@@ -264,11 +252,11 @@ class Sent:
     @property
     def is_live(self) -> bool:
         """Whether the job is queued or running."""
-        return bool(self.state) and self.state not in {*ENDED, FORGOTTEN}
+        return bool(self.state) and self.state not in {*slurm.ENDED, slurm.FORGOTTEN}
 
     def failure(self) -> Failure:
         """Return why the job ended without a result: its last error line, and the path of its log."""
-        line, log = last_error(self.job)
+        line, log = slurm.last_error(self.job)
         where = f" (see {shown(log)})" if log else ""
         return Failure(f"job {self.job} {self._state}: {line}{where}")
 
@@ -289,11 +277,6 @@ def named(sent: Sequence[Sent]) -> str:
     return f"job{'s' * (len(ids) > 1)} {', '.join(ids)} ({len(sent)} run{'s' * (len(sent) > 1)})"
 
 
-def folder() -> Path:
-    """Return the folder of batch scripts and logs."""
-    return paths.results() / "slurm"
-
-
 def note(run: Run) -> Path:
     """Return the file that records the job of a run."""
     return run.measurement.folder / "job.json"
@@ -306,7 +289,7 @@ def survey(runs: Iterable[Run]) -> list[Sent]:
         FreproError: Slurm does not respond.
     """
     noted = [(run, _noted(run)) for run in runs]
-    known = states(job["job"] for _, job in noted if job)
+    known = slurm.states(job["job"] for _, job in noted if job)
     return [Sent(run, job["job"], known[job["job"]]) if job else Sent(run) for run, job in noted]
 
 
@@ -315,63 +298,6 @@ def _noted(run: Run) -> dict[str, str] | None:
         return json.loads(note(run).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-
-
-@contextmanager
-def _outside_jobs() -> Iterator[None]:
-    """Remove Slurm's variables from the environment while inside a job, except for the path of its configuration."""
-    if "SLURM_JOB_ID" not in os.environ:
-        yield
-        return
-    from submitit.helpers import clean_env
-
-    kept = {name: os.environ[name] for name in ("SLURM_CONF",) if name in os.environ}
-    with clean_env():
-        os.environ.update(kept)
-        yield
-
-
-def states(jobs: Iterable[str]) -> dict[str, str]:
-    """Return job -> state, ``FORGOTTEN`` for a job that Slurm no longer knows.
-
-    Raises:
-        FreproError: Slurm does not respond.
-    """
-    array = {job: job.partition("_")[0] for job in jobs}
-    if not array or shutil.which("squeue") is None:
-        return dict.fromkeys(array, FORGOTTEN)
-    ids = ",".join(sorted(set(array.values())))
-    command = ["squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--jobs={ids}"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode and "Invalid job id" not in done.stderr:
-        raise FreproError(f"Slurm does not respond: {said(done.stderr)}")
-    known = dict(line.strip().split("|") for line in done.stdout.splitlines())
-    # squeue lists an array that was cancelled before any of its jobs started as a single job.
-    return {job: known.get(job, known.get(array[job], FORGOTTEN)) for job in array}
-
-
-def said(text: str) -> str:
-    """Return the error lines of a Slurm command as one line."""
-    found = re.findall(r"^\w+: (?:error: )?(.+)$", text, re.M)
-    return "; ".join(dict.fromkeys(found)) or " ".join(text.split()) or "no message"
-
-
-def last_error(job: str) -> tuple[str, Path | None]:
-    """Return the last error of a job's last attempt in one line, and the log that contains it.
-
-    If several processes failed, this is the error of the first one: the others fail because it is gone.
-    """
-    logs = sorted(folder().glob(f"{job}_*_log.out"), key=lambda path: path.stat().st_mtime_ns)
-    if not logs:
-        return "it wrote no log", None
-    texts = {log: log.read_text(errors="replace").rpartition(ATTEMPT)[2] for log in logs}
-    lines = {log: RANK.sub("", text).strip().splitlines() for log, text in texts.items()}
-    for pattern in (OURS, ANY):
-        for log in logs:
-            if errors := [line for line in lines[log] if pattern.match(line)]:
-                return OURS.sub("", errors[-1]), log
-    output = [line for line in lines[logs[-1]] if not line.startswith(("srun:", "submitit "))]
-    return (output[-1] if output else "its log has no error"), logs[-1]
 
 
 def wait(waiting: Sequence[Sent], log: Callable[[str], None] = print) -> list[tuple[Run, Failure]]:
@@ -395,7 +321,7 @@ def wait(waiting: Sequence[Sent], log: Callable[[str], None] = print) -> list[tu
             if record := sent.run.measurement.record():
                 end(key, record)
         try:
-            known, is_answered = states(sent.job for sent in left.values()), True
+            known, is_answered = slurm.states(sent.job for sent in left.values()), True
         except FreproError as error:  # its controller may be restarting
             if is_answered:
                 log(f"{one_line(error)}; retrying")

@@ -48,8 +48,11 @@ class Notebook:
         try:
             for node in ast.parse("".join(self._tagged("parameters"))).body:
                 if isinstance(node, ast.Assign):
-                    values[node.targets[0].id] = ast.literal_eval(node.value)
-        except (SyntaxError, ValueError, AttributeError) as error:
+                    target = node.targets[0]
+                    if not isinstance(target, ast.Name):
+                        raise ValueError(f"{ast.unparse(target)} is not a plain name")
+                    values[target.id] = ast.literal_eval(node.value)
+        except (SyntaxError, ValueError) as error:
             raise FreproError(
                 f"{shown(self.path)}: the cell tagged 'parameters' may only assign plain values (text, numbers, "
                 f"lists): {error}"
@@ -114,8 +117,8 @@ class Notebook:
         for node in ast.walk(self.code):
             match node:
                 case ast.Subscript(
-                    value=ast.Attribute(value=ast.Call(args=[ast.Constant(value=paper)]), attr="tables"),
-                    slice=ast.Constant(value=number),
+                    value=ast.Attribute(value=ast.Call(args=[ast.Constant(value=str(paper))]), attr="tables"),
+                    slice=ast.Constant(value=int(number)),
                 ):
                     found[f"Table {number} of {paper}"] = papers.load(paper).tables[number]
         paper = self.path.parent.name
@@ -132,7 +135,8 @@ class Notebook:
             return {name: str(Path(file).absolute()) for name, file in given.items()}
         if not is_by_model:
             return str(Path(given).absolute())
-        named = {node.value for node in ast.walk(self.code) if isinstance(node, ast.Constant)}
+        constants = [node.value for node in ast.walk(self.code) if isinstance(node, ast.Constant)]
+        named = {value for value in constants if isinstance(value, str)}
         tables = [table for paper in papers.names() for table in papers.load(paper).tables.values()]
         published = {row.model for table in tables for row in table.rows if row.model}
         models = sorted(named & {*provenance.own_models(), *published})

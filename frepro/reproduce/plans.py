@@ -114,7 +114,8 @@ class Plan:
         """Seconds that the timing took the last time; ``None`` if unknown."""
         seconds = {timing["key"]: timing["seconds"] for timing in self._origin.get("timings", [])}
         found = [seconds.get(timing.measurement.key) for timing in self.experiment.to_time()]
-        return sum(found) if found and None not in found else None
+        known = [value for value in found if value is not None]
+        return sum(known) if found and len(known) == len(found) else None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -236,8 +237,6 @@ class FigurePlan:
         """Mean seconds of a training run, and on which processor (see ``staleness.pace``)."""
         return pace(self.runs, [])
 
-    is_timed = True
-
     @cached_property
     def reasons(self) -> list[str]:
         """Why the figure must be made again; empty if it is up to date."""
@@ -249,13 +248,13 @@ class FigurePlan:
 
     def describe(self, jobs: int | None) -> str:
         title = f"{self.artefact.title}: profile {self.profile}"
-        if self.runs:
+        if self.trained and self.runs:
             title += f", data {self.trained.source}"
         title += f"\n  {because(self.reasons)}"
         if self.is_current:
             return title
         runs = "no training runs"
-        if self.runs:
+        if self.trained and self.runs:
             jobs = jobs or self.trained.default_jobs()
             runs = f"{len(self.missing)} of {len(self.runs)} training runs, {jobs} in parallel"
             runs = "\n".join([runs, *made_with_other_code(self.runs)])

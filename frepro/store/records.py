@@ -1,5 +1,7 @@
 """The store of results. Each measurement has a folder named by a hash of its specification, and is written atomically.
 
+Files::
+
     results/runs/<key>/record.json         the result; it exists only when the run is done
     results/runs/<key>/metrics.jsonl       the course of training, one line per epoch
     results/runs/<key>/checkpoint.safetensors
@@ -157,7 +159,7 @@ def disk_errors(path: Path) -> Iterator[None]:
             errno.EEXIST: "a part of this path is a file, not a folder: choose another (for results, FREPRO_RESULTS)",
         }
         said = re.search(r"os error (\d+)", str(error))  # safetensors gives the number only in its message
-        reason = reasons.get(int(said[1]) if said else getattr(error, "errno", None))
+        reason = reasons.get(int(said[1]) if said else getattr(error, "errno", None) or 0)
         if reason is None:
             raise
         raise FreproError(f"cannot write {path}: {reason}") from error

@@ -1,6 +1,6 @@
 """Revisions of behaviours. They are part of the key of a run, instead of the code that the run uses.
 
-A module that affects measured numbers declares its behaviour and a revision, an integer:
+A module that affects measured numbers declares its behaviour and a revision, an integer::
 
     REVISION = {"dfformer": 1}
 
@@ -71,6 +71,7 @@ def _reexported(package: str) -> dict[str, str]:
     ``from frepro.ops import gelu`` uses only ``frepro.ops.pointwise``, although the package imports all operations.
     """
     path = provenance.module_path(package)
+    assert path is not None, package
     return _from_imports(path, package, path.stat().st_mtime_ns)
 
 

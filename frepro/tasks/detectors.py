@@ -3,6 +3,8 @@
 "Focal Loss for Dense Object Detection", Lin et al., ICCV 2017; "Mask R-CNN", He et al., ICCV 2017; "Cascade R-CNN:
 High Quality Object Detection and Instance Segmentation", Cai and Vasconcelos, TPAMI 2019.
 
+Use::
+
     network = create("mask_rcnn", "dfformer_s18", num_classes=80)
     losses = network(images, targets)        # in training: a dictionary of losses, to be added up
     detections = network.eval()(images)      # in evaluation: boxes, labels, scores and masks of each image
@@ -15,6 +17,7 @@ Layout and settings follow the mmdetection configurations of SPANet (RetinaNet, 
 Cascade Mask R-CNN). Vim-F's paper uses Mask R-CNN "consistent with Swin", which is the same.
 
 Differences from mmdetection:
+
 - RetinaNet's losses are averaged over the positive anchors of each image and then over images; mmdetection averages
   over the positive anchors of a batch. The loss of a batch is therefore the mean of the losses of its halves.
 - The box loss of the region proposals is torchvision's smooth L1 with beta 1/9; mmdetection uses L1.

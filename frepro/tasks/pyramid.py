@@ -6,6 +6,7 @@ pyramid ("Exploring Plain Vision Transformer Backbones for Object Detection", Li
 the others from its last map, as in Vim-F (section 5.2) and in the detection code of Vim.
 
 Differences from the official code:
+
 - The dense-prediction backbones of DFFormer, SPANet and SPANetV2 apply a norm to each map that they return (no paper
   says so), and so does ``Stages``. Those of Vim and of the models from timm have none.
 - Vim's detection code drops the class token; ours stays among the patches, where it was in pre-training.

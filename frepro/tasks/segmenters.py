@@ -3,6 +3,8 @@
 "Panoptic Feature Pyramid Networks", Kirillov et al., CVPR 2019, section 3.1; "Unified Perceptual Parsing for Scene
 Understanding", Xiao et al., ECCV 2018, section 3.
 
+Use::
+
     network = create("semantic_fpn", "dfformer_s18", num_classes=150, img_size=512)
     losses = network(images, labels)         # in training: a dictionary of losses, to be added up
     logits = inference(network.eval(), images)
@@ -45,7 +47,7 @@ def classifier(channels: int, num_classes: int, *, dropout: float = 0.1, std: fl
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Resize bilinearly, without aligned corners: (B, C, H, W) to (B, C, *size)."""
+    """Resize bilinearly, without aligned corners: (B, C, H, W) to ``(B, C, *size)``."""
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
 
 
@@ -169,7 +171,7 @@ def inference(
         size: Height and width to resize the logits to, such as the labels'; ``None`` for those of the images.
 
     Returns:
-        (B, num_classes, *size).
+        ``(B, num_classes, *size)``.
 
     Raises:
         FreproError: The windows leave gaps.

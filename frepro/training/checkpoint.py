@@ -1,5 +1,7 @@
 """Checkpoints of a run: written atomically, verified when read, and kept together with the previous one.
 
+Files::
+
     results/runs/<key>/checkpoint-00001250.safetensors     after this many optimizer steps; the last two are kept
     results/runs/<key>/metrics.jsonl                       training history, one line per epoch
 

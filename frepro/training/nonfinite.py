@@ -1,8 +1,10 @@
 """Handling of a non-finite loss: what led to it is stored, so that the forward pass can be replayed.
 
-results/runs/<key>/nonfinite/run.json              the run, the optimizer step, and the loss
-results/runs/<key>/nonfinite/weights.safetensors   the network's weights before that step
-results/runs/<key>/nonfinite/batch.pt              inputs and targets, as they were given to the network
+Files::
+
+    results/runs/<key>/nonfinite/run.json              the run, the optimizer step, and the loss
+    results/runs/<key>/nonfinite/weights.safetensors   the network's weights before that step
+    results/runs/<key>/nonfinite/batch.pt              inputs and targets, as they were given to the network
 
 Processes other than the main one write to nonfinite-<number>.
 """

@@ -1,10 +1,12 @@
 """The pages that are made from results."""
 
+import html
 import json
 import re
 import shutil
 
 import pytest
+from markdown_it import MarkdownIt
 
 from frepro import papers, paths, report, reproduce
 from frepro.analysis import sizes
@@ -133,6 +135,22 @@ def test_every_picture_of_a_notebook_is_described(monkeypatch, tmp_path):
     said = cell["metadata"]["mystnb"]["image"]["alt"]
     assert said.startswith("DFFormer, Figure 8: relative log amplitudes in stage 3")
     assert papers.load("dfformer").figures[8].shows in said
+
+
+def test_names_from_data_stay_in_their_cell(store, tmp_path):
+    """Whatever a user's file of weights or folder is called, the table keeps its columns and shows the name."""
+    name = "a|b`c$d$<i>.pth"
+    shutil.copytree(paths.ROOT / "results" / "demo" / "dfformer" / "table_4", tmp_path / "table_4")
+    _, found = pages.read(tmp_path / "table_4")
+    found["runs"][0]["weights"] = found["data"]["name"] = name
+    (tmp_path / "table_4" / "origin.json").write_text(json.dumps(found))
+    text = pages.origin(tmp_path / "table_4").replace("````{dropdown}", "").replace("````", "")
+    page = MarkdownIt("commonmark").enable("table").render(text)
+    rows = re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)
+    assert {len(re.findall("<t[hd]", row)) for row in rows} == {5}
+    assert len(rows) == 1 + len(found["runs"])
+    assert f"<td><code>{html.escape(name)}</code></td>" in rows[1]
+    assert f"data: {html.escape(name)}," in page
 
 
 def test_a_table_of_detection_says_what_was_trained(store):

@@ -27,6 +27,7 @@ from frepro.data import locate
 from frepro.errors import FreproError
 from frepro.reproduce import cluster
 from frepro.reproduce.cluster import Cluster
+from frepro.reproduce.slurm import ATTEMPT, folder
 from frepro.training import loop
 from frepro.training.runs import Run
 from tests import slurm
@@ -227,7 +228,7 @@ def assert_same(run: Run, tmp_path: Path, monkeypatch) -> None:
 
 
 def attempts(job_id: str, rank: int = 0) -> int:
-    return (cluster.folder() / f"{job_id}_{rank}_log.out").read_text().count(cluster.ATTEMPT)
+    return (folder() / f"{job_id}_{rank}_log.out").read_text().count(ATTEMPT)
 
 
 def queued() -> list[str]:
@@ -266,7 +267,7 @@ def test_what_is_queued_is_not_sent_twice(slurm_of_one_node, store):
     options = [*TWO, "--gpus", "0", "--slurm", "hold", "true"]
     first = submit(*options)
     assert first.exit_code == 0, first.output
-    (script,) = [path for path in cluster.folder().glob("*.sh") if not path.name.startswith(".")]
+    (script,) = [path for path in folder().glob("*.sh") if not path.name.startswith(".")]
     assert script.read_text() in first.output  # what was printed is what was sent
     jobs = queued()
     assert len(jobs) == 2
@@ -307,7 +308,7 @@ def test_preempted_and_requeued_equals_straight(slurm_of_one_node, one_thread, t
     assert cluster.wait([signalled, requeued], said.append) == []
     assert len([line for line in said if line.startswith("[")]) == 2
     assert [attempts(sent.job) for sent in (signalled, requeued)] == [2, 2]
-    assert (cluster.folder() / f"{signalled.job}_0_log.out").read_text().count("epoch 1/8") == 1
+    assert (folder() / f"{signalled.job}_0_log.out").read_text().count("epoch 1/8") == 1
     for run in runs:
         assert_same(run, tmp_path, monkeypatch)
 
@@ -332,7 +333,7 @@ def test_a_run_that_fails_is_named(slurm_of_one_node):
     one = [*TWO[:-1], '["gfformer_s18"]', *ON_CPUS, "--tasks", "2"]
     done = submit(*one, "--per-device", "1", "--wait")
     assert done.exit_code == 1
-    number = next(cluster.folder().glob("*_submission.sh")).name.split("_")[0]
+    number = next(folder().glob("*_submission.sh")).name.split("_")[0]
     failed = f"job {number} failed: mixup pairs samples, but a batch of 32 would be split into micro-batches of 1: "
     first, second = done.stderr.splitlines()
     assert first.startswith(f"frepro: error: gfformer_s18, seed 0: {failed}")

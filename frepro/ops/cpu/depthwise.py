@@ -8,7 +8,7 @@ from frepro.ops.cpu import call, pointer
 
 
 def depthwise_gradient(x: Tensor, dy: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Return the gradients of weight, (C, 1, *size), and bias, (C,). x, dy: (B, C, H, W). All float32."""
+    """Return the gradients of weight, ``(C, 1, *size)``, and bias, (C,). x, dy: (B, C, H, W). All float32."""
     x, dy = (t.permute(0, 2, 3, 1).contiguous() for t in (x, dy))
     batch, channels = len(x), x.shape[3]
     dweight, dbias = x.new_empty(batch, *size, channels), x.new_empty(batch, channels)
