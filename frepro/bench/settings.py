@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from frepro.bench import scaling
 from frepro.bench.results import PEERS
 
 OTHERS = (
@@ -25,7 +26,7 @@ class Settings:
         product: Rows and columns of the matrices that measure the machine's matrix multiplication speed.
         copied: Bytes that are copied to measure memory bandwidth; more than fit in the caches.
         ours, others: Our models, and timm models in addition to their peers.
-        compiled: Models that are also timed compiled, on a GPU; compiling takes a minute each.
+        compiled: Models that are also timed compiled, and on a CPU in bfloat16; compiling takes a minute each.
         by_resolution: Models that are timed at all ``resolutions``, with ``resolution_batch`` images at a time.
     """
 
@@ -39,14 +40,11 @@ class Settings:
     copied: int = 2**28
     ours: tuple[str, ...] = (*PEERS, "gfnet_h_ti")
     others: tuple[str, ...] = OTHERS
-    compiled: tuple[str, ...] = ("dfformer_s18", "spanet_small", "caformer_s18", "vim_tiny", "deit_tiny_patch16_224")
-    by_resolution: tuple[str, ...] = (
-        "dfformer_s18",
-        "cdfformer_s18",
-        "gfformer_s18",
-        "caformer_s18",
-        "convformer_s18",
+    compiled: tuple[str, ...] = (
+        *("dfformer_s18", "spanet_small", "spanetv2_s18_pure", "caformer_s18"),
+        *("vimf_tiny_h", "deit_tiny_patch16_224"),
     )
+    by_resolution: tuple[str, ...] = (*scaling.MODELS, *scaling.VIM)
     resolutions: tuple[int, ...] = (224, 384, 512, 768, 1024)
     resolution_batch: int = 1
 
@@ -73,6 +71,10 @@ SMOKE = Settings(
     copied=2**16,
     ours=("dfformer_s18", "vim_tiny"),
     others=(),
-    by_resolution=("dfformer_s18", "cdfformer_s18", "caformer_s18", "convformer_s18"),
+    compiled=("vim_tiny", "deit_tiny_patch16_224"),
+    by_resolution=(
+        *("dfformer_s18", "cdfformer_s18", "caformer_s18", "convformer_s18"),
+        *("vim_tiny", "deit_tiny_patch16_224"),
+    ),
     resolutions=(32, 64),
 )

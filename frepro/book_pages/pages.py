@@ -14,6 +14,7 @@ from typing import Any
 from frepro import papers, recipes, report
 from frepro.analysis import sizes
 from frepro.bench import results as bench
+from frepro.bench import scaling
 from frepro.book_pages import api_reference, audit
 from frepro.experiment.claims import did_train
 from frepro.experiment.findings import from_csv
@@ -130,6 +131,7 @@ BENCHMARK = {
     "operations": "Operations",
     "roofline": "What the machine allows",
     "resolution": "Throughput and memory against resolution",
+    "vim": "Vim against resolution",
     "slower": "Where frepro is slower",
     "origin": "Where these numbers come from",
 }
@@ -140,38 +142,47 @@ BENCHMARK_DATA = {
     "operations": "operations.csv",
     "roofline": "operations.csv",
     "resolution": "resolution.csv",
+    "vim": "resolution.csv",
     "slower": "ratios.csv",
     "origin": "rounds.csv",
 }
 
 
 def performance(folder: Path) -> None:
-    """Write what the performance page includes: each part of the benchmark on a CPU, and all parts of that on a GPU."""
+    """Write what the performance page includes: each part of the benchmark on CPUs, and all parts of that on a GPU.
+
+    The results of each instruction set have a heading of their own.
+    """
     folder.mkdir()
-    parts = {}
-    for device in ("cpu", "gpu"):
-        source = bench.folder(device)
-        if (source / "provenance.json").exists():
-            parts[device] = _benchmark(bench.read(source), folder, device)
-    for name in BENCHMARK:
-        text = parts["cpu"][name] if "cpu" in parts else "*not run* yet: `make bench`\n"
-        (folder / f"{name}.md").write_text(text, encoding="utf-8")
-    text = "*not run* yet: `make bench` on a machine with a CUDA device\n"
-    if "gpu" in parts:
-        text = "".join(f"### {title}\n\n{parts['gpu'][name]}" for name, title in BENCHMARK.items())
-    (folder / "gpu.md").write_text(text, encoding="utf-8")
+    on_cpus: dict[str, list[str]] = {name: [] for name in BENCHMARK}
+    gpu = "*not run* yet: `make bench` on a machine with a CUDA device\n"
+    for source in bench.folders():
+        found = bench.read(source)
+        parts = _benchmark(found, folder, source)
+        if source.name == "gpu":
+            gpu = "".join(f"### {title}\n\n{parts[name]}" for name, title in BENCHMARK.items())
+            continue
+        for name, text in parts.items():
+            on_cpus[name].append(f"### {found.machine}\n\n{text}")
+    for name, texts in on_cpus.items():
+        (folder / f"{name}.md").write_text("".join(texts) or "*not run* yet: `make bench`\n", encoding="utf-8")
+    (folder / "gpu.md").write_text(gpu, encoding="utf-8")
 
 
-def _benchmark(found: bench.Found, folder: Path, device: str) -> dict[str, str]:
-    """Return the parts of ``BENCHMARK`` as Markdown, and write their figures to the folder."""
+def _benchmark(found: bench.Found, folder: Path, source: Path) -> dict[str, str]:
+    """Return the parts of ``BENCHMARK`` as Markdown, and write their figures to the folder.
+
+    Args:
+        source: The folder that the results are from; its name tells the files of the page apart.
+    """
     from frepro.figures import speed  # importing torch takes seconds
 
     pictures = speed.pictures(found)
     for name, figure in pictures.items():
-        figure.savefig(folder / f"{device}_{name}.png")
+        figure.savefig(folder / f"{source.name}_{name}.png")
 
     def part(name: str, title: str, view: report.View) -> str:
-        picture = f"![{title}](results/performance/{device}_{name}.png)\n\n" if name in pictures else ""
+        picture = f"![{title}](results/performance/{source.name}_{name}.png)\n\n" if name in pictures else ""
         return f'{picture}<div class="frepro-scroll">{view.html()}</div>\n\n'
 
     variants = list(dict.fromkeys(line.variant for line in found.section("models")))
@@ -182,6 +193,7 @@ def _benchmark(found: bench.Found, folder: Path, device: str) -> dict[str, str]:
     if len(variants) > 1:
         models = [f"#### {variant}\n\n{text}" for variant, text in zip(variants, models, strict=True)]
     slower = bench_report.slower(found)
+    formers, vims = (scaling.only(found, names) for names in (scaling.MODELS, scaling.VIM))
     parts = {
         "models": "".join(models),
         "parts": part("parts", BENCHMARK["parts"], bench_report.parts(found))
@@ -189,13 +201,14 @@ def _benchmark(found: bench.Found, folder: Path, device: str) -> dict[str, str]:
         else "*not run*\n\n",
         "operations": part("operations", BENCHMARK["operations"], bench_report.operations(found)),
         "roofline": part("roofline", BENCHMARK["roofline"], bench_report.roofline(found)),
-        "resolution": part("resolution", BENCHMARK["resolution"], bench_report.resolution(found)),
+        "resolution": part("resolution", BENCHMARK["resolution"], bench_report.resolution(formers)),
+        "vim": part("vim", BENCHMARK["vim"], bench_report.vim(found)) if vims.lines else "*not run*\n\n",
         "slower": part("slower", BENCHMARK["slower"], slower) if slower.rows else "Nowhere in this run.\n\n",
         "origin": _benchmark_origin(found.provenance),
     }
-    source = bench.folder(device)
     return {
-        name: text + downloads(source.glob(BENCHMARK_DATA[name]), folder, f"{device}_") for name, text in parts.items()
+        name: text + downloads(source.glob(BENCHMARK_DATA[name]), folder, f"{source.name}_")
+        for name, text in parts.items()
     }
 
 
@@ -212,6 +225,9 @@ def _benchmark_origin(made: dict[str, Any]) -> str:
     ]
     if kernels and kernels["instruction_set"]:
         lines.append(f"CPU kernels for {kernels['instruction_set']} (`-march={kernels['march']}`)")
+    if kernels and kernels["held"]:
+        asked, variables = kernels["instruction_set"], ", ".join(f"`{k}={v}`" for k, v in kernels["held"].items())
+        lines.append(f"{asked} on a processor with {kernels['processor']}: all libraries held to {asked} ({variables})")
     if beside:
         lines.append(f"code given by --beside: {beside['source']} (file with SHA-256 `{beside['sha256']}`)")
     return "".join(f"- {line}\n" for line in lines) + "\n"

@@ -72,7 +72,7 @@ def bench_command(only: str | None, rounds: int | None, device: str, beside: Pat
             picture.savefig(folder / f"{name}.png")
     for section in SECTIONS:
         for variant in dict.fromkeys(line.variant for line in found.section(section)):
-            click.echo(f"\n{section}, {variant}, {found.provenance['device']['name']}")
+            click.echo(f"\n{section}, {variant}, {found.machine}")
             click.echo(
                 (report.models(found, variant) if section == "models" else getattr(report, section)(found)).text()
             )
