@@ -238,7 +238,7 @@ def vim(found: Found) -> Figure:
     memory.set_xlabel("resolution (pixels per side)")
     speedup.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
     verdicts = [f"{name}: {verdict}" for name, verdict in vim_verdicts(found).items()]
-    figure.suptitle("\n".join([_conditions(lines), *verdicts]), fontsize=9)
+    figure.suptitle("\n".join([f"{_conditions(lines)}, against {scaling.DEIT}", *verdicts]), fontsize=8.5)
     handles, names = duration.get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
     return finished(figure)

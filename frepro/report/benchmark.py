@@ -83,7 +83,7 @@ def _peers(rows: Sequence[Sequence[str]]) -> str:
 
 
 def parts(found: Found) -> View:
-    """Return the milliseconds of inference in each part of a model, and the least that its matrix products take.
+    """Return the milliseconds of inference in each part of a model, and the share that its matrix products must take.
 
     For frepro's models, the last columns are the speed-up over others if only the matrix products took time.
     """
@@ -94,7 +94,7 @@ def parts(found: Found) -> View:
     has_beside = any(side == BESIDE for _, side in models)
     headings = [("", "model"), *(("milliseconds in", part) for part in PARTS), ("milliseconds in", "all")]
     floors = _floors(found)
-    headings += [("floor", "ms"), ("floor", "% of all")]
+    headings += [("floor", "% of all")]
     headings += [("products alone", f"× {other}") for other in ["peer"] + ["beside"] * has_beside]
     rows = []
     for name, side in models:
@@ -107,12 +107,12 @@ def parts(found: Found) -> View:
         floor = floors.get((name, side))
         rows.append(
             [name if side != BESIDE else f"{name} (beside)", *(f"{1e3 * value:.0f}" for value in spent)]
-            + (["", ""] if floor is None else [f"{1e3 * floor:.0f}", f"{100 * floor / totals[name, side]:.0f}"])
+            + ["" if floor is None else f"{100 * floor / totals[name, side]:.0f}"]
             + ["" if ceiling is None else f"{ceiling:.2f}" for ceiling in ceilings]
         )
     notes = [
         "floor: the time that the model's matrix products (linear layers, 1 × 1 convolutions, attention) would take at "
-        "the rate of the fastest product measured in the same run, and its share of the whole time."
+        "the rate of the fastest product measured in the same run, in per cent of the whole time."
     ]
     return View(headings, rows, notes if floors else [])
 

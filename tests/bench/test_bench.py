@@ -77,7 +77,6 @@ def test_all_files_are_there_and_all_was_timed(bench):
     assert sorted(path.name for path in folder.iterdir()) == [
         "models.csv",
         "models.png",
-        *[f"{report.picture_of_models(v)}.png" for v in models.variants(torch.device("cpu"))[1:]],
         "operations.csv",
         "operations.png",
         "parts.csv",
@@ -104,11 +103,10 @@ def test_all_files_are_there_and_all_was_timed(bench):
     }
     works = {line.work: line.images for line in found.section("models", variant="float32")}
     assert works == {"inference": 1, "training step": 1, "latency": 1}
-    for variant in models.variants(torch.device("cpu"))[1:]:  # of a pair alone
-        assert {(line.name, line.side) for line in found.section("models", variant=variant)} == {
-            ("vim_tiny", "frepro"),
-            ("deit_tiny_patch16_224", "timm"),
-        }
+    few = {(line.variant, line.name) for line in found.section("models") if line.variant != "float32"}
+    variants = models.variants(torch.device("cpu"))[1:]
+    assert few == {(variant, "deit_tiny_patch16_224") for variant in variants}
+    assert "float32 compiled" in variants
     assert all(line.weights_mib > 0 and line.forward_mib > 0 for line in found.section("resolution"))
 
 
