@@ -104,7 +104,8 @@ def measure(
             if not calls:
                 continue
             log(f"models, {variant}, {work}: {len(calls)} sides")
-            times, failures = interleaved(calls, settings.rounds, device)
+            count = settings.training_rounds if work == TRAINING else settings.rounds
+            times, failures = interleaved(calls, count, device)
             rounds |= times
             lines += [line(k, times.get(k), images=len(x), note=failures.get(k, "")) for k in calls]
             for network in sides.values():

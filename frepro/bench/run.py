@@ -55,7 +55,8 @@ def run(
     if os.environ.get("FREPRO_MARCH") and (reason := cpu.reason()):
         raise FreproError(f"the C kernels cannot be used: {reason}")
     settings = SMOKE if smoke else full(device)
-    settings = replace(settings, rounds=rounds or settings.rounds)
+    if rounds:
+        settings = replace(settings, rounds=rounds, training_rounds=rounds)
     other = besides.load(beside)
     chosen = _chosen(settings, other, only)
     libraries = held()

@@ -18,7 +18,8 @@ class Settings:
     """What is timed, and how often.
 
     Attributes:
-        rounds: Number of timed turns of each side after its warm-up.
+        rounds, training_rounds: Number of timed turns of each side after its warm-up; of training steps, which take
+            most of the time.
         batch_size, img_size: Batch size and image size of operations and models.
         least: Minimum duration in seconds of an operation's turn.
         maps: Height, width and channels of the stages whose operations are timed.
@@ -31,6 +32,7 @@ class Settings:
     """
 
     rounds: int = 5
+    training_rounds: int = 3
     batch_size: int = 8
     img_size: int = 224
     least: float = 0.05
@@ -41,7 +43,7 @@ class Settings:
     ours: tuple[str, ...] = (*PEERS, "gfnet_h_ti")
     others: tuple[str, ...] = OTHERS
     compiled: tuple[str, ...] = (
-        *("dfformer_s18", "spanet_small", "spanetv2_s18_pure", "caformer_s18"),
+        *("dfformer_s18", "spanet_small", "caformer_s18"),
         *("vimf_tiny_h", "deit_tiny_patch16_224"),
     )
     by_resolution: tuple[str, ...] = (*scaling.MODELS, *scaling.VIM)
@@ -62,6 +64,7 @@ def full(device: str) -> Settings:
 
 SMOKE = Settings(
     rounds=2,
+    training_rounds=2,
     batch_size=1,
     img_size=64,
     least=0.0,

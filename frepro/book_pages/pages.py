@@ -215,13 +215,14 @@ def _benchmark(found: bench.Found, folder: Path, source: Path) -> dict[str, str]
 def _benchmark_origin(made: dict[str, Any]) -> str:
     settings, beside = made["settings"], made["beside"]
     kernels = made.get("kernels")  # results of before it was recorded have none
+    training = f" ({settings['training_rounds']} of training steps)" if "training_rounds" in settings else ""
     lines = [
         f"measured {made['time']} in {made['seconds'] / 60:.0f} minutes on {_machine(made)}, "
         f"{made['device']['threads']} threads; load average before the start: {made['load_before']}",
         f"code of commit {str(made['commit'])[:12]}{' with uncommitted changes' if made['dirty'] else ''}; "
         f"{_versions(made)}",
-        f"{settings['rounds']} rounds; operations and models on batches of {settings['batch_size']}, images of "
-        f"{settings['img_size']} pixels; by resolution on batches of {settings['resolution_batch']}",
+        f"{settings['rounds']} rounds{training}; operations and models on batches of {settings['batch_size']}, "
+        f"images of {settings['img_size']} pixels; by resolution on batches of {settings['resolution_batch']}",
     ]
     if kernels and kernels["instruction_set"]:
         lines.append(f"CPU kernels for {kernels['instruction_set']} (`-march={kernels['march']}`)")

@@ -40,7 +40,11 @@ def sizes_command() -> None:
     callback=blank_as_none,
     help="Measure only what matches this pattern, for example scan, models/ or resolution/c*.",
 )
-@click.option("--rounds", type=click.IntRange(1), help="Number of measurements of each implementation. Default: 5.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    help="Number of measurements of each implementation. Default: 5, and 3 of training steps.",
+)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option(
     "--beside",

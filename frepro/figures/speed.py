@@ -81,7 +81,8 @@ def speed(ratios: Sequence[Ratio]) -> Figure:
         Line2D([], [], marker=marker, color=colour, linewidth=2, label=work)
         for work, (marker, colour, _) in styles.items()
     ]
-    title = f"median and range of {ratios[0].rounds} rounds"
+    counts = dict.fromkeys(str(ratio.rounds) for ratio in ratios)
+    title = f"median and range of {' or '.join(counts)} rounds"
     figure.legend(
         handles=handles, title=title, title_fontsize=8, loc="outside upper center", ncols=len(works), frameon=False
     )
