@@ -52,8 +52,8 @@ def run(
     """
     if os.environ.get("FREPRO_BACKEND"):
         raise FreproError("FREPRO_BACKEND is set: unset it, since the benchmark compares backends")
-    if os.environ.get("FREPRO_MARCH") and (reason := cpu.reason()):
-        raise FreproError(f"the C kernels cannot be used: {reason}")
+    if (march := os.environ.get("FREPRO_MARCH")) and (reason := cpu.reason()):
+        raise FreproError(f"no CPU kernels for FREPRO_MARCH={march}, so unset it or take another: {reason}")
     settings = SMOKE if smoke else full(device)
     if rounds:
         settings = replace(settings, rounds=rounds, training_rounds=rounds)
