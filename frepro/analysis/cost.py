@@ -150,6 +150,32 @@ def count_network(network: nn.Module, run: Callable[[], Any]) -> dict[str, int]:
     }
 
 
+def matrix_products(model: str, img_size: int) -> int:
+    """Return the multiply-accumulates of a model's matrix products for one image.
+
+    These are linear layers, 1 × 1 convolutions and the two products of attention. Everything else is left out, as are
+    the products in ``frepro.ops`` except for that of ``pooled_linear``, which stands for a linear layer.
+    """
+    tally = _Tally()
+    pointwise = {torch.ops.aten.convolution: _pointwise_convolution}
+    with attention_written_out(), ShapesAlone():
+        with torch.device("meta"):
+            network = timm.create_model(model, **sized(model, img_size)).eval()
+            image = torch.empty(1, 3, img_size, img_size)
+        with (
+            replaced(FORMULAS, tally.stand_in, network),
+            torch.no_grad(),
+            _Counter(display=False, custom_mapping=pointwise) as counter,
+        ):
+            network(image)
+    return counter.get_total_flops() // 2 + tally.products
+
+
+def _pointwise_convolution(x: torch.Size, weight: torch.Size, *args: Any, out_shape: torch.Size, **kwargs: Any) -> int:
+    is_product = math.prod(weight[2:]) == 1 and weight[1] == x[1]  # not grouped
+    return 2 * math.prod(out_shape) * weight[1] if is_product else 0
+
+
 def count_backbone(
     model: str, img_size: tuple[int, int], native_size: int | None = None, /, **model_args: Any
 ) -> dict[str, int]:
@@ -197,10 +223,14 @@ def real_fft(elements: int, points: int) -> float:
 
 
 class _Tally:
-    """Cost that ``FlopCounterMode`` does not see in a forward pass: norms in ``macs``, the rest in real operations."""
+    """Cost that ``FlopCounterMode`` does not see in a forward pass: norms in ``macs``, the rest in real operations.
+
+    ``products`` is the part of ``macs`` that stands for linear layers.
+    """
 
     def __init__(self) -> None:
         self.macs = 0
+        self.products = 0
         self.spectral = 0.0
         self.scan = 0.0
 
@@ -230,6 +260,7 @@ class _Tally:
     def pooled_linear(self, x: Tensor, masks: Any, radius: float, weights: Any, bias: Tensor) -> None:
         self.rescale(x, masks)
         self.macs += x.numel() * len(bias)
+        self.products += x.numel() * len(bias)
 
     def amplitude(self, x: Tensor) -> None:
         self.spectral += 2 * real_fft(x.numel(), x.shape[1] * x.shape[2]) + 4 * x.numel()

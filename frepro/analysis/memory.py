@@ -16,6 +16,7 @@ from timm.layers import set_fused_attn
 from frepro import processes
 from frepro.errors import FreproError
 from frepro.models.create import sized
+from frepro.store import provenance
 
 MIB = 2**20
 
@@ -68,7 +69,10 @@ def _resident(model: str, img_size: int, batch_size: int, fused_attn: bool, thre
     set_fused_attn(fused_attn)
     with torch.inference_mode():
         network = make(model, img_size).eval()
-        network(torch.randn(1, 3, 64, 64))  # warm-up: allocates code, tables and threads
+        takes_one_size = sized(model, img_size) and model not in provenance.own_models()
+        small = make(model, 64).eval() if takes_one_size else network
+        small(torch.randn(1, 3, 64, 64))  # warm-up: allocates code, tables and threads
+        del small
         images = torch.randn(batch_size, 3, img_size, img_size)
         _reset_high_water()
         before = _high_water()

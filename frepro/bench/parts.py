@@ -8,9 +8,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 
+from frepro.analysis.cost import matrix_products
 from frepro.bench.beside import Beside
 from frepro.bench.models import networks
-from frepro.bench.results import ACTIVATIONS, CONVOLUTIONS, NORMS, PARTS, PRODUCTS, REST, Key, Line, line
+from frepro.bench.results import ACTIVATIONS, BESIDE, CONVOLUTIONS, NORMS, PARTS, PRODUCTS, REST, Key, Line, line
 from frepro.bench.settings import Settings
 from frepro.models import layers
 
@@ -105,4 +106,11 @@ def measure(
             for name, side in reversed(sides) if number % 2 else list(sides):
                 for part, value in seconds(sides[name, side], images).items():
                     rounds.setdefault(Key("parts", name, shape, "float32", part, side), []).append(value)
-    return [line(key, times, images=len(images)) for key, times in rounds.items()], rounds
+    flops = {
+        (name, PRODUCTS, side): 2 * len(images) * matrix_products(name, size) for name, side in sides if side != BESIDE
+    }
+    lines = [
+        line(key, times, images=len(images), flops=flops.get((key.name, key.work, key.side)))
+        for key, times in rounds.items()
+    ]
+    return lines, rounds

@@ -38,6 +38,9 @@ PRODUCTS, CONVOLUTIONS, NORMS, ACTIVATIONS, REST = PARTS = (
     "the rest",
 )
 
+# An operation of ours counts as slower than its reference if the median of its speed-ups is below this.
+LEAST_SPEEDUP = 0.97
+
 # The timm model that each of ours is compared with: of similar size, with attention.
 PEERS = {
     **dict.fromkeys(("dfformer_s18", "cdfformer_s18", "gfformer_s18"), "caformer_s18"),
@@ -55,8 +58,8 @@ class Key:
         name: The operation or model.
         size: Size of the input in readable form, as batch × ....
         variant: Precision and execution.
-        work: "forward", "forward and backward", "inference" or "training step" (forward, loss, backward); in section
-            "parts", a part of inference.
+        work: "forward", "forward and backward", "inference", "training step" (forward, loss, backward) or "latency"
+            (inference of one image); in section "parts", a part of inference.
         side: The side (see ``REFERENCE`` and the following constants).
     """
 
@@ -78,7 +81,7 @@ class Line:
         high: Maximum over the rounds.
         rounds: Number of rounds.
         images: Images per call.
-        flops: Operations on real numbers of a forward call, by formula.
+        flops: Operations on real numbers of a forward call, by formula; in section "parts", of its products alone.
         bytes: Minimum memory traffic, reading and writing every input and output once.
         weights_mib: Memory of the weights.
         forward_mib: Peak that a forward pass adds.
@@ -168,6 +171,12 @@ class Found:
     rounds: Mapping[Key, Sequence[float]]
     provenance: Mapping[str, Any]
 
+    @property
+    def machine(self) -> str:
+        """The name of the machine; for a CPU, with the instruction set that was measured."""
+        kernels = self.provenance.get("kernels") or {}  # results of before it was recorded have none
+        return ", ".join(filter(None, (self.provenance["device"]["name"], kernels.get("instruction_set"))))
+
     @cached_property
     def ratios(self) -> list[Ratio]:
         return [
@@ -211,9 +220,21 @@ def line(key: Key, times: Sequence[float] | None, **more: Any) -> Line:
     return Line(*(getattr(key, field.name) for field in fields(Key)), *spread, **more)
 
 
-def folder(device: str, kind: str = "") -> Path:
-    """Return the folder of results: ``bench/cpu`` or ``bench/gpu``, or ``bench-<kind>`` for partial and smoke runs."""
-    return paths.results() / "-".join(filter(None, ("bench", kind))) / device
+def folder(device: str, instruction_set: str | None = None, kind: str = "") -> Path:
+    """Return the folder of results, one for each instruction set: ``bench/cpu-avx2``, ``bench/gpu``.
+
+    Args:
+        device: "cpu" or "gpu".
+        instruction_set: That of the CPU kernels; ``None`` if they could not be used.
+        kind: "smoke" or "only" for runs whose results are kept apart, in ``bench-<kind>``.
+    """
+    name = f"cpu-{(instruction_set or 'no-kernels').lower()}" if device == "cpu" else device
+    return paths.results() / "-".join(filter(None, ("bench", kind))) / name
+
+
+def folders() -> list[Path]:
+    """Return the folders that hold the results of complete benchmarks: those of CPUs, then that of a GPU."""
+    return sorted(path.parent for path in paths.results().glob("bench/*/provenance.json"))
 
 
 def write(found: Found, target: Path) -> None:

@@ -6,11 +6,13 @@ Earlier work in a process affects its speed; separate processes make each sectio
 import multiprocessing
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatchcase
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import torch
 
@@ -23,6 +25,9 @@ from frepro.errors import FreproError
 from frepro.ops import backends, cpu
 from frepro.store import provenance, records
 from frepro.training.parallel import Failure, attempt
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 Measured = tuple[list[Line], dict[Key, list[float]]]  # rows, and the seconds of the rounds
 
@@ -47,10 +52,14 @@ def run(
     """
     if os.environ.get("FREPRO_BACKEND"):
         raise FreproError("FREPRO_BACKEND is set: unset it, since the benchmark compares backends")
+    if (march := os.environ.get("FREPRO_MARCH")) and (reason := cpu.reason()):
+        raise FreproError(f"no CPU kernels for FREPRO_MARCH={march}, so unset it or take another: {reason}")
     settings = SMOKE if smoke else full(device)
-    settings = replace(settings, rounds=rounds or settings.rounds)
+    if rounds:
+        settings = replace(settings, rounds=rounds, training_rounds=rounds)
     other = besides.load(beside)
     chosen = _chosen(settings, other, only)
+    libraries = held()
     started, load = time.perf_counter(), _load()
     made = {**provenance.record(), "device": provenance.device_record(device)}  # describes the code that is loaded now
     lines: list[Line] = []
@@ -58,7 +67,9 @@ def run(
     for section, names in chosen.items():
         if names:
             begun = time.perf_counter()
-            measured = _apart(Section(section, settings, device, names, beside, torch.get_num_threads()), log)
+            measured = _apart(
+                Section(section, settings, device, names, beside, torch.get_num_threads()), libraries, log
+            )
             lines += measured[0]
             times |= measured[1]
             log(f"{section}: {time.perf_counter() - begun:.0f} s")
@@ -67,16 +78,53 @@ def run(
         "settings": asdict(settings),
         "only": only,
         "beside": {"source": other.source, "sha256": other.sha256} if beside else None,
-        "kernels": {"instruction_set": cpu.instruction_set(), "march": os.environ.get("FREPRO_MARCH") or "native"},
+        "kernels": _kernels(libraries) if device == "cpu" else None,
         "backends": {name: reason or "available" for name, reason in backends.reasons().items()},
         "load_before": load,
         "seconds": round(time.perf_counter() - started, 1),
     }
     found = Found(lines, times, record)
-    target = folder("cpu" if device == "cpu" else "gpu", "smoke" if smoke else "only" if only else "")
+    kind = "smoke" if smoke else "only" if only else ""
+    target = folder("cpu" if device == "cpu" else "gpu", cpu.instruction_set(), kind)
     with records.atomic_replace(target) as fresh:
         write(found, fresh)
     return found, target
+
+
+# Environment variables that hold torch, oneDNN, MKL and the compiled code of torch.compile to the instruction set that
+# FREPRO_MARCH names for our kernels; each library reads its own when it is loaded or first used.
+HELD = {
+    "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
+    "AVX": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "AVX", "MKL_ENABLE_INSTRUCTIONS": "AVX"},
+    "SSE2": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+}
+
+
+def held() -> dict[str, str]:
+    """Return the environment in which all libraries use the instruction set of FREPRO_MARCH.
+
+    It is empty if the processor has no more than this: then they need not be held to it.
+    """
+    march, instruction_set = os.environ.get("FREPRO_MARCH"), cpu.instruction_set()
+    if not march or instruction_set not in HELD or instruction_set == processor_set():
+        return {}
+    return {**HELD[instruction_set], "TORCHINDUCTOR_CPP_MARCH": march}
+
+
+def processor_set() -> str:
+    """Return the widest instruction set that torch uses on this processor."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"AVX512": "AVX-512", "DEFAULT": "SSE2"}.get(capability, capability)
+
+
+def _kernels(libraries: Mapping[str, str]) -> dict[str, Any]:
+    """Return which instruction set was measured, and on a processor with which, for the record."""
+    return {
+        "instruction_set": cpu.instruction_set(),
+        "march": os.environ.get("FREPRO_MARCH") or "native",
+        "processor": processor_set(),
+        "held": dict(libraries),
+    }
 
 
 def _chosen(settings: Settings, other: besides.Beside, only: str | None) -> dict[str, tuple[str, ...]]:
@@ -130,13 +178,20 @@ class Section:
                 return resolution.measure(*what, log)
 
 
-def _apart(section: Section, log: Callable[[str], None]) -> Measured:
-    """Run a section in a process of its own, forward its log lines, and return its result."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["frepro.models"])  # imported once instead of in each process
+def _apart(section: Section, environment: Mapping[str, str], log: Callable[[str], None]) -> Measured:
+    """Run a section in a process of its own, forward its log lines, and return its result.
+
+    Args:
+        environment: Environment variables that its libraries find when they are loaded.
+    """
+    # A fork server imports everything once, but may have loaded the libraries before.
+    context: SpawnContext | ForkServerContext
+    context = multiprocessing.get_context("spawn") if environment else multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["frepro.models"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(section, sender))
-    process.start()
+    with patch.dict(os.environ, environment):
+        process.start()
     sender.close()
     try:
         while isinstance(message := receiver.recv(), str):

@@ -1,8 +1,9 @@
-"""Evidence from the benchmark on the claim of DFFormer's Figures 5 and 6.
+"""Evidence from the benchmark on speed and memory against resolution.
 
-The claim is that, with growing resolution, CAFormer loses throughput and needs memory far more than ConvFormer does,
-whereas DFFormer and CDFFormer do not. Each model is therefore expressed relative to ConvFormer at each resolution, and
-the change of this ratio from the lowest resolution to the highest is tested.
+The claim of DFFormer's Figures 5 and 6 is that, with growing resolution, CAFormer loses throughput and needs memory far
+more than ConvFormer does, whereas DFFormer and CDFFormer do not. Each model is therefore expressed relative to
+ConvFormer at each resolution, and the change of this ratio from the lowest resolution to the highest is tested. Vim,
+whose cost is linear in the number of tokens, is compared with DeiT-Ti at each resolution.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,25 +12,34 @@ from statistics import median
 from typing import Any
 
 from frepro import papers
-from frepro.bench.results import Found, Line, folder, read
+from frepro.bench.results import Found, Line, folders, read
 from frepro.experiment.claims import Outcome, paired
 
-BASE, ATTENTION = "convformer_s18", "caformer_s18"
+BASE, ATTENTION, DEIT = "convformer_s18", "caformer_s18", "deit_tiny_patch16_224"
+# The models of DFFormer's figures, and those whose cost is linear in the number of tokens next to transformers.
+MODELS = ("dfformer_s18", "cdfformer_s18", "gfformer_s18", ATTENTION, BASE)
+VIM = ("vim_tiny", "vimf_tiny_h", DEIT, "deit_small_patch16_224")
 
 
 def machines(profile: str, log: Callable[[str], None] = print) -> dict[str, Found]:
-    """Return the results of the benchmark by machine name, for a CPU and a GPU where both exist.
+    """Return the results of DFFormer's models by machine: for each instruction set of a CPU, and a GPU, as measured.
 
     If there are none, and in profile smoke, a tiny benchmark runs on this machine's CPU. It shows that everything
     works, but says nothing about larger images.
     """
-    folders = [folder(device) for device in ("cpu", "gpu")] if profile != "smoke" else []
-    found = [read(source) for source in folders if (source / "resolution.csv").exists()]
+    stored = folders() if profile != "smoke" else []
+    found = [read(source) for source in stored if (source / "resolution.csv").exists()]
     if not found:
         from frepro.bench import run  # torch takes seconds
 
-        found = [run.run("cpu", only="resolution/*", smoke=True, log=log)[0]]
-    return {each.provenance["device"]["name"]: each for each in found}
+        found = [run.run("cpu", only="resolution/*former_*", smoke=True, log=log)[0]]
+    return {each.machine: only(each, MODELS) for each in found}
+
+
+def only(found: Found, models: Sequence[str]) -> Found:
+    """Return the results by resolution of some models."""
+    rounds = {key: times for key, times in found.rounds.items() if key.section == "resolution" and key.name in models}
+    return Found([line for line in found.section("resolution") if line.name in models], rounds, found.provenance)
 
 
 def lines(machines: Mapping[str, Found]) -> dict[str, list[Line]]:
@@ -115,8 +125,7 @@ def faster(found: Found, better: str, worse: str) -> list[Outcome]:
             continue
         rates = [[images / seconds for seconds in values] for values in times]
         claim = papers.Claim(better, worse, f"{rows[0]} is faster at {line.size} pixels.", "throughput")
-        setting = found.provenance["device"]["name"]
-        outcomes.append(Outcome(claim, rows, "img/s", None, *paired(rates[0], rates[1]), len(rates[0]), setting))
+        outcomes.append(Outcome(claim, rows, "img/s", None, *paired(rates[0], rates[1]), len(rates[0]), found.machine))
     return outcomes
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from frepro.bench import scaling
 from frepro.bench.results import PEERS
 
 OTHERS = (
@@ -18,6 +19,7 @@ class Settings:
 
     Attributes:
         rounds: Number of timed turns of each side after its warm-up.
+        training_rounds: The same for training steps, which take most of the time.
         batch_size: Batch size of operations and models.
         img_size: Image size of operations and models, in pixels.
         least: Minimum duration in seconds of an operation's turn.
@@ -27,11 +29,12 @@ class Settings:
         copied: Bytes that are copied to measure memory bandwidth; more than fit in the caches.
         ours: Our models.
         others: Models from timm in addition to their peers.
-        compiled: Models that are also timed compiled, on a GPU; compiling takes a minute each.
+        compiled: Models that are also timed compiled, and on a CPU in bfloat16; compiling takes a minute each.
         by_resolution: Models that are timed at all ``resolutions``, with ``resolution_batch`` images at a time.
     """
 
     rounds: int = 5
+    training_rounds: int = 3
     batch_size: int = 8
     img_size: int = 224
     least: float = 0.05
@@ -41,14 +44,11 @@ class Settings:
     copied: int = 2**28
     ours: tuple[str, ...] = (*PEERS, "gfnet_h_ti")
     others: tuple[str, ...] = OTHERS
-    compiled: tuple[str, ...] = ("dfformer_s18", "spanet_small", "caformer_s18", "vim_tiny", "deit_tiny_patch16_224")
-    by_resolution: tuple[str, ...] = (
-        "dfformer_s18",
-        "cdfformer_s18",
-        "gfformer_s18",
-        "caformer_s18",
-        "convformer_s18",
+    compiled: tuple[str, ...] = (
+        *("dfformer_s18", "spanet_small", "caformer_s18"),
+        *("vimf_tiny_h", "deit_tiny_patch16_224"),
     )
+    by_resolution: tuple[str, ...] = (*scaling.MODELS, *scaling.VIM)
     resolutions: tuple[int, ...] = (224, 384, 512, 768, 1024)
     resolution_batch: int = 1
 
@@ -66,6 +66,7 @@ def full(device: str) -> Settings:
 
 SMOKE = Settings(
     rounds=2,
+    training_rounds=2,
     batch_size=1,
     img_size=64,
     least=0.0,
@@ -75,6 +76,10 @@ SMOKE = Settings(
     copied=2**16,
     ours=("dfformer_s18", "vim_tiny"),
     others=(),
-    by_resolution=("dfformer_s18", "cdfformer_s18", "caformer_s18", "convformer_s18"),
+    compiled=("deit_tiny_patch16_224",),
+    by_resolution=(
+        *("dfformer_s18", "cdfformer_s18", "caformer_s18", "convformer_s18"),
+        *("vim_tiny", "deit_tiny_patch16_224"),
+    ),
     resolutions=(32, 64),
 )

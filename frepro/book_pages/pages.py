@@ -14,6 +14,7 @@ from typing import Any
 from frepro import papers, recipes, report
 from frepro.analysis import sizes
 from frepro.bench import results as bench
+from frepro.bench import scaling
 from frepro.book_pages import audit
 from frepro.book_pages.markdown import render
 from frepro.experiment.claims import did_train
@@ -112,6 +113,7 @@ BENCHMARK = {
     "operations": "Operations",
     "roofline": "What the machine allows",
     "resolution": "Throughput and memory against resolution",
+    "vim": "Vim against resolution",
     "slower": "Where frepro is slower",
     "origin": "Where these numbers come from",
 }
@@ -122,46 +124,57 @@ BENCHMARK_DATA = {
     "operations": "operations.csv",
     "roofline": "operations.csv",
     "resolution": "resolution.csv",
+    "vim": "resolution.csv",
     "slower": "ratios.csv",
     "origin": "rounds.csv",
 }
 
 
 def performance(folder: Path) -> None:
-    """Write what the performance page includes: each part of the benchmark on a CPU, and all parts of that on a GPU."""
+    """Write what the performance page includes: each part of the benchmark on CPUs, and all parts of that on a GPU.
+
+    The results of each instruction set have a heading of their own.
+    """
     folder.mkdir()
-    parts = {}
-    for device in ("cpu", "gpu"):
-        source = bench.folder(device)
-        if (source / "provenance.json").exists():
-            parts[device] = _benchmark(bench.read(source), folder, device)
-    for name in BENCHMARK:
-        text = parts["cpu"][name] if "cpu" in parts else "*not run* yet: `make bench`\n"
-        (folder / f"{name}.md").write_text(text, encoding="utf-8")
-    text = "*not run* yet: `make bench` on a machine with a CUDA device\n"
-    if "gpu" in parts:
-        text = "".join(f"### {title}\n\n{parts['gpu'][name]}" for name, title in BENCHMARK.items())
-    (folder / "gpu.md").write_text(text, encoding="utf-8")
+    on_cpus: dict[str, list[str]] = {name: [] for name in BENCHMARK}
+    gpu = "*not run* yet: `make bench` on a machine with a CUDA device\n"
+    for source in bench.folders():
+        found = bench.read(source)
+        parts = _benchmark(found, folder, source)
+        if source.name == "gpu":
+            gpu = "".join(f"### {title}\n\n{parts[name]}" for name, title in BENCHMARK.items())
+            continue
+        for name, text in parts.items():
+            on_cpus[name].append(f"### {found.machine}\n\n{text}")
+    for name, texts in on_cpus.items():
+        (folder / f"{name}.md").write_text("".join(texts) or "*not run* yet: `make bench`\n", encoding="utf-8")
+    (folder / "gpu.md").write_text(gpu, encoding="utf-8")
 
 
-def _benchmark(found: bench.Found, folder: Path, device: str) -> dict[str, str]:
-    """Return the parts of ``BENCHMARK`` as Markdown, and write their figures to the folder."""
+def _benchmark(found: bench.Found, folder: Path, source: Path) -> dict[str, str]:
+    """Return the parts of ``BENCHMARK`` as Markdown, and write their figures to the folder.
+
+    Args:
+        source: The folder that the results are from; its name tells the files of the page apart.
+    """
     from frepro.figures import speed  # importing torch takes seconds
 
     pictures = speed.pictures(found)
     for name, figure in pictures.items():
-        figure.savefig(folder / f"{device}_{name}.png")
+        figure.savefig(folder / f"{source.name}_{name}.png")
 
     def table(name: str, title: str, view: report.View, heading: str = "") -> tuple[str, str, str, report.View]:
         """Return a table as ``benchmark_part`` prints it, with its image if there is one."""
-        return heading, title, f"{device}_{name}.png" if name in pictures else "", view
+        return heading, title, f"{source.name}_{name}.png" if name in pictures else "", view
 
     variants = list(dict.fromkeys(line.variant for line in found.section("models")))
+    formers, vims = (scaling.only(found, names) for names in (scaling.MODELS, scaling.VIM))
     views = {
         "parts": [bench_report.parts(found)] if found.section("parts") else [],
         "operations": [bench_report.operations(found)],
         "roofline": [bench_report.roofline(found)],
-        "resolution": [bench_report.resolution(found)],
+        "resolution": [bench_report.resolution(formers)],
+        "vim": [bench_report.vim(found)] if vims.lines else [],
         "slower": [view] if (view := bench_report.slower(found)).rows else [],
     }
     tables = {name: [table(name, BENCHMARK[name], view) for view in some] for name, some in views.items()}
@@ -174,13 +187,13 @@ def _benchmark(found: bench.Found, folder: Path, device: str) -> dict[str, str]:
         )
         for variant in variants
     ]
-    made, source = found.provenance, bench.folder(device)
-    files = {name: copied(source.glob(data), folder, f"{device}_") for name, data in BENCHMARK_DATA.items()}
+    files = {name: copied(source.glob(data), folder, f"{source.name}_") for name, data in BENCHMARK_DATA.items()}
     empty = {"slower": "Nowhere in this run."}
     parts = {
         name: render("benchmark_part", tables=some, empty=empty.get(name, "*not run*"), files=files[name])
         for name, some in tables.items()
     }
+    made = found.provenance
     parts["origin"] = render(
         "benchmark_origin",
         made={"kernels": None, **made},

@@ -41,7 +41,11 @@ def sizes_command() -> None:
     callback=blank_as_none,
     help="Measure only what matches this pattern, for example scan, models/ or resolution/c*.",
 )
-@click.option("--rounds", type=click.IntRange(1), help="Number of measurements of each implementation. Default: 5.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    help="Number of measurements of each implementation. Default: 5, and 3 of training steps.",
+)
 @device_option
 @click.option(
     "--beside",
@@ -73,7 +77,7 @@ def bench_command(only: str | None, rounds: int | None, device: str, beside: Pat
             picture.savefig(folder / f"{name}.png")
     for section in SECTIONS:
         for variant in dict.fromkeys(line.variant for line in found.section(section)):
-            click.echo(f"\n{section}, {variant}, {found.provenance['device']['name']}")
+            click.echo(f"\n{section}, {variant}, {found.machine}")
             click.echo(
                 (report.models(found, variant) if section == "models" else getattr(report, section)(found)).text()
             )

@@ -11,16 +11,17 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from frepro.bench import scaling
 from frepro.bench.results import BESIDE, OURS, PARTS, PEERS, REFERENCE, Found, Line, Ratio
 from frepro.figures.style import COLOURS, PAGE_WIDTH, finished, subplots
-from frepro.report.benchmark import against_title, peak_rates, picture_of_models
+from frepro.report.benchmark import against_title, peak_rates, picture_of_models, vim_verdicts
 
 MARKERS = "oDs^v<>p*"
 PALETTE = [*COLOURS[:6], *COLOURS[7:]]  # the seventh is too pale for markers
 
 
 def pictures(found: Found) -> dict[str, Figure]:
-    """Return the figures of the results: "operations", "roofline", "models" (per variant), "parts", "resolution"."""
+    """Return the figures by name: "operations", "roofline", "models" (per variant), "parts", "resolution", "vim"."""
     drawn = {}
     ratios = [ratio for ratio in found.ratios if ratio.side == OURS]
     if operations := [ratio for ratio in ratios if ratio.section == "operations"]:
@@ -31,8 +32,10 @@ def pictures(found: Found) -> dict[str, Figure]:
         drawn[picture_of_models(variant)] = speed(chosen)
     if lines := found.section("parts"):
         drawn["parts"] = parts(lines)
-    if lines := found.section("resolution"):
-        drawn["resolution"] = resolution(lines)
+    if formers := scaling.only(found, scaling.MODELS).lines:
+        drawn["resolution"] = resolution(formers)
+    if scaling.only(found, scaling.VIM).lines:
+        drawn["vim"] = vim(found)
     return drawn
 
 
@@ -43,17 +46,22 @@ def speed(ratios: Sequence[Ratio]) -> Figure:
         kind = "timm's peer" if ratio.against in PEERS.values() else against_title(ratio.against)
         panels.setdefault(kind, []).append(ratio)
     is_model = ratios[0].section == "models"
-    rows = {key: i for i, key in enumerate(dict.fromkeys((ratio.name, ratio.size) for ratio in ratios))}
-    works = dict.fromkeys(ratio.work for ratio in ratios)
-    styles = {work: (MARKERS[i], PALETTE[i], (i - (len(works) - 1) / 2) * 0.38) for i, work in enumerate(works)}
 
-    height = 1.3 + (0.5 if is_model else 0.36) * len(rows)
+    def row_of(ratio: Ratio) -> tuple[str, str]:
+        return ratio.name, "" if is_model else ratio.size  # a model's latency is that of one image
+
+    rows = {key: i for i, key in enumerate(dict.fromkeys(map(row_of, ratios)))}
+    works = dict.fromkeys(ratio.work for ratio in ratios)
+    apart = 0.38 if len(works) == 2 else 0.27
+    styles = {work: (MARKERS[i], PALETTE[i], (i - (len(works) - 1) / 2) * apart) for i, work in enumerate(works)}
+
+    height = 1.3 + (max(0.5, 0.2 * len(works)) if is_model else 0.36) * len(rows)
     figure, grid = subplots(1, len(panels), sharey=True, squeeze=False, figsize=(PAGE_WIDTH, height))
     for axes, (kind, shown) in zip(grid[0], panels.items(), strict=True):
         axes.axvline(1, color="0.35", linewidth=1.2, zorder=1)
         for ratio in shown:
             marker, colour, shift = styles[ratio.work]
-            row = rows[ratio.name, ratio.size] + shift
+            row = rows[row_of(ratio)] + shift
             axes.plot([ratio.low, ratio.high], [row, row], color=colour, linewidth=2, solid_capstyle="butt")
             axes.plot(ratio.ratio, row, marker, color=colour, markersize=5.5)
             text = f"{ratio.ratio:.{2 if ratio.ratio < 10 else 1}f}"
@@ -74,7 +82,8 @@ def speed(ratios: Sequence[Ratio]) -> Figure:
         Line2D([], [], marker=marker, color=colour, linewidth=2, label=work)
         for work, (marker, colour, _) in styles.items()
     ]
-    title = f"median and range of {ratios[0].rounds} rounds"
+    counts = dict.fromkeys(str(ratio.rounds) for ratio in ratios)
+    title = f"median and range of {' or '.join(counts)} rounds"
     figure.legend(
         handles=handles, title=title, title_fontsize=8, loc="outside upper center", ncols=len(works), frameon=False
     )
@@ -193,6 +202,47 @@ def resolution(lines: Sequence[Line]) -> Figure:
         axes.set_title(QUANTITIES[quantity], fontsize=9)
     _against_resolution({axes: (lines, quantity) for axes, quantity in zip(grid, QUANTITIES, strict=True)})
     figure.suptitle(_conditions(lines), fontsize=9)
+    return finished(figure)
+
+
+def vim(found: Found) -> Figure:
+    """Plot Vim's speed-up over DeiT-Ti, milliseconds and peak memory versus resolution, one panel below the other.
+
+    The figure is narrow, for its text to remain legible on a phone.
+    """
+    lines = scaling.only(found, scaling.VIM).lines
+    ratios = [ratio for ratio in found.ratios if ratio.section == "resolution" and ratio.against == scaling.DEIT]
+    sizes = sorted({int(line.size) for line in lines})
+    figure, (speedup, duration, memory) = subplots(3, 1, sharex=True, figsize=(4.6, 8.4))
+    speedup.axhline(1, color="0.35", linewidth=1.2)
+    for i, name in enumerate(dict.fromkeys(line.name for line in lines)):
+        mine = [line for line in lines if line.name == name]
+        look = {"color": PALETTE[i], "marker": MARKERS[i], "markersize": 6, "linewidth": 1.8, "label": name}
+        look["linestyle"] = "-" if mine[0].side == OURS else "--"
+        if against := [ratio for ratio in ratios if ratio.name == name]:
+            values = [ratio.ratio for ratio in against]
+            spread = [[r.ratio - r.low for r in against], [r.high - r.ratio for r in against]]
+            speedup.errorbar([int(r.size) for r in against], values, yerr=spread, capsize=2, elinewidth=1, **look)
+        milliseconds = {int(x.size): 1e3 * x.seconds for x in mine if x.seconds is not None}
+        peaks = {int(x.size): x.peak_mib for x in mine if x.peak_mib is not None}
+        duration.plot(list(milliseconds), list(milliseconds.values()), **look)
+        memory.plot(list(peaks), list(peaks.values()), **look)
+    labels = (f"times as fast as\n{scaling.DEIT}", "milliseconds for an image", "peak memory (MiB)")
+    for axes, label in zip((speedup, duration, memory), labels, strict=True):
+        axes.set_yscale("log")
+        axes.set_ylabel(label)
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    memory.set_xscale("log")
+    memory.set_xticks(sizes, [str(size) for size in sizes])
+    memory.xaxis.set_minor_locator(NullLocator())
+    memory.set_xlabel("resolution (pixels per side)")
+    speedup.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    verdicts = [f"{name}: {verdict}" for name, verdict in vim_verdicts(found).items()]
+    figure.suptitle("\n".join([f"{_conditions(lines)}, against {scaling.DEIT}", *verdicts]), fontsize=8.5)
+    handles, names = duration.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
     return finished(figure)
 
 

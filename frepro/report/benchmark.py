@@ -3,7 +3,20 @@
 from collections.abc import Sequence
 
 from frepro.bench import scaling
-from frepro.bench.results import BESIDE, MACHINE, OURS, PARTS, PEER, PEERS, PRODUCTS, REFERENCE, Found, Line, Ratio
+from frepro.bench.results import (
+    BESIDE,
+    LEAST_SPEEDUP,
+    MACHINE,
+    OURS,
+    PARTS,
+    PEER,
+    PEERS,
+    PRODUCTS,
+    REFERENCE,
+    Found,
+    Line,
+    Ratio,
+)
 from frepro.report import NOT_RUN, View
 
 TITLES = {REFERENCE: "the PyTorch reference", BESIDE: "the code given by --beside", "mamba_ssm": "mamba-ssm"}
@@ -30,29 +43,33 @@ def peak_rates(found: Found) -> tuple[float, float]:
 
 
 def models(found: Found, variant: str = "float32") -> View:
-    """Return images per second of every model, and the speed-up of frepro's over reference, peer and other code."""
+    """Return images per second of every model, and the speed-up of frepro's over reference, peer and other code.
+
+    For the latency, it is the milliseconds of one image.
+    """
     lines = [line for line in found.section("models", variant=variant) if line.side != REFERENCE]
     works = list(dict.fromkeys(line.work for line in lines))
     ratios = {
         (r.name, r.side, r.work, r.against): r for r in found.ratios if r.section == "models" and r.variant == variant
     }
-    has_beside = any(against == BESIDE for *_, against in ratios)
-    columns = ["reference", "peer"] + ["beside"] * has_beside
+    against = {against for *_, against in ratios}
+    columns = ["reference"] * (REFERENCE in against) + ["peer"] + ["beside"] * (BESIDE in against)
     headings = [("", "model")]
     for work in works:
-        headings += [(work, "images/s"), *((work, f"× {column}") for column in columns)]
+        unit = "ms for one image" if work == "latency" else "images/s"
+        headings += [(work, unit), *((work, f"× {column}") for column in columns)]
     rows = []
     for name, side in dict.fromkeys((line.name, line.side) for line in lines):
         cells = [name if side != BESIDE else f"{name} (beside)"]
         for work in works:
             (line,) = [x for x in lines if (x.name, x.side, x.work) == (name, side, work)]
-            cells.append(_rate(line.images_per_second))
-            for against in (REFERENCE, PEERS.get(name, ""), BESIDE)[: len(columns)]:
-                cells.append(_times(ratios.get((name, side, work, against))))
+            cells.append(_milliseconds(line) if work == "latency" else _rate(line.images_per_second))
+            others = {"reference": REFERENCE, "peer": PEERS.get(name, ""), "beside": BESIDE}
+            cells += [_times(ratios.get((name, side, work, others[column]))) for column in columns]
         rows.append(cells)
-    notes = [
-        "× reference: speed-up over the same model with plain PyTorch operations; × peer: over " + _peers(rows) + "."
-    ]
+    notes = ["× peer: speed-up over " + _peers(rows) + "."]
+    if "reference" in columns:
+        notes.insert(0, "× reference: speed-up over the same model with plain PyTorch operations.")
     return View(headings, rows, [*notes, *_missing(lines)])
 
 
@@ -66,7 +83,7 @@ def _peers(rows: Sequence[Sequence[str]]) -> str:
 
 
 def parts(found: Found) -> View:
-    """Return the milliseconds of inference in each part of a model.
+    """Return the milliseconds of inference in each part of a model, and the share that its matrix products must take.
 
     For frepro's models, the last columns are the speed-up over others if only the matrix products took time.
     """
@@ -76,6 +93,8 @@ def parts(found: Found) -> View:
     totals = {model: sum(times[*model, part] for part in PARTS) for model in models}
     has_beside = any(side == BESIDE for _, side in models)
     headings = [("", "model"), *(("milliseconds in", part) for part in PARTS), ("milliseconds in", "all")]
+    floors = _floors(found)
+    headings += [("floor", "% of all")]
     headings += [("products alone", f"× {other}") for other in ["peer"] + ["beside"] * has_beside]
     rows = []
     for name, side in models:
@@ -85,15 +104,36 @@ def parts(found: Found) -> View:
             totals[other] / times[name, OURS, PRODUCTS] if side == OURS and other in totals else None
             for other in others
         ]
+        floor = floors.get((name, side))
         rows.append(
             [name if side != BESIDE else f"{name} (beside)", *(f"{1e3 * value:.0f}" for value in spent)]
+            + ["" if floor is None else f"{100 * floor / totals[name, side]:.0f}"]
             + ["" if ceiling is None else f"{ceiling:.2f}" for ceiling in ceilings]
         )
-    return View(headings, rows, [])
+    notes = [
+        "floor: the time that the model's matrix products (linear layers, 1 × 1 convolutions, attention) would take at "
+        "the rate of the fastest product measured in the same run, in per cent of the whole time."
+    ]
+    return View(headings, rows, notes if floors else [])
+
+
+def _floors(found: Found) -> dict[tuple[str, str], float]:
+    """Return the seconds of each model's matrix products at the measured peak rate, by name and side.
+
+    It is empty if no product was measured, as in a partial run.
+    """
+    if not found.section("operations", name="matrix_product"):
+        return {}
+    _, rate = peak_rates(found)
+    products = found.section("parts", work=PRODUCTS)
+    return {(line.name, line.side): line.flops / rate for line in products if line.flops is not None}
 
 
 def operations(found: Found) -> View:
-    """Return the milliseconds of the reference and of frepro's operations, and the speed-up."""
+    """Return the milliseconds of the reference and of frepro's operations, and the speed-up.
+
+    A note says which operations are slower than their reference.
+    """
     lines = [line for line in found.section("operations") if line.side != MACHINE]
     works = list(dict.fromkeys(line.work for line in lines))
     ratios = {(r.name, r.size, r.work, r.side, r.against): r for r in found.ratios if r.section == "operations"}
@@ -111,7 +151,17 @@ def operations(found: Found) -> View:
             cells.append(_times(ratios.get((name, size, work, OURS, REFERENCE))))
             cells += [_milliseconds(by_side.get(side)) for side in others]
         rows.append(cells)
-    return View(headings, rows, _missing(lines))
+    return View(headings, rows, [_below(list(ratios.values())), *_missing(lines)])
+
+
+def _below(ratios: Sequence[Ratio]) -> str:
+    """Return a sentence on the operations whose speed-up over their reference is below ``LEAST_SPEEDUP``."""
+    mine = [ratio for ratio in ratios if ratio.side == OURS and ratio.against == REFERENCE]
+    below = [f"{r.name}, {r.size}, {r.work}: {_times(r)}" for r in mine if r.ratio < LEAST_SPEEDUP]
+    limit = f"with a median below {LEAST_SPEEDUP} times its speed"
+    if not below:
+        return f"No operation is slower than its reference ({limit}): {len(mine)} were compared."
+    return f"Slower than the reference ({limit}): {'; '.join(below)}."
 
 
 def roofline(found: Found) -> View:
@@ -155,6 +205,38 @@ def resolution(found: Found) -> View:
         peaks = [by_size[size].peak_mib for size in sizes]
         rows.append([name, *map(_rate, rates)] + [NOT_RUN if peak is None else f"{peak:.0f}" for peak in peaks])
     return View(headings, rows, _missing(lines))
+
+
+def vim(found: Found) -> View:
+    """Return the speed-up of Vim over DeiT-Ti, milliseconds and peak memory at each resolution."""
+    lines = scaling.only(found, scaling.VIM).section("resolution")
+    sizes = list(dict.fromkeys(line.size for line in lines))
+    ratios = {(r.name, r.size): r for r in found.ratios if r.section == "resolution"}
+    headings = [("", "model")]
+    headings += [(f"× {scaling.DEIT} at", size) for size in sizes]
+    headings += [("milliseconds at", size) for size in sizes]
+    headings += [("peak memory (MiB) at", size) for size in sizes]
+    rows = []
+    for name in dict.fromkeys(line.name for line in lines):
+        by_size = {line.size: line for line in lines if line.name == name}
+        speedups = [ratio and f"{ratio.ratio:.2f}" for ratio in (ratios.get((name, size)) for size in sizes)]
+        peaks = [by_size[size].peak_mib for size in sizes]
+        milliseconds = [_milliseconds(by_size[size], 0) for size in sizes]
+        rows.append(
+            [name, *(speedup or "" for speedup in speedups), *milliseconds]
+            + [NOT_RUN if peak is None else f"{peak:.0f}" for peak in peaks]
+        )
+    notes = [f"{name} against {scaling.DEIT}: {verdict}." for name, verdict in vim_verdicts(found).items()]
+    return View(headings, rows, [*notes, *_missing(lines)])
+
+
+def vim_verdicts(found: Found) -> dict[str, str]:
+    """Return for each Vim model from which resolution on it is faster than DeiT-Ti, in words."""
+    return {
+        name: scaling.overtakes(outcomes)
+        for name in scaling.VIM
+        if PEERS.get(name) == scaling.DEIT and (outcomes := scaling.faster(found, name, scaling.DEIT))
+    }
 
 
 def shares(found: Found, quantity: str) -> View:
@@ -204,10 +286,10 @@ def _range(share: scaling.Share) -> str:
     return f"{share.value:.2f} ({low:.2f}–{high:.2f})"
 
 
-def _milliseconds(line: Line | None) -> str:
+def _milliseconds(line: Line | None, decimals: int = 2) -> str:
     if line is None:
         return ""
-    return NOT_RUN if line.seconds is None else f"{1e3 * line.seconds:.2f}"
+    return NOT_RUN if line.seconds is None else f"{1e3 * line.seconds:.{decimals}f}"
 
 
 def _missing(lines: Sequence[Line]) -> list[str]:

@@ -179,3 +179,13 @@ def test_what_is_passed_over_changes_no_shape():
     whole = sizes_of((11, 4))
     with cost.ShapesAlone():
         assert sizes_of((11, 4)) == whole == ((2, 3, 5, 7), (2, 3, 11, 4))
+
+
+def test_matrix_products_are_linear_layers_pointwise_convolutions_and_attention():
+    tokens, dim = 197, 192
+    block = tokens * (3 + 1 + 4 + 4) * dim**2 + 2 * tokens**2 * dim
+    assert cost.matrix_products("deit_tiny_patch16_224", 224) == 12 * block + dim * 1000
+    pointwise = 64 * 128 * 28**2 + 128 * 256 * 14**2 + 256 * 512 * 7**2  # of the shortcuts; all others are 3 × 3
+    assert cost.matrix_products("resnet18", 224) == pointwise + 512 * 1000
+    for name in ("dfformer_s18", "spanet_small", "vimf_tiny_h"):  # without norms, spectra and other convolutions
+        assert 0.9 * cost.count(name)["macs"] < cost.matrix_products(name, 224) < cost.count(name)["macs"]

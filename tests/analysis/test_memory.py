@@ -26,3 +26,9 @@ def test_attention_written_out_holds_its_matrix():
     fused, written_out = (forward_memory("caformer_s18", 448, 1, "cpu", fused_attn=fused) for fused in (True, False))
     matrix = 4 * 10 * (28 * 28) ** 2 / 2**20
     assert written_out["forward"] > fused["forward"] + matrix / 2
+
+
+def test_a_model_of_one_image_size_is_measured_too():
+    found = forward_memory("deit_tiny_patch16_224", 96, 1, "cpu")
+    parameters = sum(p.numel() for p in timm.create_model("deit_tiny_patch16_224", img_size=96).parameters())
+    assert found["weights"] == pytest.approx(4 * parameters / 2**20, rel=0.01)

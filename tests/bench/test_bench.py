@@ -13,13 +13,15 @@ from statistics import median
 import pytest
 import torch
 
-from frepro.bench import beside, parts, results
+from frepro.bench import beside, models, parts, results
 from frepro.bench.run import run
 from frepro.book_pages import pages
 from frepro.errors import FreproError
 from frepro.ops import cpu
 from frepro.report import benchmark as report
 from tests.conftest import OFFLINE, ROOT
+
+CPU = results.folder("cpu", cpu.instruction_set()).name  # of this processor's instruction set
 
 BESIDE = """
 import torch
@@ -59,7 +61,7 @@ def bench(tmp_path_factory):
         [*command, "--beside", str(folder / "others.py")], cwd=ROOT, env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    return done, folder / "results" / "bench-smoke" / "cpu"
+    return done, folder / "results" / "bench-smoke" / CPU
 
 
 def rows(path):
@@ -85,6 +87,7 @@ def test_all_files_are_there_and_all_was_timed(bench):
         "resolution.png",
         "roofline.png",
         "rounds.csv",
+        "vim.png",
     ]
     assert "rounds.csv" in done.stdout
     found = results.read(folder)
@@ -98,7 +101,12 @@ def test_all_files_are_there_and_all_was_timed(bench):
         ("vim_tiny", "reference"),
         ("deit_tiny_patch16_224", "timm"),
     }
-    assert {line.work for line in found.section("models")} == {"inference", "training step"}
+    works = {line.work: line.images for line in found.section("models", variant="float32")}
+    assert works == {"inference": 1, "training step": 1, "latency": 1}
+    few = {(line.variant, line.name) for line in found.section("models") if line.variant != "float32"}
+    variants = models.variants(torch.device("cpu"))[1:]
+    assert few == {(variant, "deit_tiny_patch16_224") for variant in variants}
+    assert "float32 compiled" in variants
     assert all(line.weights_mib > 0 and line.forward_mib > 0 for line in found.section("resolution"))
 
 
@@ -137,6 +145,12 @@ def test_the_time_of_a_pass_is_divided_among_its_layers(bench):
     assert all(spent["caformer_s18", "timm", part] > 0 for part in results.PARTS)
     (row,) = [cells for cells in report.parts(found).rows if cells[0] == "vim_tiny"]
     ceiling = sum(spent["deit_tiny_patch16_224", "timm", part] for part in results.PARTS)
+    # The fixture's operations give the rate, 12 blocks of DeiT-Ti on 17 tokens and its head the products.
+    deit = next(line for line in found.section("parts", name="deit_tiny_patch16_224") if line.flops)
+    assert deit.flops == 2 * (12 * (17 * 12 * 192**2 + 2 * 17**2 * 192) + 192 * 1000)
+    share = deit.flops / report.peak_rates(found)[1] / ceiling
+    (peer,) = [cells for cells in report.parts(found).rows if cells[0] == "deit_tiny_patch16_224"]
+    assert float(peer[-3]) == pytest.approx(100 * share, abs=0.5)
     assert float(row[-2]) == pytest.approx(ceiling / spent["vim_tiny", "frepro", "matrix products"], abs=0.005)
 
 
@@ -204,15 +218,15 @@ def test_the_page_is_made_from_results(bench, store, tmp_path):
     pages.performance(tmp_path / "none")
     assert {path.read_text() for path in (tmp_path / "none").glob("[mors]*.md")} == {"*not run* yet: `make bench`\n"}
 
-    shutil.copytree(bench[1], store / "bench" / "cpu")
+    shutil.copytree(bench[1], store / "bench" / CPU)
     pages.performance(tmp_path / "page")
     texts = {path.stem: path.read_text(encoding="utf-8") for path in (tmp_path / "page").glob("*.md")}
     assert set(texts) == {*pages.BENCHMARK, "gpu"}
     assert "not run" in texts["gpu"]
-    for name in ("models", "parts", "operations", "roofline", "resolution"):
+    for name in ("models", "parts", "operations", "roofline", "resolution", "vim"):
         assert f"![{'Models, float32' if name == 'models' else pages.BENCHMARK[name]}]" in texts[name]
-        assert f"results/performance/cpu_{name}.png" in texts[name]
-        assert (tmp_path / "page" / f"cpu_{name}.png").stat().st_size > 10_000
+        assert f"results/performance/{CPU}_{name}.png" in texts[name]
+        assert (tmp_path / "page" / f"{CPU}_{name}.png").stat().st_size > 10_000
         assert '<th scope="row">' in texts[name]
     assert "a net of one layer" in texts["origin"]
     assert f"CPU kernels for {cpu.instruction_set()} (`-march=" in texts["origin"] or cpu.reason()
@@ -226,6 +240,29 @@ def test_the_page_is_made_from_results(bench, store, tmp_path):
     assert "gpu_resolution.png" in gpu
 
 
+def test_the_page_shows_each_instruction_set_by_itself(bench, store, tmp_path):
+    for name in ("AVX-512", "AVX2"):
+        target = results.folder("cpu", name)
+        shutil.copytree(bench[1], target)
+        made = json.loads((target / "provenance.json").read_text(encoding="utf-8"))
+        held = {"ATEN_CPU_CAPABILITY": "avx2"} if name == "AVX2" else {}
+        made["kernels"] = {"instruction_set": name, "march": "x", "processor": "AVX-512", "held": held}
+        (target / "provenance.json").write_text(json.dumps(made), encoding="utf-8")
+    assert [path.name for path in results.folders()] == ["cpu-avx-512", "cpu-avx2"]
+    pages.performance(tmp_path / "page")
+    processor = made["device"]["name"]
+    for name in pages.BENCHMARK:
+        text = (tmp_path / "page" / f"{name}.md").read_text(encoding="utf-8")
+        first, second = text.split("### ")[1:]
+        assert first.startswith(f"{processor}, AVX-512\n")
+        assert second.startswith(f"{processor}, AVX2\n")
+        assert "cpu-avx2_" not in first
+        assert "cpu-avx-512_" not in second
+    said = "AVX2 on a processor with AVX-512: all libraries held to AVX2 (`ATEN_CPU_CAPABILITY=avx2`)"
+    assert said in second
+    assert said not in first
+
+
 def test_an_unknown_pattern_is_one_line(frepro_command):
     done = frepro_command("bench", "--smoke", "--only", "nosuch")
     assert done.returncode == 1
@@ -237,7 +274,7 @@ def test_a_part_stands_apart_and_brings_what_it_is_compared_with(store):
     found, folder = run("cpu", rounds=1, only="scan", smoke=True, log=lambda line: None)
     assert {line.name for line in found.lines} == {"selective_scan", "copy", "matrix_product"}
     assert {line.rounds for line in found.lines} == {1}
-    assert folder == store / "bench-smoke" / "cpu"
+    assert folder == store / "bench-smoke" / CPU
     assert not (folder / "models.csv").exists()
 
 
@@ -249,7 +286,7 @@ def test_a_part_stands_apart_and_brings_what_it_is_compared_with(store):
     ],
 )
 def test_a_section_that_fails_ends_the_benchmark_and_keeps_its_results(bench, store, tmp_path, body, message):
-    folder = store / "bench-smoke" / "cpu"
+    folder = store / "bench-smoke" / CPU
     shutil.copytree(bench[1], folder)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     code = "import os, signal\nfrom frepro.errors import FreproError\nSOURCE = 'x'\n"

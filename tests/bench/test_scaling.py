@@ -7,7 +7,7 @@ import pytest
 from frepro import paths, report
 from frepro.analysis.illustration import Illustration
 from frepro.bench import scaling
-from frepro.bench.results import OURS, PEER, Found, Key, line, write
+from frepro.bench.results import OURS, PEER, Found, Key, folder, line, write
 from frepro.figures import speed
 from frepro.report import benchmark as bench_report
 from frepro.reproduce import Artefact, plan
@@ -90,7 +90,7 @@ def test_stored_results_are_drawn_and_make_the_figures_stale(found, store):
     without = plan(figure_5, {"profile": "demo"}).made_from
     target = store / "bench" / "gpu"
     target.mkdir(parents=True)
-    write(found, target)
+    write(with_vim(found), target)
     assert plan(figure_5, {"profile": "demo"}).made_from != without
     assert plan(Artefact("dfformer", "figure", 8), {"profile": "demo"})._benchmarks() == {}
 
@@ -104,6 +104,51 @@ def test_stored_results_are_drawn_and_make_the_figures_stale(found, store):
     figure = speed.against_resolution(scaling.lines(machines), "memory")
     assert [axes.get_title() for axes in figure.axes] == ["a machine\ninference, 2 images at a time"]
     assert len(figure.axes[0].texts) == len(SECONDS)
+
+
+def with_vim(found: Found) -> Found:
+    """Further models, with further sizes, as the benchmark measures them for another figure."""
+    rounds = {
+        Key("resolution", name, str(size), "float32", "inference", side): [seconds, 1.01 * seconds]
+        for name, side, by_size in (
+            ("vimf_tiny_h", OURS, {224: 2.0, 512: 4.0, 1024: 8.0}),
+            ("deit_tiny_patch16_224", PEER, {224: 1.0, 512: 5.0, 1024: 20.0}),
+        )
+        for size, seconds in by_size.items()
+    }
+    lines = [line(key, times, images=2, weights_mib=5.0, forward_mib=9.0) for key, times in rounds.items()]
+    return Found([*found.lines, *lines], {**found.rounds, **rounds}, found.provenance)
+
+
+def test_dfformers_figures_hold_its_models_alone(found, store):
+    target = store / "bench" / "cpu-avx2"
+    target.mkdir(parents=True)
+    write(with_vim(found), target)
+    (each,) = scaling.machines("demo").values()
+    assert {line.name for line in each.lines} == {key.name for key in each.rounds} == set(SECONDS)
+    assert {size for by_size in scaling.shares(each, "throughput").values() for size in by_size} == {224, 512, 768}
+
+
+def test_from_which_resolution_vim_is_faster(found):
+    said = "vimf_tiny_h against deit_tiny_patch16_224: faster at 512 pixels and beyond."
+    view = bench_report.vim(with_vim(found))
+    assert view.rows[0] == ["vimf_tiny_h", *("0.50", "1.25", "2.50"), *("2010", "4020", "8040"), *["14"] * 3]
+    assert view.rows[1][:4] == ["deit_tiny_patch16_224", "", "", ""]
+    assert said in view.notes
+
+
+def test_machines_of_two_instruction_sets_are_two(found, store):
+    for name in ("AVX2", "AVX-512"):
+        target = folder("cpu", name)
+        target.mkdir(parents=True)
+        kernels = {"instruction_set": name, "march": "native", "processor": name, "held": {}}
+        write(Found(found.lines, found.rounds, {**found.provenance, "kernels": kernels}), target)
+    machines = scaling.machines("demo")
+    assert list(machines) == ["a machine, AVX-512", "a machine, AVX2"]
+    figure = speed.against_resolution(scaling.lines(machines), "throughput")
+    assert [axes.get_title().splitlines()[0] for axes in figure.axes] == list(machines)
+    (outcome, *_) = scaling.faster(machines["a machine, AVX2"], "dfformer_s18", "caformer_s18")
+    assert outcome.setting == "a machine, AVX2"
 
 
 def test_the_figures_are_in_the_book():

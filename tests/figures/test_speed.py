@@ -56,3 +56,37 @@ def test_resolution_labels_each_curve_at_its_end():
     heights = [text.get_position()[1] for text in right.texts]  # equal curves, but labels apart
     assert abs(heights[0] - heights[1]) >= 10
     assert "2 images" in figure.get_suptitle()
+
+
+def test_vim_is_compared_with_deit_at_each_resolution():
+    entries = {
+        ("resolution", name, size, "inference", side): [seconds] * 3
+        for name, side, by_size in (
+            ("dfformer_s18", OURS, {"224": 7.0}),
+            ("vimf_tiny_h", OURS, {"224": 2.0, "512": 4.0}),
+            ("deit_tiny_patch16_224", PEER, {"224": 1.0, "512": 8.0}),
+        )
+        for size, seconds in by_size.items()
+    }
+    results = found(entries, images=1, weights_mib=10.0, forward_mib=5.0)
+    results.provenance["device"] = {"name": "a machine"}
+    figure = speed.vim(results)
+    speedup, duration, memory = figure.axes
+    assert [0.5, 2.0] in [list(each.get_ydata()) for each in speedup.lines]
+    assert [list(each.get_ydata()) for each in duration.lines] == [[2000, 4000], [1000, 8000]]
+    assert list(memory.lines[0].get_ydata()) == [15, 15]
+    assert all(axes.get_ylabel() for axes in figure.axes)
+    assert "pixels" in memory.get_xlabel()
+    assert "vimf_tiny_h: faster at 512 pixels and beyond" in figure.get_suptitle()
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"vimf_tiny_h", "deit_tiny_patch16_224"}
+
+
+def test_a_models_row_holds_all_its_works():
+    entries = {
+        ("models", "vim_tiny", size, work, side): [seconds, seconds]
+        for size, work in (("8 × n", "inference"), ("8 × n", "training step"), ("1 × n", "latency"))
+        for side, seconds in ((OURS, 1.0), (REFERENCE, 3.0))
+    }
+    (axes,) = speed.speed(found(entries).ratios).axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["vim_tiny"]
+    assert [text.get_text() for text in axes.texts] == ["3.00"] * 3
