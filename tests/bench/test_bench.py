@@ -190,7 +190,7 @@ def test_code_beside_is_timed_compared_and_named(bench):
     assert {line.name for line in found.lines if line.side == "beside"} == {"dfformer_s18", "one_layer", "star_relu"}
     against = {(ratio.name, ratio.work) for ratio in found.ratios if ratio.against == "beside"}
     assert against == {
-        *(("dfformer_s18", work) for work in ("inference", "training step")),
+        *(("dfformer_s18", work) for work in ("inference", "training step", "latency")),
         *(("star_relu", work) for work in ("forward", "forward and backward")),
     }
     text = report.models(found).text()
