@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    experiment,
+    experiment: "Experiment",
     jobs: int | None = None,
     per_device: int | None = None,
     workers: int | None = None,
