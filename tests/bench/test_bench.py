@@ -253,7 +253,7 @@ def test_the_page_shows_each_instruction_set_by_itself(bench, store, tmp_path):
     processor = made["device"]["name"]
     for name in pages.BENCHMARK:
         text = (tmp_path / "page" / f"{name}.md").read_text(encoding="utf-8")
-        first, second = text.split("### ")[1:]
+        first, second = f"\n{text}".split("\n### ")[1:]
         assert first.startswith(f"{processor}, AVX-512\n")
         assert second.startswith(f"{processor}, AVX2\n")
         assert "cpu-avx2_" not in first
