@@ -45,6 +45,9 @@ __all__ = ["GFNet", "GlobalFilter"]
 
 REVISION = {"gfnet": 1}
 
+for _operation in ("global_filter", "resample_abs_pos_embed", "resize_filter"):
+    torch.fx.wrap(_operation)  # a node of torch.fx's graphs: what it does depends on sizes, which they lack
+
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
@@ -111,6 +114,7 @@ class GFNet(Backbone):
     """
 
     mixer_name = "filter"
+    output_fmt = "NHWC"
     drawings: ClassVar = {"gfnet_block": ("gfnet_ti", "blocks.0", ())}
 
     def __init__(
@@ -182,7 +186,7 @@ class GFNet(Backbone):
                 block.filter.set_size(size)
 
     def _pos_embed(self, size: tuple[int, int]) -> Tensor:
-        """Position embeddings for a map of another size, (1, h * w, C)."""
+        """Position embeddings for a map of any size, (1, h * w, C)."""
         return resample_abs_pos_embed(
             self.pos_embed, list(size), list(self.grid_size), num_prefix_tokens=0, antialias=False
         )
@@ -209,8 +213,7 @@ class GFNet(Backbone):
         embed = self.patch_embed[0] if self.pyramid else self.patch_embed
         x = embed(x.permute(0, 2, 3, 1))
         size = (x.shape[1], x.shape[2])
-        pos_embed = self.pos_embed if size == self.grid_size else self._pos_embed(size)
-        return x + pos_embed.unflatten(1, size)
+        return x + self._pos_embed(size).unflatten(1, size)
 
     def _sections(self) -> list[list[nn.Module]]:
         """What lies between a feature map and the next: a block in the plain form, a stage in the pyramid."""
@@ -225,9 +228,8 @@ class GFNet(Backbone):
             self.patch_embed = self.patch_embed[:count]
 
     def _feature(self, x: Tensor, norm: bool) -> Tensor:
-        """(B, H, W, C) to (B, C, H, W), normed if the map has the channels of the last one."""
-        x = self.norm(x) if norm and x.shape[3] == self.num_features else x
-        return x.permute(0, 3, 1, 2)
+        """(B, H, W, C) to (B, C, H, W)."""
+        return (self.norm(x) if norm else x).permute(0, 3, 1, 2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """(B, C, h, w) to (B, num_classes), or to (B, C) with ``pre_logits``; without pooling, to maps of as many."""

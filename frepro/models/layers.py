@@ -19,6 +19,9 @@ from frepro.ops import depthwise_conv, eager, gelu, linear, star_relu
 
 __all__ = ["Conv1x1", "DepthwiseConv", "Mlp", "Sequential", "call", "is_private", "is_untouched"]
 
+for _operation in ("depthwise_conv", "linear"):
+    torch.fx.wrap(_operation)  # a node of torch.fx's graphs: what it does depends on sizes, which they lack
+
 
 class Conv1x1(nn.Conv2d):
     """``torch.nn.Conv2d`` with a kernel of 1, by ``ops.linear``: (B, in, H, W) to (B, out, H, W), channels-last."""
@@ -74,7 +77,7 @@ def is_untouched(layer: nn.Module, kind: type[nn.Module] | None = None) -> bool:
 
 def is_private(*layers: nn.Module) -> bool:
     """Whether what each of the layers gives is new and nobody else's: what is next may write over it."""
-    return all(type(layer) in OF_NEW_MAPS and is_untouched(layer) for layer in layers)
+    return not eager.is_graphed() and all(type(layer) in OF_NEW_MAPS and is_untouched(layer) for layer in layers)
 
 
 def _gelu(layer: nn.GELU, x: Tensor, inplace: bool) -> Tensor:

@@ -155,6 +155,8 @@ class MetaFormer(Pyramid):
         drop_path_rate: Stochastic depth of the last block; it grows linearly from 0 over the blocks.
     """
 
+    output_fmt = "NHWC"
+
     def __init__(
         self,
         token_mixers: Sequence[Callable],

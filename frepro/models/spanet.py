@@ -45,6 +45,7 @@ stages, and begin at 1e-5, which both CaiT (at this depth) and PoolFormer (whose
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
@@ -63,7 +64,24 @@ __all__ = ["SPAM", "SPANet", "SpectralPooling"]
 
 REVISION = {"spanet": 1}
 
+for _operation in ("channels_last", "fitted", "pooled_linear", "spectral_pool"):
+    torch.fx.wrap(_operation)  # a node of torch.fx's graphs: what it does depends on sizes, which they lack
+
 AGGREGATIONS = {"add": torch.add, "multiply": torch.mul}
+
+
+def fitted(mask: Tensor, height: int, width: int, radius: float, balance: float, ring: float | None) -> Tensor:
+    """The mask where it has this size; else one that has (see ``ops.spectral_pooling_mask``)."""
+    if eager.is_same_size(mask.shape, (height, width)):
+        return mask
+    return spectral_pooling_mask(height, width, radius, balance, ring, device=mask.device)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(B, C, H, W) as it is, on a CPU in the memory layout that convolutions are fastest at."""
+    if x.device.type != "cpu" or eager.obstacle(x, registered=True):
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 class SpectralPooling(nn.Module):
@@ -89,18 +107,17 @@ class SpectralPooling(nn.Module):
         self.filter = nn.Parameter(torch.empty(1, *size, **dd), requires_grad=False)
         self.set_size(size)
 
-    def _mask(self, size: tuple[int, int]) -> Tensor:
-        return spectral_pooling_mask(*size, self.radius, self.balance, self.ring, device=self.filter.device)
-
     def set_size(self, size: tuple[int, int]) -> None:
-        self.filter = nn.Parameter(self._mask(size)[None].to(self.filter.dtype), requires_grad=False)
+        mask = spectral_pooling_mask(*size, self.radius, self.balance, self.ring, device=self.filter.device)
+        self.filter = nn.Parameter(mask[None].to(self.filter.dtype), requires_grad=False)
 
     def mask(self, height: int, width: int) -> Tensor:
         """The mask of a map, (height, width); detached, so that it stays fixed when someone unfreezes a whole model."""
-        return self.filter[0].detach() if self.filter.shape[1:] == (height, width) else self._mask((height, width))
+        return fitted(self.filter[0].detach(), height, width, self.radius, self.balance, self.ring)
 
     def forward(self, x: Tensor) -> Tensor:
-        return spectral_pool(x.permute(0, 2, 3, 1), self.mask(*x.shape[2:])).permute(0, 3, 1, 2)
+        mask = self.mask(x.shape[2], x.shape[3])
+        return spectral_pool(x.permute(0, 2, 3, 1), mask).permute(0, 3, 1, 2)
 
 
 class SPAM(nn.Module):
@@ -170,11 +187,12 @@ class SPAM(nn.Module):
     def context(self, x: Tensor) -> Tensor:
         """Context map (Figure 4) of the convolved map x: (B, C, H, W) to (B, C, H, W)."""
         if self.is_pooled_at_once:
-            masks = [pool.mask(*x.shape[2:]) for pool in self.sps]
+            masks = [pool.mask(x.shape[2], x.shape[3]) for pool in self.sps]
             weights = [project.weight.flatten(1) for project in self.pws]
             bias = sum(project.bias for project in self.pws)
             return pooled_linear(x.permute(0, 2, 3, 1), masks, self.radius, weights, bias).permute(0, 3, 1, 2)
-        parts = x.split(self.splits, dim=1)
+        starts = accumulate(self.splits, initial=0)
+        parts = [x.narrow(1, start, split) for start, split in zip(starts, self.splits, strict=False)]
         gates = [project(pool(part)) for project, pool, part in zip(self.pws, self.sps, parts, strict=True)]
         return reduce(AGGREGATIONS[self.aggregation], gates)
 
@@ -337,13 +355,8 @@ class SPANet(Pyramid):
         }
 
     def _stem(self, x: Tensor) -> Tensor:
-        """(B, in_chans, H, W) as it is; the first convolution belongs to the first stage.
-
-        On a CPU maps lie channels-last in memory, which is what its convolutions are fastest at.
-        """
-        if x.device.type != "cpu" or eager.obstacle(x, registered=True):
-            return x
-        return x.contiguous(memory_format=torch.channels_last)
+        """(B, in_chans, H, W) as it is; the first convolution belongs to the first stage."""
+        return channels_last(x)
 
     def _sections(self) -> list[list[nn.Module]]:
         embeds = [self.patch_embed, *list(self.network)[1::2]]

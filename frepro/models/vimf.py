@@ -55,6 +55,8 @@ from frepro.ops import amplitude_spectrum
 
 __all__ = ["SpectralVimBlock", "VimF"]
 
+torch.fx.wrap("amplitude_spectrum")  # a node of torch.fx's graphs: what it does depends on sizes, which they lack
+
 REVISION = {"vimf": 1}
 
 
@@ -73,13 +75,22 @@ def conv_stem(in_chans: int, dim: int, *, stride: int, **dd: Any) -> nn.Sequenti
     return nn.Sequential(first, *halvings)
 
 
+def grid_spectrum(x: Tensor) -> Tensor:
+    """The spectrum of the paper, over height and width of the grid: (B, h, w, C) to (B, h, w, C)."""
+    return amplitude_spectrum(x)
+
+
 def v1_spectrum(x: Tensor, *, shift_batch: bool = True) -> Tensor:
     """V1's spectrum, over tokens and channels, zero frequency in the middle: (B, h, w, C) to (B, h, w, C).
 
     With ``shift_batch``, as released, the batch is rolled by half its length too.
     """
     spectrum = amplitude_spectrum(x.flatten(1, 2))
-    return torch.fft.fftshift(spectrum, dim=(0, 1, 2) if shift_batch else (1, 2)).view_as(x)
+    for axis in (0, 1, 2) if shift_batch else (1, 2):  # as fftshift, for which ONNX needs to know the sizes
+        size = spectrum.shape[axis]
+        places, half = torch.arange(size, device=x.device), size // 2
+        spectrum = spectrum.index_select(axis, torch.where(places < half, places + (size - half), places - half))
+    return spectrum.view_as(x)
 
 
 class SpectralPatchEmbed(nn.Module):
@@ -149,7 +160,7 @@ class VimF(VisionMamba):
         depth: int = 24,
         **kwargs: Any,
     ) -> None:
-        by_name = {"grid": amplitude_spectrum, "v1": partial(v1_spectrum, shift_batch=shift_batch), None: None}
+        by_name = {"grid": grid_spectrum, "v1": partial(v1_spectrum, shift_batch=shift_batch), None: None}
         if spectrum not in by_name:
             raise ValueError(f"spectrum is 'grid', 'v1' or None, not {spectrum!r}")
         if stem not in ("patch", "conv"):

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
+from torch.fx.experimental.symbolic_shapes import has_static_value, statically_known_true
 from torch.nn import Parameter
 from torch.utils._device import DeviceContext
 
@@ -25,7 +27,7 @@ def obstacle(*tensors: Tensor | None, registered: bool = False) -> str | None:
             ``torch.compile``, dispatch modes such as ``FlopCounterMode``, and fake tensors take it as it is.
     """
     if torch.compiler.is_compiling():
-        if torch.compiler._is_exporting_flag:  # ``is_exporting()`` is true of torch.compile too in torch 2.11
+        if is_exporting():
             return "an exported graph holds torch's own operators alone"
         if not registered:
             return "compilers choose for themselves"
@@ -45,8 +47,25 @@ def obstacle(*tensors: Tensor | None, registered: bool = False) -> str | None:
 
 
 def is_graphed() -> bool:
-    """Whether a graph is being made of the call, by ``torch.compile``, export or ``torch.jit.trace``."""
-    return torch.compiler.is_compiling() or torch._C._is_tracing()
+    """Whether a graph is being made of the call, by ``torch.compile``, export, ``torch.jit.trace`` or ``torch.fx``."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or is_fx_symbolic_tracing()
+
+
+def is_exporting() -> bool:
+    """Whether ``torch.export`` makes a graph of the call; ``torch.compiler``'s is true of compile too in torch 2.11."""
+    return torch.compiler.is_compiling() and torch.compiler._is_exporting_flag
+
+
+def are_open(*sizes: int) -> bool:
+    """Whether a graph is being made that leaves one of the sizes open: to count with it would fix it."""
+    return torch.compiler.is_compiling() and not all(has_static_value(size) for size in sizes)
+
+
+def is_same_size(size: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether two sizes are equal; no where an exported graph leaves one open, which asking would fix."""
+    if is_exporting():
+        return all(statically_known_true(a == b) for a, b in zip(size, other, strict=True))
+    return tuple(size) == tuple(other)
 
 
 def _has_modes() -> bool:
