@@ -56,7 +56,7 @@ from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg, init_weights
 from frepro.models.by_name import activation, norm
-from frepro.models.layers import Conv1x1, DepthwiseConv, Mlp, is_untouched
+from frepro.models.layers import Mlp, Sequential, call, conv1x1, depthwise, is_untouched
 from frepro.models.metaformer import Pyramid
 from frepro.ops import eager, pooled_linear, spectral_pool, spectral_pooling_mask
 
@@ -161,15 +161,12 @@ class SPAM(nn.Module):
         self.splits = [min(share, dim - start) for start in range(0, dim, share)]
         if len(self.splits) != len(balances):
             raise ValueError(f"{dim} channels cannot be split among {len(balances)} gates")
-        self.proj_in = Conv1x1(dim, dim, **dd)
-        self.conv = nn.Sequential(
-            DepthwiseConv(dim, (1, kernel_size), **dd),
-            DepthwiseConv(dim, (kernel_size, 1), **dd),
-        )
-        self.proj_out = Conv1x1(dim, dim, **dd)
+        self.proj_in = conv1x1(dim, dim, **dd)
+        self.conv = Sequential(depthwise(dim, (1, kernel_size), **dd), depthwise(dim, (kernel_size, 1), **dd))
+        self.proj_out = conv1x1(dim, dim, **dd)
         pooling = partial(SpectralPooling, size, radius=radius, ring=ring, **dd)
         self.sps = nn.ModuleList(pooling(balance=b) if spectral_pooling else nn.Identity() for b in balances)
-        self.pws = nn.ModuleList(Conv1x1(split, dim, **dd) for split in self.splits)
+        self.pws = nn.ModuleList(conv1x1(split, dim, **dd) for split in self.splits)
 
     def set_size(self, size: tuple[int, int]) -> None:
         for pool in self.sps:
@@ -181,7 +178,7 @@ class SPAM(nn.Module):
         """Whether one operation stands for all gates, and their modules lend it their masks and weights alone."""
         if not self.spectral_pooling or self.aggregation != "add":
             return False
-        kinds = ((self.sps, SpectralPooling), (self.pws, Conv1x1))
+        kinds = ((self.sps, SpectralPooling), (self.pws, nn.Conv2d))
         return all(is_untouched(module, kind) for modules, kind in kinds for module in modules)
 
     def context(self, x: Tensor) -> Tensor:
@@ -193,12 +190,12 @@ class SPAM(nn.Module):
             return pooled_linear(x.permute(0, 2, 3, 1), masks, self.radius, weights, bias).permute(0, 3, 1, 2)
         starts = accumulate(self.splits, initial=0)
         parts = [x.narrow(1, start, split) for start, split in zip(starts, self.splits, strict=False)]
-        gates = [project(pool(part)) for project, pool, part in zip(self.pws, self.sps, parts, strict=True)]
+        gates = [call(project, pool(part)) for project, pool, part in zip(self.pws, self.sps, parts, strict=True)]
         return reduce(AGGREGATIONS[self.aggregation], gates)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(self.proj_in(x))
-        return self.proj_out(x * self.context(x))
+        x = self.conv(call(self.proj_in, x))
+        return call(self.proj_out, x * self.context(x))
 
 
 class SPANetBlock(nn.Module):
@@ -228,7 +225,7 @@ class SPANetBlock(nn.Module):
         self.norm1 = norm_layer(dim, **dd)
         self.token_mixer = SPAM(dim, size=size, **mixer_args, **dd)
         self.norm2 = norm_layer(dim, **dd)
-        self.mlp = Mlp(dim, 4 * dim, act_layer=act_layer, layer=Conv1x1, **dd)
+        self.mlp = Mlp(dim, 4 * dim, act_layer=act_layer, layer=conv1x1, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.res_scale1, self.res_scale2 = scale("res", 1.0), scale("res", 1.0)
         self.layer_scale1, self.layer_scale2 = scale("layer", 1e-5), scale("layer", 1e-5)

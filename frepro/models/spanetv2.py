@@ -40,7 +40,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from frepro.models.backbone import create, default_cfg
-from frepro.models.layers import Conv1x1, DepthwiseConv, Sequential, call
+from frepro.models.layers import Sequential, call, conv1x1, depthwise
 from frepro.models.metaformer import MetaFormer, SepConv
 from frepro.ops import eager, resize_filter, spectral_rescale
 
@@ -88,7 +88,7 @@ class SpectralAdaptiveModulation(nn.Module):
         self.query = Sequential(nn.Linear(dim, dim, bias=False, **dd), nn.GELU())
         self.ctx = nn.Linear(dim, dim, bias=False, **dd)
         for i in range(1, self.num_heads + 1):
-            conv = DepthwiseConv(groups, 2 * i + 1, **dd)
+            conv = depthwise(groups, 2 * i + 1, **dd)
             self.register_module(f"local_conv_{i}", conv)
             spectrum = nn.Parameter(0.02 * torch.randn(groups, size[0], size[1] // 2 + 1, **dd))
             self.register_parameter(f"filter_{i}", spectrum)
@@ -97,7 +97,7 @@ class SpectralAdaptiveModulation(nn.Module):
             nn.Conv2d(dim, 2 * dim, 1, groups=groups, bias=False, **dd),
             GroupNorm1(2 * dim, **dd),
             nn.GELU(),
-            Conv1x1(2 * dim, dim, bias=False, **dd),
+            conv1x1(2 * dim, dim, bias=False, **dd),
         )
         self.proj_out = nn.Linear(dim, dim, bias=False, **dd)
 
@@ -112,7 +112,7 @@ class SpectralAdaptiveModulation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query = self.query(x)
         maps, width = call(self.ctx, x).permute(0, 3, 1, 2), self.head_width
-        heads = [conv(maps.narrow(1, i * width, width)) for i, conv in enumerate(self._heads("local_conv"))]
+        heads = [call(conv, maps.narrow(1, i * width, width)) for i, conv in enumerate(self._heads("local_conv"))]
         # Channel g * 4 + h holds channel g of head h.
         context = torch.stack([head.permute(0, 2, 3, 1) for head in heads], dim=4).flatten(3)  # (B, H, W, C)
         spectrum = torch.stack(self._heads("filter"), dim=1).flatten(0, 1).permute(1, 2, 0)  # (H, W // 2 + 1, C)
@@ -172,7 +172,7 @@ class Attention(nn.Module):
         if dim % self.head_dim:
             raise ValueError(f"attention splits dim = {dim} channels into heads of {self.head_dim}")
         self.qkv = nn.Linear(dim, 3 * dim, bias=False, **dd)
-        self.local_conv = DepthwiseConv(dim, 7, bias=False, **dd) if local_conv else None
+        self.local_conv = depthwise(dim, 7, bias=False, **dd) if local_conv else None
         self.proj = nn.Linear(dim, dim, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class Attention(nn.Module):
         mixed = attention(*heads)  # (B, heads, H * W, head_dim)
         mixed = mixed.transpose(1, 2).reshape(x.shape)
         if self.local_conv is not None:
-            mixed = mixed + self.local_conv(value.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            mixed = mixed + call(self.local_conv, value.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return call(self.proj, mixed)
 
 
