@@ -173,10 +173,20 @@ def spectral_pool(x: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (B, H, W, C), in the dtype of ``x``.
     """
-    # Not a slice: of maps one or two columns wide it is the whole mask, which an exported graph would take for a rule.
-    half = torch.arange(mask.shape[1] // 2 + 1, device=mask.device)
-    gain = torch.fft.ifftshift(mask).index_select(1, half)
+    gain = mask.index_select(0, _places(mask, 0, mask.shape[0])).index_select(
+        1, _places(mask, 1, mask.shape[1] // 2 + 1)
+    )
     return spectral_rescale(x, gain[..., None].expand(*gain.shape, x.shape[3]), backend="torch")
+
+
+def _places(mask: Tensor, axis: int, count: int) -> Tensor:
+    """Where the first ``count`` frequencies of an axis are in a centred mask.
+
+    By ``torch.fft.ifftshift`` and a slice, a graph that leaves sizes open could not be exported to ONNX.
+    """
+    size = mask.shape[axis]
+    places = torch.arange(count, device=mask.device) + size // 2
+    return torch.where(places < size, places, places - size)
 
 
 def pooled_linear(
