@@ -1,13 +1,15 @@
 """The part of timm's interface that all backbones share: classifier, feature maps, checkpointing, configuration."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, NoReturn, cast
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import calculate_drop_path_rates, get_device_dtype, to_2tuple, trunc_normal_
 from timm.models import build_model_with_cfg, checkpoint_seq
-from timm.models._features import feature_take_indices
+from timm.models._features import FeatureGetterNet, feature_take_indices
 from torch import Tensor, nn
+
+from frepro.errors import FreproError
 
 __all__ = ["Backbone"]
 
@@ -47,6 +49,7 @@ class Backbone(nn.Module):
 
     global_pools: tuple[str, ...] = ("avg",)
     last_norm = "norm"  # the attribute
+    output_fmt = "NCHW"  # the layout of what the modules in ``feature_info`` give, which timm's hooks ask
 
     # Properties of a family that cost counts, dense prediction and drawings use.
     mixer_name = "token_mixer"  # the attribute of a block that holds its token mixer
@@ -93,10 +96,7 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     def _feature(self, x: Tensor, norm: bool) -> Tensor:
-        """Return a section's output as a public feature map, (B, C, H, W).
-
-        With ``norm``, apply the last norm if it fits the map's channels.
-        """
+        """Return a section's output as a public feature map, (B, C, H, W); with ``norm``, after the last norm."""
         raise NotImplementedError
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
@@ -145,8 +145,13 @@ class Backbone(nn.Module):
                 else:
                     x = module(x)
             if i in take:
-                features.append(self._feature(x, norm))
+                features.append(self._feature(x, norm and self._is_wide(i)))
         return x, features
+
+    def _is_wide(self, index: int) -> bool:
+        """Return whether the map of a section has as many channels as the last norm."""
+        info: Any = self.feature_info  # a list, or timm's FeatureInfo, which the annotations of nn.Module leave out
+        return bool(info[index]["num_chs"] == self.num_features)
 
     def forward_intermediates(
         self,
@@ -176,10 +181,11 @@ class Backbone(nn.Module):
         if output_fmt not in ("NCHW", "NHWC"):
             raise ValueError(f"output_fmt must be 'NCHW' or 'NHWC', not {output_fmt!r}")
         take, last = feature_take_indices(len(self._sections()), indices)
-        x, maps = self._run(x, take, norm, stop=last + 1 if stop_early else None)
+        stop = last + 1 if stop_early else len(self._sections())
+        x, maps = self._run(x, take, norm, stop)
         if output_fmt == "NHWC":
             maps = [each.permute(0, 2, 3, 1) for each in maps]
-        return maps if intermediates_only else (self._feature(x, norm=True), maps)
+        return maps if intermediates_only else (self._feature(x, self._is_wide(stop - 1)), maps)
 
     def prune_intermediate_layers(
         self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
@@ -201,7 +207,12 @@ class Backbone(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Return the last feature map of images, (B, in_chans, H, W), after the last norm."""
-        return self._feature(self._run(x)[0], norm=True)
+        return self._feature(self._run(x)[0], self._is_wide(len(self._sections()) - 1))
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        raise FreproError(
+            f"torch.jit.script does not compile {type(self).__name__}: use torch.export or torch.jit.trace"
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits, (B, num_classes), for images, (B, in_chans, H, W)."""
@@ -234,11 +245,29 @@ def default_cfg(**kwargs: Any) -> dict[str, Any]:
 def create(
     model_class: type[Backbone], variant: str, pretrained: bool, kwargs: dict[str, Any], **variant_args: Any
 ) -> Any:
-    """Build a registered model from the arguments of its variant, which the caller's ``kwargs`` override."""
+    """Build a registered model from the arguments of its variant, which the caller's ``kwargs`` override.
+
+    ``feature_cls`` "list" and "dict" select the kind of feature maps, as in timm's models. timm's own classes of these
+    names would call submodules one after the other and leave out what lies between them.
+    """
+    kwargs = {**variant_args, **kwargs}
+    if (asked := kwargs.get("feature_cls")) in FEATURE_CLASSES:
+        kwargs["feature_cls"] = FEATURE_CLASSES[asked]
     return build_model_with_cfg(
         model_class,
         variant,
         pretrained,
         feature_cfg={"out_indices": 4, "feature_cls": "getter"},  # the last four sections
-        **{**variant_args, **kwargs},
+        **kwargs,
     )
+
+
+class FeatureDict(FeatureGetterNet):
+    """Feature maps by the number of their section, as text."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        keys = map(str, self.feature_info.out_indices)
+        return dict(zip(keys, super().forward(x), strict=True))
+
+
+FEATURE_CLASSES = {"list": FeatureGetterNet, "dict": FeatureDict}

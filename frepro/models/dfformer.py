@@ -42,11 +42,15 @@ from frepro.models.backbone import create, default_cfg
 from frepro.models.layers import Mlp, call, is_private
 from frepro.models.metaformer import MetaFormer, SepConv
 from frepro.ops import dynamic_filter, global_filter, resize_filter
+from frepro.ops.fourier import irfft2, rfft2
 from frepro.ops.precision import float32_or_more, without_autocast
 
 __all__ = ["AFNO2D", "DFFormer", "DynamicFilter", "GlobalFilter"]
 
 REVISION = {"dfformer": 1}
+
+for _operation in ("afno", "dynamic_filter", "global_filter", "resize_filter"):
+    torch.fx.wrap(_operation)  # one node in graphs of torch.fx, which do not know the sizes it depends on
 
 
 class DynamicFilter(nn.Module):
@@ -115,6 +119,29 @@ class GlobalFilter(nn.Module):
         return call(self.pwconv2, global_filter(x, weight, inplace=is_private(self.pwconv1, self.act1)))
 
 
+def afno(x: Tensor, first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor], threshold: float) -> Tensor:
+    """``AFNO2D``'s MLP on the spectrum of a map: (B, H, W, C) to (B, H, W, C).
+
+    Args:
+        first, second: Weight, (2, blocks, in, out), and bias, (2, blocks, out), of a layer: real and imaginary part.
+        threshold: That of the soft shrinkage.
+    """
+    with without_autocast(x):
+        # (B, H, W // 2 + 1, blocks, block) each
+        real, imag = (part.unflatten(3, first[1].shape[1:]) for part in rfft2(float32_or_more(x)))
+        hidden = F.relu(_complex_linear(torch.cat([real, imag], dim=-1), *first))
+        output = F.softshrink(_complex_linear(hidden, *second), threshold)
+        real, imag = (part.flatten(3) for part in output.chunk(2, dim=-1))
+        return irfft2(real, imag, x.shape[2]).to(x.dtype)
+
+
+def _complex_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(..., blocks, 2 x in) to (..., blocks, 2 x out), real parts first; (a + ib)(c + id) as one real product."""
+    real, imag = float32_or_more(weight)
+    matrix = torch.cat([torch.cat([real, imag], dim=2), torch.cat([-imag, real], dim=2)], dim=1)
+    return torch.einsum("...ki,kio->...ko", x, matrix) + float32_or_more(torch.cat([bias[0], bias[1]], dim=1))
+
+
 class AFNO2D(nn.Module):
     """Adaptive Fourier neural operator (Guibas et al. 2022) in DFFormer's bottleneck (Table 4).
 
@@ -158,25 +185,9 @@ class AFNO2D(nn.Module):
         self.b2 = nn.Parameter(0.02 * torch.randn(2, num_blocks, block, **dd))
         self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
 
-    @staticmethod
-    def _complex_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Apply a complex linear layer as one real product: (..., blocks, 2 x in) to (..., blocks, 2 x out).
-
-        Real parts come first, then imaginary ones.
-        """
-        real, imag = float32_or_more(weight)
-        matrix = torch.cat([torch.cat([real, imag], dim=2), torch.cat([-imag, real], dim=2)], dim=1)
-        return torch.einsum("...ki,kio->...ko", x, matrix) + float32_or_more(torch.cat([bias[0], bias[1]], dim=1))
-
     def forward(self, x: Tensor) -> Tensor:
         x = call(self.act1, call(self.pwconv1, x), made_by=self.pwconv1)
-        with without_autocast(x):
-            spectrum = torch.fft.rfft2(float32_or_more(x), dim=(1, 2), norm="ortho")
-            blocks = spectrum.unflatten(3, self.b1.shape[1:])  # (B, H, W // 2 + 1, blocks, block)
-            hidden = F.relu(self._complex_linear(torch.cat([blocks.real, blocks.imag], dim=-1), self.w1, self.b1))
-            output = F.softshrink(self._complex_linear(hidden, self.w2, self.b2), self.sparsity_threshold)
-            spectrum = torch.complex(*output.chunk(2, dim=-1)).flatten(3)
-            mixed = torch.fft.irfft2(spectrum, s=x.shape[1:3], dim=(1, 2), norm="ortho").to(x.dtype)
+        mixed = afno(x, (self.w1, self.b1), (self.w2, self.b2), self.sparsity_threshold)
         return call(self.pwconv2, x + mixed)
 
 

@@ -43,6 +43,9 @@ __all__ = ["GFNet", "GlobalFilter"]
 
 REVISION = {"gfnet": 1}
 
+for _operation in ("global_filter", "resample_abs_pos_embed", "resize_filter"):
+    torch.fx.wrap(_operation)  # one node in graphs of torch.fx, which do not know the sizes it depends on
+
 LayerNorm = partial(nn.LayerNorm, eps=1e-6)
 
 
@@ -118,6 +121,7 @@ class GFNet(Backbone):
     """
 
     mixer_name = "filter"
+    output_fmt = "NHWC"
     drawings: ClassVar = {"gfnet_block": ("gfnet_ti", "blocks.0", ())}
 
     def __init__(
@@ -195,7 +199,7 @@ class GFNet(Backbone):
                 block.filter.set_size(size)
 
     def _pos_embed(self, size: tuple[int, int]) -> Tensor:
-        """Return position embeddings for a map of another size, (1, h * w, C)."""
+        """Return position embeddings for a map of any size, (1, h * w, C)."""
         return resample_abs_pos_embed(
             self.pos_embed, list(size), list(self.grid_size), num_prefix_tokens=0, antialias=False
         )
@@ -222,8 +226,7 @@ class GFNet(Backbone):
         embed = self.patch_embed[0] if isinstance(self.patch_embed, nn.ModuleList) else self.patch_embed
         x = embed(x.permute(0, 2, 3, 1))
         size = (x.shape[1], x.shape[2])
-        pos_embed = self.pos_embed if size == self.grid_size else self._pos_embed(size)
-        return x + pos_embed.unflatten(1, size)
+        return x + self._pos_embed(size).unflatten(1, size)
 
     def _sections(self) -> list[list[nn.Module]]:
         """Return the modules of each section: one block in the plain model, one stage in the pyramid."""
@@ -238,9 +241,8 @@ class GFNet(Backbone):
             self.patch_embed = self.patch_embed[:count]
 
     def _feature(self, x: Tensor, norm: bool) -> Tensor:
-        """Return a map, (B, H, W, C), as (B, C, H, W); ``norm`` applies if it has the channels of the last one."""
-        x = self.norm(x) if norm and x.shape[3] == self.num_features else x
-        return x.permute(0, 3, 1, 2)
+        """Return a map, (B, H, W, C), as (B, C, H, W); with ``norm``, after the last norm."""
+        return (self.norm(x) if norm else x).permute(0, 3, 1, 2)
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Return logits, (B, num_classes), or with ``pre_logits`` (B, C), for a map, (B, C, h, w).

@@ -1,8 +1,8 @@
 """Layers, most of them those of torch and timm, and how models call them.
 
-Linear layers and activations are ``nn.Linear``, ``nn.GELU`` and timm's ``StarReLU``, which hooks, adapters, quantisers
-and FLOP counters support. A model calls them through ``call``, which computes the same result with an operation of
-``frepro.ops`` if nothing is attached to the layer and the call is an ordinary eager one.
+Linear layers, convolutions and activations are ``nn.Linear``, ``nn.Conv2d``, ``nn.GELU`` and timm's ``StarReLU``, which
+hooks, adapters, quantisers and FLOP counters support. A model calls them through ``call``, which computes the same
+result with an operation of ``frepro.ops`` if nothing is attached to the layer and the call is an ordinary eager one.
 """
 
 import math
@@ -17,34 +17,18 @@ from torch import Tensor, nn
 
 from frepro.ops import depthwise_conv, eager, gelu, linear, star_relu
 
-__all__ = ["Conv1x1", "DepthwiseConv", "Mlp", "Sequential", "call", "is_private", "is_untouched"]
+__all__ = ["Mlp", "Sequential", "call", "conv1x1", "depthwise", "is_private", "is_untouched"]
 
 
-class Conv1x1(nn.Conv2d):
-    """``torch.nn.Conv2d`` with kernel size 1, computed by ``ops.linear``: (B, in, H, W) to (B, out, H, W).
-
-    The result is channels-last in memory.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, bias: bool = True, **dd: Any) -> None:
-        super().__init__(in_channels, out_channels, 1, bias=bias, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return linear(x.permute(0, 2, 3, 1), self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
+def conv1x1(in_channels: int, out_channels: int, bias: bool = True, **dd: Any) -> nn.Conv2d:
+    """Return a linear layer on maps: (B, in, H, W) to (B, out, H, W)."""
+    return nn.Conv2d(in_channels, out_channels, 1, bias=bias, **dd)
 
 
-class DepthwiseConv(nn.Conv2d):
-    """Depthwise ``torch.nn.Conv2d`` with an odd kernel size and "same" padding: (B, C, H, W) to (B, C, H, W).
-
-    It is computed by ``ops.depthwise_conv``.
-    """
-
-    def __init__(self, dim: int, kernel_size: int | tuple[int, int], bias: bool = True, **dd: Any) -> None:
-        rows, columns = to_2tuple(kernel_size)
-        super().__init__(dim, dim, (rows, columns), padding=(rows // 2, columns // 2), groups=dim, bias=bias, **dd)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return depthwise_conv(x, self.weight, self.bias)
+def depthwise(dim: int, kernel_size: int | tuple[int, int], bias: bool = True, **dd: Any) -> nn.Conv2d:
+    """Return a depthwise convolution with an odd kernel size and "same" padding: (B, C, H, W) to (B, C, H, W)."""
+    rows, columns = to_2tuple(kernel_size)
+    return nn.Conv2d(dim, dim, (rows, columns), padding=(rows // 2, columns // 2), groups=dim, bias=bias, **dd)
 
 
 def call(layer: nn.Module, x: Tensor, *, made_by: nn.Module | None = None) -> Tensor:
@@ -83,7 +67,7 @@ def is_untouched(layer: nn.Module, kind: type[nn.Module] | None = None) -> bool:
 
 def is_private(*layers: nn.Module) -> bool:
     """Return whether the result of each layer is a new tensor without other users, which may be overwritten."""
-    return all(type(layer) in OF_NEW_MAPS and is_untouched(layer) for layer in layers)
+    return not eager.is_graphed() and all(type(layer) in OF_NEW_MAPS and is_untouched(layer) for layer in layers)
 
 
 def _gelu(layer: nn.GELU, x: Tensor, inplace: bool) -> Tensor:
@@ -95,13 +79,27 @@ def _star_relu(layer: StarReLU, x: Tensor, inplace: bool) -> Tensor:
     return star_relu(x, layer.scale, layer.bias, inplace=inplace) if is_plain else layer(x)
 
 
+def _conv(layer: nn.Conv2d, x: Tensor, inplace: bool) -> Tensor:
+    """Call the operation that computes the same, if there is one."""
+    rows, columns = layer.kernel_size
+    keeps_size = layer.padding == (rows // 2, columns // 2) and layer.stride == layer.dilation == (1, 1)
+    if not keeps_size or layer.padding_mode != "zeros" or x.ndim != 4:
+        return layer(x)
+    if layer.groups == 1 and rows == columns == 1:
+        return linear(x.permute(0, 2, 3, 1), layer.weight.flatten(1), layer.bias).permute(0, 3, 1, 2)
+    if layer.groups == layer.in_channels == layer.out_channels and rows % 2 == columns % 2 == 1:
+        return depthwise_conv(x, layer.weight, layer.bias)
+    return layer(x)
+
+
 # Looked up by the exact class: a subclass, or a layer that was replaced by another one, is called as usual.
 OPERATIONS: dict[type[nn.Module], Callable[[Any, Tensor, bool], Tensor]] = {
     nn.Linear: lambda layer, x, inplace: linear(x, layer.weight, layer.bias),
+    nn.Conv2d: _conv,
     nn.GELU: _gelu,
     StarReLU: _star_relu,
 }
-OF_NEW_MAPS = {nn.Linear, Conv1x1, GroupNorm1, nn.GELU, nn.ReLU, StarReLU}
+OF_NEW_MAPS = {nn.Linear, nn.Conv2d, GroupNorm1, nn.GELU, nn.ReLU, StarReLU}
 
 
 class Sequential(nn.Sequential):
@@ -117,7 +115,7 @@ class Sequential(nn.Sequential):
 class Mlp(nn.Module):
     """Linear layer, activation, linear layer: (..., dim) to (..., out_dim or dim).
 
-    With ``Conv1x1`` as ``layer``, (B, dim, H, W) to (B, out_dim or dim, H, W).
+    With ``conv1x1`` as ``layer``, (B, dim, H, W) to (B, out_dim or dim, H, W).
 
     At inference on a CPU, positions are processed in parts that keep the hidden map, the largest of a model, below
     ``MOST_HIDDEN`` bytes: the allocator returns larger blocks to the system, which has to clear their pages each time.

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from frepro.models.backbone import Backbone, init_weights, stage_drop_path_rates
 from frepro.models.by_name import activation, norm
-from frepro.models.layers import DepthwiseConv, Mlp, call
+from frepro.models.layers import Mlp, call, depthwise
 
 __all__ = ["MetaFormer", "Pyramid", "SepConv"]
 
@@ -59,12 +59,12 @@ class SepConv(nn.Module):
         hidden = 2 * dim
         self.pwconv1 = nn.Linear(dim, hidden, bias=False, **dd)
         self.act1 = act_layer()
-        self.dwconv = DepthwiseConv(hidden, 7, bias=False, **dd)
+        self.dwconv = depthwise(hidden, 7, bias=False, **dd)
         self.pwconv2 = nn.Linear(hidden, dim, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         x = call(self.act1, call(self.pwconv1, x), made_by=self.pwconv1)
-        x = self.dwconv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x = call(self.dwconv, x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return call(self.pwconv2, x)
 
 
@@ -177,6 +177,8 @@ class MetaFormer(Pyramid):
         ValueError: ``img_size`` is too small, or ``global_pool`` is unknown.
         FreproError: There is no activation or norm of that name.
     """
+
+    output_fmt = "NHWC"
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ the last two stages, with the initial value 1e-5 of CaiT (at this depth) and Poo
 
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
+from itertools import accumulate
 from typing import Any, ClassVar
 
 import torch
@@ -61,7 +62,7 @@ from torch import Tensor, nn
 
 from frepro.models.backbone import create, default_cfg, init_weights, stage_drop_path_rates
 from frepro.models.by_name import activation, norm
-from frepro.models.layers import Conv1x1, DepthwiseConv, Mlp, is_untouched
+from frepro.models.layers import Mlp, Sequential, call, conv1x1, depthwise, is_untouched
 from frepro.models.metaformer import Pyramid
 from frepro.ops import eager, pooled_linear, spectral_pool, spectral_pooling_mask
 
@@ -69,7 +70,24 @@ __all__ = ["SPAM", "SPANet", "SpectralPooling"]
 
 REVISION = {"spanet": 1}
 
+for _operation in ("channels_last", "fitted", "pooled_linear", "spectral_pool"):
+    torch.fx.wrap(_operation)  # one node in graphs of torch.fx, which do not know the sizes it depends on
+
 AGGREGATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"add": torch.add, "multiply": torch.mul}
+
+
+def fitted(mask: Tensor, height: int, width: int, radius: float, balance: float, ring: float | None) -> Tensor:
+    """The mask where it has this size; else one that has (see ``ops.spectral_pooling_mask``)."""
+    if eager.is_same_size(mask.shape, (height, width)):
+        return mask
+    return spectral_pooling_mask(height, width, radius, balance, ring, device=mask.device)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """(B, C, H, W) as it is, on a CPU in the memory layout that convolutions are fastest at."""
+    if x.device.type != "cpu" or eager.obstacle(x, registered=True):
+        return x
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 class SpectralPooling(nn.Module):
@@ -95,19 +113,18 @@ class SpectralPooling(nn.Module):
         self.filter = nn.Parameter(torch.empty(1, *size, **dd), requires_grad=False)
         self.set_size(size)
 
-    def _mask(self, size: tuple[int, int]) -> Tensor:
-        return spectral_pooling_mask(*size, self.radius, self.balance, self.ring, device=self.filter.device)
-
     def set_size(self, size: tuple[int, int]) -> None:
         """Replace the mask permanently by one of another size, (h, w)."""
-        self.filter = nn.Parameter(self._mask(size)[None].to(self.filter.dtype), requires_grad=False)
+        mask = spectral_pooling_mask(*size, self.radius, self.balance, self.ring, device=self.filter.device)
+        self.filter = nn.Parameter(mask[None].to(self.filter.dtype), requires_grad=False)
 
     def mask(self, height: int, width: int) -> Tensor:
         """Return the mask for a map, (height, width). It is detached: unfreezing a model must not train it."""
-        return self.filter[0].detach() if self.filter.shape[1:] == (height, width) else self._mask((height, width))
+        return fitted(self.filter[0].detach(), height, width, self.radius, self.balance, self.ring)
 
     def forward(self, x: Tensor) -> Tensor:
-        return spectral_pool(x.permute(0, 2, 3, 1), self.mask(*x.shape[2:])).permute(0, 3, 1, 2)
+        mask = self.mask(x.shape[2], x.shape[3])
+        return spectral_pool(x.permute(0, 2, 3, 1), mask).permute(0, 3, 1, 2)
 
 
 class SPAM(nn.Module):
@@ -155,15 +172,12 @@ class SPAM(nn.Module):
         self.splits = [min(share, dim - start) for start in range(0, dim, share)]
         if len(self.splits) != len(balances):
             raise ValueError(f"{dim} channels cannot be split among {len(balances)} gates")
-        self.proj_in = Conv1x1(dim, dim, **dd)
-        self.conv = nn.Sequential(
-            DepthwiseConv(dim, (1, kernel_size), **dd),
-            DepthwiseConv(dim, (kernel_size, 1), **dd),
-        )
-        self.proj_out = Conv1x1(dim, dim, **dd)
+        self.proj_in = conv1x1(dim, dim, **dd)
+        self.conv = Sequential(depthwise(dim, (1, kernel_size), **dd), depthwise(dim, (kernel_size, 1), **dd))
+        self.proj_out = conv1x1(dim, dim, **dd)
         pooling = partial(SpectralPooling, size, radius=radius, ring=ring, **dd)
         self.sps = nn.ModuleList(pooling(balance=b) if spectral_pooling else nn.Identity() for b in balances)
-        self.pws = nn.ModuleList(Conv1x1(split, dim, **dd) for split in self.splits)
+        self.pws = nn.ModuleList(conv1x1(split, dim, **dd) for split in self.splits)
 
     def set_size(self, size: tuple[int, int]) -> None:
         """Replace the masks permanently by those for another map size, (h, w)."""
@@ -176,7 +190,7 @@ class SPAM(nn.Module):
         """Whether one operation can replace all gates, using only the masks and weights of their modules."""
         if not self.spectral_pooling or self.aggregation != "add":
             return False
-        kinds = ((self.sps, SpectralPooling), (self.pws, Conv1x1))
+        kinds = ((self.sps, SpectralPooling), (self.pws, nn.Conv2d))
         return all(is_untouched(module, kind) for modules, kind in kinds for module in modules)
 
     def context(self, x: Tensor) -> Tensor:
@@ -185,20 +199,21 @@ class SPAM(nn.Module):
             masks, weights, biases = [], [], []
             for pool, project in zip(self.sps, self.pws, strict=True):
                 assert isinstance(pool, SpectralPooling)
-                assert isinstance(project, Conv1x1)
+                assert isinstance(project, nn.Conv2d)
                 assert project.bias is not None
-                masks.append(pool.mask(*x.shape[2:]))
+                masks.append(pool.mask(x.shape[2], x.shape[3]))
                 weights.append(project.weight.flatten(1))
                 biases.append(project.bias)
             bias = reduce(torch.add, biases)
             return pooled_linear(x.permute(0, 2, 3, 1), masks, self.radius, weights, bias).permute(0, 3, 1, 2)
-        parts = x.split(self.splits, dim=1)
-        gates = [project(pool(part)) for project, pool, part in zip(self.pws, self.sps, parts, strict=True)]
+        starts = accumulate(self.splits, initial=0)
+        parts = [x.narrow(1, start, split) for start, split in zip(starts, self.splits, strict=False)]
+        gates = [call(project, pool(part)) for project, pool, part in zip(self.pws, self.sps, parts, strict=True)]
         return reduce(AGGREGATIONS[self.aggregation], gates)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(self.proj_in(x))
-        return self.proj_out(x * self.context(x))
+        x = self.conv(call(self.proj_in, x))
+        return call(self.proj_out, x * self.context(x))
 
 
 class SPANetBlock(nn.Module):
@@ -228,7 +243,7 @@ class SPANetBlock(nn.Module):
         self.norm1 = norm_layer(dim, **dd)
         self.token_mixer = SPAM(dim, size=size, **mixer_args, **dd)
         self.norm2 = norm_layer(dim, **dd)
-        self.mlp = Mlp(dim, 4 * dim, act_layer=act_layer, layer=Conv1x1, **dd)
+        self.mlp = Mlp(dim, 4 * dim, act_layer=act_layer, layer=conv1x1, **dd)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.res_scale1, self.res_scale2 = scale("res", 1.0), scale("res", 1.0)
         self.layer_scale1, self.layer_scale2 = scale("layer", 1e-5), scale("layer", 1e-5)
@@ -365,13 +380,8 @@ class SPANet(Pyramid):
         }
 
     def _stem(self, x: Tensor) -> Tensor:
-        """Return images, (B, in_chans, H, W); the first section has the stem's convolution.
-
-        On a CPU, maps are channels-last in memory, for which convolutions are fastest there.
-        """
-        if x.device.type != "cpu" or eager.obstacle(x, registered=True):
-            return x
-        return x.contiguous(memory_format=torch.channels_last)
+        """Return images, (B, in_chans, H, W); the first section has the stem's convolution."""
+        return channels_last(x)
 
     def _sections(self) -> list[list[nn.Module]]:
         embeds = [self.patch_embed, *list(self.network)[1::2]]

@@ -41,15 +41,19 @@ import torch.nn.functional as F
 from timm.layers import GroupNorm1, LayerNorm2d
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from frepro.models.backbone import create, default_cfg
-from frepro.models.layers import Conv1x1, DepthwiseConv, Sequential, call
+from frepro.models.layers import Sequential, call, conv1x1, depthwise
 from frepro.models.metaformer import MetaFormer, SepConv
-from frepro.ops import resize_filter, spectral_rescale
+from frepro.ops import eager, resize_filter, spectral_rescale
 
 __all__ = ["Attention", "SPANetV2", "SpectralAdaptiveModulation"]
 
 REVISION = {"spanetv2": 1}
+
+for _operation in ("attention", "resize_filter", "spectral_rescale"):
+    torch.fx.wrap(_operation)  # one node in graphs of torch.fx, which do not know the sizes it depends on
 
 
 class ScaledSigmoid(nn.Module):
@@ -88,11 +92,11 @@ class SpectralAdaptiveModulation(nn.Module):
         super().__init__()
         if dim % self.num_heads:
             raise ValueError(f"SPAM splits dim = {dim} channels into {self.num_heads} heads of equal size")
-        groups = dim // self.num_heads
+        groups = self.head_width = dim // self.num_heads
         self.query = Sequential(nn.Linear(dim, dim, bias=False, **dd), nn.GELU())
         self.ctx = nn.Linear(dim, dim, bias=False, **dd)
         for i in range(1, self.num_heads + 1):
-            conv = DepthwiseConv(groups, 2 * i + 1, **dd)
+            conv = depthwise(groups, 2 * i + 1, **dd)
             self.register_module(f"local_conv_{i}", conv)
             spectrum = nn.Parameter(0.02 * torch.randn(groups, size[0], size[1] // 2 + 1, **dd))
             self.register_parameter(f"filter_{i}", spectrum)
@@ -101,7 +105,7 @@ class SpectralAdaptiveModulation(nn.Module):
             nn.Conv2d(dim, 2 * dim, 1, groups=groups, bias=False, **dd),
             GroupNorm1(2 * dim, **dd),
             nn.GELU(),
-            Conv1x1(2 * dim, dim, bias=False, **dd),
+            conv1x1(2 * dim, dim, bias=False, **dd),
         )
         self.proj_out = nn.Linear(dim, dim, bias=False, **dd)
 
@@ -116,14 +120,50 @@ class SpectralAdaptiveModulation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         query = self.query(x)
-        parts = call(self.ctx, x).permute(0, 3, 1, 2).chunk(self.num_heads, dim=1)
-        heads = [conv(part) for conv, part in zip(self._heads("local_conv"), parts, strict=True)]
+        maps, width = call(self.ctx, x).permute(0, 3, 1, 2), self.head_width
+        heads = [call(conv, maps.narrow(1, i * width, width)) for i, conv in enumerate(self._heads("local_conv"))]
         # Channel g * 4 + h holds channel g of head h.
         context = torch.stack([head.permute(0, 2, 3, 1) for head in heads], dim=4).flatten(3)  # (B, H, W, C)
         spectrum = torch.stack(self._heads("filter"), dim=1).flatten(0, 1).permute(1, 2, 0)  # (H, W // 2 + 1, C)
         gain = self.scale(resize_filter(spectrum, x.shape[1], x.shape[2]))
         context = self.proj(spectral_rescale(context, gain, inplace=True).permute(0, 3, 1, 2))
         return call(self.proj_out, query * context.permute(0, 2, 3, 1))
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(Q K^T / sqrt(d)) V, each (B, heads, L, d), by torch's fused kernel.
+
+    The kernel has no forward-mode and no second derivative; where these are wanted, the plain form gives them.
+    """
+    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        return _plain_attention(query, key, value)
+    y = F.scaled_dot_product_attention(query, key, value)
+    if y.requires_grad and torch.is_grad_enabled() and eager.obstacle(query, key, value) is None:
+        return _TwiceDifferentiable.apply(query, key, value, y)
+    return y
+
+
+def _plain_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    scores = query @ key.mT / query.shape[3] ** 0.5
+    return scores.softmax(dim=3) @ value
+
+
+class _TwiceDifferentiable(torch.autograd.Function):
+    """Pass on the kernel's result. Its gradient is the kernel's, or that of the plain form if it is recorded."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, y: Tensor) -> Tensor:
+        ctx.save_for_backward(query, key, value)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        tensors = ctx.saved_tensors
+        if not torch.is_grad_enabled():
+            return None, None, None, dy
+        gradients = eager.plain_gradients(_plain_attention, tensors, dy)
+        assert gradients is not None  # a gradient that is recorded is never the kernel's
+        return *gradients, None
 
 
 class Attention(nn.Module):
@@ -147,16 +187,16 @@ class Attention(nn.Module):
         if dim % self.head_dim:
             raise ValueError(f"attention splits dim = {dim} channels into heads of {self.head_dim}")
         self.qkv = nn.Linear(dim, 3 * dim, bias=False, **dd)
-        self.local_conv = DepthwiseConv(dim, 7, bias=False, **dd) if local_conv else None
+        self.local_conv = depthwise(dim, 7, bias=False, **dd) if local_conv else None
         self.proj = nn.Linear(dim, dim, bias=False, **dd)
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = call(self.qkv, x).chunk(3, dim=-1)  # (B, H, W, C) each
         heads = (part.flatten(1, 2).unflatten(2, (-1, self.head_dim)).transpose(1, 2) for part in (query, key, value))
-        mixed = F.scaled_dot_product_attention(*heads)  # (B, heads, H * W, head_dim)
+        mixed = attention(*heads)  # (B, heads, H * W, head_dim)
         mixed = mixed.transpose(1, 2).reshape(x.shape)
         if self.local_conv is not None:
-            mixed = mixed + self.local_conv(value.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+            mixed = mixed + call(self.local_conv, value.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return call(self.proj, mixed)
 
 

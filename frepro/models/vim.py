@@ -54,11 +54,15 @@ from torch import Tensor, nn
 
 from frepro.models.backbone import Backbone, create, default_cfg, init_weights, stage_drop_path_rates
 from frepro.models.layers import call, is_untouched
-from frepro.ops import causal_conv, linear, selective_scan
+from frepro.ops import causal_conv, eager, linear, selective_scan
+from frepro.ops.precision import float32_or_more
 
 __all__ = ["BidirectionalMamba", "VimBlock", "VisionMamba"]
 
 REVISION = {"vim": 1}
+
+for _operation in ("causal_conv", "float32_or_more", "linear", "resize_pos_embed", "selective_scan"):
+    torch.fx.wrap(_operation)  # one node in graphs of torch.fx, which do not know the sizes it depends on
 
 
 class BidirectionalMamba(nn.Module):
@@ -130,7 +134,7 @@ class BidirectionalMamba(nn.Module):
         else:
             delta, bias = dt_proj(steps), None
         delta, B, C = (t.transpose(1, 2) for t in (delta, B, C))
-        A = -A_log.to(torch.promote_types(A_log.dtype, torch.float32)).exp()
+        A = -float32_or_more(A_log).exp()
         return selective_scan(x, delta, A, B, C, D, gate, delta_bias=bias, delta_softplus=True, reverse=reverse)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -153,7 +157,8 @@ class VimBlock(nn.Module):
         return self.mixer(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.drop_path(self.mix(self.norm(x.to(self.norm.weight.dtype))))
+        dtype = next(self.parameters()).dtype  # whatever somebody has put in the norm's place
+        return x + self.drop_path(self.mix(self.norm(x.to(dtype))))
 
 
 class PatchEmbed(nn.Module):
@@ -192,7 +197,7 @@ def resize_pos_embed(pos_embed: Tensor, old: tuple[int, int], new: tuple[int, in
     Returns:
         (1, new_h * new_w + 1, C); ``pos_embed`` itself if the grids are the same.
     """
-    if old == new:
+    if eager.is_same_size(old, new):
         return pos_embed
     grid, middle = split_middle(pos_embed)
     grid = resample_abs_pos_embed(grid, list(new), list(old), num_prefix_tokens=0, antialias=False)
@@ -226,6 +231,7 @@ class VisionMamba(Backbone):
 
     global_pools = ("token", "avg")
     last_norm = "norm_f"
+    output_fmt = "NLC"
 
     mixer_name = "mixer"
     drawings: ClassVar = {
@@ -332,13 +338,13 @@ class VisionMamba(Backbone):
         """Return the residual stream of images, (B, h * w + 1, C), in float32 or wider."""
         x = self.patch_embed(x)
         grid_size = (x.shape[1], x.shape[2])
-        if self.pos_embed is not None and grid_size == self.grid_size:
+        if self.pos_embed is not None and torch._C._is_tracing() and grid_size == self.grid_size:
             # Has no effect, except that a traced model rejects another grid with the same number of patches.
             x = x.expand(-1, *self.grid_size, -1)
         x = insert_middle(x.flatten(1, 2), self.cls_token.expand(x.shape[0], -1, -1))
         if self.pos_embed is not None:
             x = x + resize_pos_embed(self.pos_embed, self.grid_size, grid_size)
-        return x.to(torch.promote_types(x.dtype, torch.float32))
+        return float32_or_more(x)
 
     def _sections(self) -> list[list[nn.Module]]:
         return [[block] for block in self.layers]

@@ -61,6 +61,8 @@ from frepro.ops import amplitude_spectrum
 
 __all__ = ["SpectralVimBlock", "VimF"]
 
+torch.fx.wrap("amplitude_spectrum")  # one node in graphs of torch.fx, which do not know the sizes it depends on
+
 REVISION = {"vimf": 1}
 
 
@@ -79,13 +81,22 @@ def conv_stem(in_chans: int, dim: int, *, stride: int, **dd: Any) -> nn.Sequenti
     return nn.Sequential(first, *halvings)
 
 
+def grid_spectrum(x: Tensor) -> Tensor:
+    """The spectrum of the paper, over height and width of the grid: (B, h, w, C) to (B, h, w, C)."""
+    return amplitude_spectrum(x)
+
+
 def v1_spectrum(x: Tensor, *, shift_batch: bool = True) -> Tensor:
     """Return V1's spectrum, over tokens and channels, zero frequency in the middle: (B, h, w, C) to (B, h, w, C).
 
     With ``shift_batch``, as in the released code, the batch is also rolled by half its length.
     """
     spectrum = amplitude_spectrum(x.flatten(1, 2))
-    return torch.fft.fftshift(spectrum, dim=(0, 1, 2) if shift_batch else (1, 2)).view_as(x)
+    for axis in (0, 1, 2) if shift_batch else (1, 2):  # as fftshift, for which ONNX needs to know the sizes
+        size = spectrum.shape[axis]
+        places, half = torch.arange(size, device=x.device), size // 2
+        spectrum = spectrum.index_select(axis, torch.where(places < half, places + (size - half), places - half))
+    return spectrum.view_as(x)
 
 
 class SpectralPatchEmbed(nn.Module):
@@ -165,7 +176,7 @@ class VimF(VisionMamba):
         depth: int = 24,
         **kwargs: Any,
     ) -> None:
-        by_name = {"grid": amplitude_spectrum, "v1": partial(v1_spectrum, shift_batch=shift_batch), None: None}
+        by_name = {"grid": grid_spectrum, "v1": partial(v1_spectrum, shift_batch=shift_batch), None: None}
         if spectrum not in by_name:
             raise ValueError(f"spectrum must be 'grid', 'v1' or None, not {spectrum!r}")
         if stem not in ("patch", "conv"):

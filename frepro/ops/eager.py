@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.autograd import forward_ad
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
+from torch.fx.experimental.symbolic_shapes import has_static_value, statically_known_true
 from torch.nn import Parameter
 from torch.utils._device import DeviceContext
 
@@ -25,7 +27,7 @@ def obstacle(*tensors: Tensor | None, registered: bool = False) -> str | None:
             ``torch.compile``, dispatch modes such as ``FlopCounterMode``, and fake tensors support such an operator.
     """
     if torch.compiler.is_compiling():
-        if torch.compiler._is_exporting_flag:  # in torch 2.11, ``is_exporting()`` is true under torch.compile too
+        if is_exporting():
             return "an exported graph holds only torch's own operators"
         if not registered:
             return "compilers select their own implementation"
@@ -45,8 +47,25 @@ def obstacle(*tensors: Tensor | None, registered: bool = False) -> str | None:
 
 
 def is_graphed() -> bool:
-    """Return whether ``torch.compile``, ``torch.export`` or ``torch.jit.trace`` is recording the call in a graph."""
-    return torch.compiler.is_compiling() or torch._C._is_tracing()
+    """Return whether torch.compile, torch.export, torch.jit.trace or torch.fx is recording the call in a graph."""
+    return torch.compiler.is_compiling() or torch._C._is_tracing() or is_fx_symbolic_tracing()
+
+
+def is_exporting() -> bool:
+    """Return whether ``torch.export`` is recording. (In torch 2.11, ``is_exporting()`` is true of compile, too.)"""
+    return torch.compiler.is_compiling() and torch.compiler._is_exporting_flag
+
+
+def are_open(*sizes: int) -> bool:
+    """Return whether a graph is recorded in which one of the sizes is dynamic; computing with it would fix it."""
+    return torch.compiler.is_compiling() and not all(has_static_value(size) for size in sizes)
+
+
+def is_same_size(size: Sequence[int], other: Sequence[int]) -> bool:
+    """Return whether two sizes are equal; ``False`` if one is dynamic in an exported graph, which asking would fix."""
+    if is_exporting():
+        return all(statically_known_true(a == b) for a, b in zip(size, other, strict=True))
+    return tuple(size) == tuple(other)
 
 
 def _has_modes() -> bool:

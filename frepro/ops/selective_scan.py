@@ -14,6 +14,7 @@ kernels and ``triton`` its CUDA kernels; ``mamba_ssm`` calls the CUDA kernels of
 for how one is selected.
 """
 
+import functools
 from collections.abc import Callable
 from functools import partial
 from typing import Literal, overload
@@ -21,8 +22,9 @@ from typing import Literal, overload
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._higher_order_ops.scan import scan as scan_in_a_graph
 
-from frepro.ops import backends, cpu, triton
+from frepro.ops import backends, cpu, eager, triton
 from frepro.ops.precision import without_autocast
 from frepro.ops.scan_op import MAX_STATE, scan
 
@@ -148,19 +150,29 @@ def _torch_scan(
         # Channels are split into (groups, channels of a group); the state is (batch, groups, channels of a group, N).
         # Time comes first, so that a step reads contiguous memory and its gradient does not span the whole sequence.
         rates = A.unflatten(0, (groups, -1))
-        steps = zip(
+        sequences = (
             _time_first(delta.unflatten(1, (groups, -1)).unsqueeze(3)),
             _time_first((delta * u).unflatten(1, (groups, -1)).unsqueeze(3)),
             _time_first(B.unsqueeze(2)),
             _time_first(C.unsqueeze(3)),
-            strict=True,
         )
-        state = u.new_zeros(u.shape[0], *rates.shape)
-        outputs = []
-        for delta_t, input_t, B_t, C_t in steps:
+
+        def step(state: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+            delta_t, input_t, B_t, C_t = inputs
             state = torch.addcmul(torch.exp(delta_t * rates) * state, input_t, B_t)
-            outputs.append(state @ C_t)
-        y = torch.stack(outputs, dim=-1).flatten(1, 3)
+            return state, state @ C_t
+
+        state = u.new_zeros(u.shape[0], *rates.shape)
+        if eager.is_exporting():  # a loop, or the graph would hold each step and fit one length
+            state, stacked = scan_in_a_graph(step, state, sequences)
+            y = stacked.movedim(0, -1)
+        else:
+            outputs = []
+            for inputs in zip(*(sequence.unbind(0) for sequence in sequences), strict=True):
+                state, output = step(state, inputs)
+                outputs.append(output)
+            y = torch.stack(outputs, dim=-1)
+        y = y.flatten(1, 3)
 
         if D is not None:
             y = y + D.to(dtype)[:, None] * u
@@ -182,9 +194,9 @@ def _with_groups(coefficients: Tensor, batch: int, length: int) -> Tensor:
     return coefficients.unsqueeze(1) if coefficients.ndim == 3 else coefficients
 
 
-def _time_first(x: Tensor) -> tuple[Tensor, ...]:
-    """Split the last axis, time, into one contiguous tensor for each step."""
-    return x.movedim(-1, 0).contiguous().unbind(0)
+def _time_first(x: Tensor) -> Tensor:
+    """Move the last axis, time, to the front, with each step contiguous."""
+    return x.movedim(-1, 0).contiguous()
 
 
 def _kernel_obstacle(
@@ -241,6 +253,12 @@ def _mamba_ssm_obstacle(u: Tensor) -> str | None:
     """Return why the mamba-ssm package does not support these inputs; ``None`` if it does."""
     if not u.is_cuda:
         return f"tensors are on {u.device}"
+    return _unloadable_mamba_ssm()
+
+
+@torch.compiler.assume_constant_result
+@functools.cache  # a failing import is tried anew each time
+def _unloadable_mamba_ssm() -> str | None:
     try:
         import mamba_ssm.ops.selective_scan_interface  # noqa: F401
     except ImportError as error:

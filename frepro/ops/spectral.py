@@ -8,6 +8,7 @@ FFTs run in float32 or wider, whatever the surrounding precision: half-precision
 for sizes that are powers of two, which 56, 28, 14 and 7 are not. The result has the dtype of ``x``.
 """
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from frepro.ops import backends, cpu, eager, triton
+from frepro.ops.fourier import irfft2, rfft2
 from frepro.ops.pointwise import linear
 from frepro.ops.precision import float32_or_more, without_autocast
 
@@ -42,6 +44,8 @@ def global_filter(x: Tensor, weight: Tensor, *, inplace: bool = False, backend: 
         return FILTERS[chosen](x, weight, None, inplace)
     with without_autocast(x):
         weight = float32_or_more(weight)
+        if torch.onnx.is_in_onnx_export():
+            return _filter_parts(x, *((weight, None) if weight.ndim == 3 else weight.unbind(3)))
         kernel = weight if weight.ndim == 3 else torch.view_as_complex(weight.contiguous())
         spectrum = torch.fft.rfft2(float32_or_more(x), dim=(1, 2), norm="ortho")
         return torch.fft.irfft2(spectrum * kernel, s=x.shape[1:3], dim=(1, 2), norm="ortho").to(x.dtype)
@@ -71,10 +75,24 @@ def dynamic_filter(
     if chosen != "torch":
         return FILTERS[chosen](x, basis, coefficients, inplace)
     with without_autocast(x):
-        basis = torch.view_as_complex(float32_or_more(basis).contiguous())
-        kernel = torch.einsum("hwn,bnc->bhwc", basis, coefficients.to(basis.dtype))
+        basis = float32_or_more(basis).contiguous()
+        if torch.compiler.is_compiling():  # compilers, and ONNX, know sums of products of real numbers alone
+            parts = torch.einsum("hwnp,bnc->bhwcp", basis, coefficients.to(basis.dtype))
+            if torch.onnx.is_in_onnx_export():
+                return _filter_parts(x, *parts.unbind(4))
+            kernel = torch.view_as_complex(parts.contiguous())
+        else:
+            basis = torch.view_as_complex(basis)
+            kernel = torch.einsum("hwn,bnc->bhwc", basis, coefficients.to(basis.dtype))
         spectrum = torch.fft.rfft2(float32_or_more(x), dim=(1, 2), norm="ortho")
         return torch.fft.irfft2(spectrum * kernel, s=x.shape[1:3], dim=(1, 2), norm="ortho").to(x.dtype)
+
+
+def _filter_parts(x: Tensor, real: Tensor, imag: Tensor | None) -> Tensor:
+    """F^-1((real + i imag) F(x)) without complex numbers, in the dtype of ``x``."""
+    a, b = rfft2(float32_or_more(x))
+    a, b = (a * real, b * real) if imag is None else (a * real - b * imag, a * imag + b * real)
+    return irfft2(a, b, x.shape[2]).to(x.dtype)
 
 
 def _obstacles(x: Tensor, weight: Tensor, coefficients: Tensor | None = None) -> dict[str, str | None]:
@@ -95,12 +113,16 @@ def _cpu_obstacle(x: Tensor, weight: Tensor, coefficients: Tensor | None = None)
     """Return why the CPU kernel does not support these inputs; ``None`` if it does."""
     from frepro.ops.cpu.spectral import MAX_FILTERS, factor
 
+    if unusual := cpu.obstacle(x, weight, coefficients):
+        return unusual
     if coefficients is not None and weight.shape[2] > MAX_FILTERS:
         return f"a basis holds at most {MAX_FILTERS} filters, not {weight.shape[2]}"
+    if eager.are_open(x.shape[1], x.shape[2]):
+        return "a side that is left open may not factor"
     for side in x.shape[1:3]:
         if factor(side) is None:
             return f"a map side of {side} does not factor into two small numbers"
-    return cpu.obstacle(x, weight, coefficients)
+    return None
 
 
 def _cpu_filter(x: Tensor, weight: Tensor, coefficients: Tensor | None, inplace: bool) -> Tensor:
@@ -160,8 +182,20 @@ def spectral_pool(x: Tensor, mask: Tensor) -> Tensor:
     Returns:
         (B, H, W, C), in the dtype of ``x``.
     """
-    gain = torch.fft.ifftshift(mask)[:, : mask.shape[1] // 2 + 1]
+    gain = mask.index_select(0, _places(mask, 0, mask.shape[0])).index_select(
+        1, _places(mask, 1, mask.shape[1] // 2 + 1)
+    )
     return spectral_rescale(x, gain[..., None].expand(*gain.shape, x.shape[3]), backend="torch")
+
+
+def _places(mask: Tensor, axis: int, count: int) -> Tensor:
+    """Where the first ``count`` frequencies of an axis are in a centred mask.
+
+    By ``torch.fft.ifftshift`` and a slice, a graph that leaves sizes open could not be exported to ONNX.
+    """
+    size = mask.shape[axis]
+    places = torch.arange(count, device=mask.device) + size // 2
+    return torch.where(places < size, places, places - size)
 
 
 def pooled_linear(
@@ -201,14 +235,18 @@ def pooled_linear(
     weight = torch.cat(list(weights), dim=1)
     # The basis functions are selected in Python from the map's size, so a traced graph would be tied to one size.
     obstacle = eager.obstacle(x, *masks, *weights, bias, registered=True)
+    if eager.are_open(x.shape[1], x.shape[2]):
+        obstacle = "the waves of a size that is left open are unknown"
     if backends.choose("pooled_linear", {"matmul": obstacle}, backend) == "torch":
         pooled = [spectral_pool(part, mask) for part, mask in zip(x.split(sizes, dim=3), masks, strict=True)]
         return linear(torch.cat(pooled, dim=3), weight, bias)
 
     far = torch.cat([mask[0, 0].expand(size) for mask, size in zip(masks, sizes, strict=True)]).to(weight.dtype)
     y = linear(x, weight * far, bias)
+    # Kept from call to call, but not tensors that mean nothing outside this call.
+    low_frequencies = _low_frequencies if eager.obstacle(x) else _kept_low_frequencies
     with without_autocast(x):
-        waves, rows, columns = _low_frequencies(x.shape[1], x.shape[2], radius, x.device)
+        waves, rows, columns = low_frequencies(x.shape[1], x.shape[2], radius, x.device)
         near = [mask[rows, columns, None].expand(-1, size) for mask, size in zip(masks, sizes, strict=True)]
         tokens, weight = float32_or_more(x).flatten(1, 2), float32_or_more(weight)
         waves = waves.to(tokens.dtype)
@@ -217,12 +255,10 @@ def pooled_linear(
         return torch.baddbmm(y_far, waves.t().expand(x.shape[0], -1, -1), low).view(y.shape).to(y.dtype)
 
 
-def _low_frequencies(
-    height: int, width: int, radius: float, device: torch.device
-) -> tuple[Tensor, list[int], list[int]]:
+def _low_frequencies(height: int, width: int, radius: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Return an orthonormal real basis of the frequencies at most ``radius`` bins from zero: (waves, H * W).
 
-    The lists hold, for each wave, the row and the column of its frequency in a centred mask.
+    The other two hold, for each wave, the row and the column of its frequency in a centred mask.
     """
     reach = math.floor(radius)
     disc: list[tuple[int, int]] = []  # one frequency of each pair k, -k
@@ -239,7 +275,16 @@ def _low_frequencies(
     quarter = torch.tensor([0.0] * len(disc) + [0.25] * len(paired), device=device)  # turns a cosine into a sine
     size = torch.tensor([1.0] * len(own) + [2.0] * 2 * len(paired), device=device).div(height * width).sqrt()
     waves = size[:, None] * torch.cos(2 * math.pi * (angle - quarter[:, None, None])).flatten(1)
-    return waves, [row + height // 2 for row in rows], [column + width // 2 for column in columns]
+    places = torch.tensor([rows, columns], device=device) + torch.tensor([[height // 2], [width // 2]], device=device)
+    return waves, places[0], places[1]
+
+
+@functools.lru_cache(maxsize=32)
+def _kept_low_frequencies(
+    height: int, width: int, radius: float, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.inference_mode(False):  # or no gradient could be taken with them later
+        return _low_frequencies(height, width, radius, device)
 
 
 def spectral_pooling_mask(
@@ -289,6 +334,9 @@ def amplitude_spectrum(x: Tensor) -> Tensor:
         The shape and dtype of ``x``.
     """
     with without_autocast(x):
+        if torch.onnx.is_in_onnx_export():
+            real, imag = rfft2(float32_or_more(x), half=False)
+            return (real.square() + imag.square()).sqrt().to(x.dtype)
         return torch.fft.fft2(float32_or_more(x), dim=(1, 2), norm="ortho").abs().to(x.dtype)
 
 
@@ -308,7 +356,7 @@ def resize_filter(weight: Tensor, height: int, width: int) -> Tensor:
         (height, width // 2 + 1, ...); ``weight`` itself if it has that size already.
     """
     size = (height, width // 2 + 1)
-    if weight.shape[:2] == size:
+    if eager.is_same_size(weight.shape[:2], size):
         return weight
     planes = float32_or_more(weight).flatten(2).permute(2, 0, 1)[None]  # (1, N, H, W // 2 + 1)
     planes = F.interpolate(planes, size=size, mode="bicubic", align_corners=True)

@@ -5,7 +5,7 @@ from timm.layers import GroupNorm1
 from timm.models.metaformer import StarReLU
 from torch import nn
 
-from frepro.models.layers import Conv1x1, Mlp, Sequential, call
+from frepro.models.layers import Mlp, Sequential, call, conv1x1
 from frepro.ops import pointwise
 
 
@@ -41,7 +41,7 @@ def test_an_mlp_is_whole_where_gradients_are_recorded_or_channels_come_first(mlp
     x = torch.randn(50, 8, requires_grad=True)
     mlp(x).square().sum().backward()
     assert x.grad.count_nonzero() == x.numel()
-    first = Mlp(8, 32, layer=Conv1x1)
+    first = Mlp(8, 32, layer=conv1x1)
     maps = torch.randn(2, 8, 5, 5)
     with torch.inference_mode():
         y = first(maps)
@@ -102,7 +102,7 @@ def test_a_hook_of_any_kind_is_called(kind, layer):
     assert layer in seen
 
 
-@pytest.mark.parametrize("maker", [nn.Linear(3, 3), Conv1x1(3, 3), GroupNorm1(3)], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("maker", [nn.Linear(3, 3), conv1x1(3, 3), GroupNorm1(3)], ids=lambda x: type(x).__name__)
 @pytest.mark.parametrize("activation", [nn.GELU(), StarReLU()], ids=lambda x: type(x).__name__)
 def test_an_activation_writes_over_what_nobody_else_sees(maker, activation, monkeypatch):
     """A map that a hook has kept stays as it was."""
