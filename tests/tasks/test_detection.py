@@ -129,7 +129,8 @@ def test_answers_do_not_depend_on_the_batch(network):
     results = [evaluate_checkpoint(run, file, loop.Execution(device="cpu", per_device=each)) for each in (1, 3, 4)]
     for values in results[1:]:
         assert values == pytest.approx(results[0], abs=1e-3)
-    assert results[0][run.recipe.main_metric().name] == pytest.approx(run.measurement.record()["values"][run.recipe.main_metric().name])
+    main = run.recipe.main_metric().name
+    assert results[0][main] == pytest.approx(run.measurement.record()["values"][main])
 
 
 @pytest.fixture(scope="module")
