@@ -185,10 +185,10 @@ def test_damaged_images_stop_a_run_or_are_counted(layout, workers, folders):
     assert len(whole_ones) == 2
     network = task.network(0.0)
     network.load_state_dict(load_file(run.measurement.folder / "model.safetensors"))
-    metric = task.metric()
+    evaluator = task.evaluator()
     for image, target in whole_ones:
-        metric.update([image], [target], task.predict(network.eval(), [image]))
-    expected = metric.values(loop.make_accelerator("cpu", "no"))
+        evaluator.update([image], [target], task.predict(network.eval(), [image]))
+    expected = evaluator.values(loop.make_accelerator("cpu", "no"))
     assert {name: record["values"][name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
