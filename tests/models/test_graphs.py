@@ -1,7 +1,4 @@
-"""Graphs of models, for any number of images of any size: torch.export, ONNX, torch.compile and torch.fx.
-
-Of each kind of model that the registry has: of variants that are built of the same classes, one is taken.
-"""
+"""Graphs of each kind of model, for any number of images of any size: torch.export, ONNX, torch.compile, torch.fx."""
 
 import pytest
 import timm
@@ -10,22 +7,11 @@ from timm.models._features_fx import create_feature_extractor
 from torch import nn
 
 from frepro.errors import FreproError
-from tests.models.test_contract import VARIANTS, create, images, make
+from tests.models.test_contract import KINDS, VARIANTS, create, images, make
 
 # Height, width and number of images; models are made for the first.
 NATIVE, OTHER, WIDE = (64, 64, 2), (96, 64, 3), (128, 160, 2)
 OPEN = ({0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},)
-
-
-def parts(name: str) -> frozenset:
-    """The classes of our own that a model is built of, what its images go through first, and its kind of spectrum."""
-    model = create(name, device="meta")
-    classes = {type(module) for module in model.modules() if type(module).__module__.startswith("frepro")}
-    spectrum = getattr(getattr(model, "patch_embed", None), "spectrum", None)
-    return frozenset({*classes, model.default_cfg["first_conv"], type(spectrum)})
-
-
-KINDS = list({parts(name): name for name in reversed(VARIANTS)}.values())[::-1]
 
 
 @pytest.fixture(autouse=True)
