@@ -9,6 +9,7 @@ segmenters with a recipe of its own, as "spanet-mask_rcnn". The common parts of 
 ``segmentation.yaml``: a recipe names one of them as its ``base`` and overrides individual keys.
 """
 
+import re
 from dataclasses import dataclass, field, fields, replace
 from functools import lru_cache, reduce
 from pathlib import Path
@@ -30,6 +31,35 @@ NETWORKS = {
 }
 
 
+# Upper limits that only a typing error exceeds.
+MOST, LONGEST = 10**9, 2**16  # counts; lengths in pixels
+
+
+def check(values: object, **ranges: str) -> None:
+    """Check fields of a dataclass; ``None`` is always allowed, and of a tuple, each value is checked.
+
+    Args:
+        ranges: Name -> range in interval notation: "[0, 1)" includes 0 and excludes 1.
+
+    Raises:
+        ValueError: A value is outside of its range, or not a number (NaN).
+    """
+    for name, range_ in ranges.items():
+        given = getattr(values, name)
+        low, high = (float(part) for part in range_[1:-1].split(","))
+        for value in given if isinstance(given, tuple) else (given,):
+            if value is None:
+                continue
+            is_inside = low <= value if range_[0] == "[" else low < value
+            is_inside &= value <= high if range_[-1] == "]" else value < high
+            if not is_inside:
+                raise ValueError(f"{name} must be in {range_.replace('inf', '∞')}, not {value}")
+
+
+COUNT, COUNT_OR_ZERO, PIXELS = f"[1, {MOST}]", f"[0, {MOST}]", f"[1, {LONGEST}]"
+RATE, PROBABILITY, SHARE = "[0, inf)", "[0, 1]", "(0, 1]"
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """Measurement of throughput: batches of images of ``img_size`` pixels per side, median over ``rounds``."""
@@ -37,6 +67,9 @@ class Benchmark:
     batch_size: int
     img_size: int
     rounds: int
+
+    def __post_init__(self) -> None:
+        check(self, batch_size=COUNT, img_size=PIXELS, rounds=COUNT)
 
 
 @dataclass(frozen=True)
@@ -52,6 +85,9 @@ class LayerDecay:
     by: Literal["layer", "stage"]
     layers: int
 
+    def __post_init__(self) -> None:
+        check(self, rate=SHARE, layers=COUNT)
+
 
 @dataclass(frozen=True)
 class Change:
@@ -66,6 +102,13 @@ class Change:
     precision: Literal["no", "fp16", "bf16"] | None = None
     layer_decay: LayerDecay | None = None
     model_args: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        check(self, **OF_MODEL)
+
+
+# Ranges of what a single model may change.
+OF_MODEL = {"lr": "(0, inf)", "weight_decay": RATE, "drop_path": "[0, 1)", "crop_pct": SHARE, "clip_grad": "(0, inf)"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +174,27 @@ class Recipe:
     model_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.score_every < 1:
-            raise ValueError("batch_size and score_every must be at least 1")
+        check(
+            self,
+            **{name: range_ for name, range_ in OF_MODEL.items() if hasattr(self, name)},
+            img_size=PIXELS,
+            batch_size=COUNT,
+            score_every=COUNT,
+            samples=COUNT,
+            updates=COUNT,
+            epochs=COUNT_OR_ZERO,
+            cooldown_epochs=COUNT_OR_ZERO,
+            warmup_epochs=COUNT_OR_ZERO,
+            warmup_updates=COUNT_OR_ZERO,
+            warmup_lr=RATE,
+            min_lr=RATE,
+            milestones=COUNT,
+            power="(0, inf)",
+            ema_decay="[0, 1)",
+            betas="[0, 1)",
+        )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones must increase")
         if (self.epochs < 1) is (self.updates is None):
             raise ValueError("give either epochs or updates")
         if self.updates is None and self.warmup_epochs >= self.epochs:
@@ -182,8 +244,31 @@ class Classification(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.repeats < 1:
-            raise ValueError("repeats must be at least 1")
+        check(
+            self,
+            smoothing="[0, 1)",
+            mixup=RATE,
+            cutmix=RATE,
+            reprob=PROBABILITY,
+            hflip=PROBABILITY,
+            scale=SHARE,
+            repeats=COUNT,
+        )
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale must increase, not {list(self.scale)}")
+        if self.auto_augment is not None and not AUGMENTATION.fullmatch(self.auto_augment):
+            raise ValueError(
+                f"unknown auto_augment {self.auto_augment!r}: use a name of timm's, such as rand-m9-mstd0.5-inc1, "
+                "augmix-m5-w4-d2 or original-mstd0.5, or null"
+            )
+
+
+# The names that timm's ``create_transform`` understands: a policy and its settings.
+AUGMENTATION = re.compile(
+    r"rand(-(m|n|mmax)\d+|-(p|mstd)\d+(\.\d+)?|-inc[01]|-t(weights|3aw?))*"
+    r"|augmix(-[mw][1-9]\d*|-d\d+|-b[01]|-(a|mstd)\d+(\.\d+)?)*"
+    r"|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +293,12 @@ class Detection(Recipe):
     crop: bool = False
     mirror: bool = True
     detector_args: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, min_size=PIXELS, max_size=PIXELS)
+        if not self.min_size:
+            raise ValueError("min_size must have at least one length")
 
     @property
     def network(self) -> str:
@@ -243,6 +334,17 @@ class Segmentation(Recipe):
     stride: int | None = None
     class_weights: dict[int, float] = field(default_factory=dict)
     segmenter_args: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, crop_size=PIXELS, ratios="(0, inf)", multiple=PIXELS, window=PIXELS, stride=PIXELS)
+        if self.ratios[0] > self.ratios[1]:
+            raise ValueError(f"ratios must increase, not {list(self.ratios)}")
+        if (self.window is None) != (self.stride is None) or (self.stride or 0) > (self.window or 0):
+            raise ValueError("give window and stride together, and a stride up to the window")
+        for label, weight in self.class_weights.items():
+            if not (label >= 0 and 0 <= weight < float("inf")):
+                raise ValueError(f"class_weights must be non-negative, not {weight} for class {label}")
 
     @property
     def network(self) -> str:

@@ -1,6 +1,5 @@
 """Specifications of what is measured: training runs and throughput. Plain descriptions; nothing here imports torch."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -10,7 +9,7 @@ from typing import Any
 from frepro.data.sources import Source
 from frepro.errors import FreproError
 from frepro.recipes import Benchmark, Recipe
-from frepro.store import provenance, revisions
+from frepro.store import provenance, records, revisions
 from frepro.store.records import Measurement, canonical
 
 # The modules that create or read data, by the source's reader; ``data.loading`` handles all others.
@@ -38,11 +37,11 @@ class Start:
         """Return the weights in a file.
 
         Raises:
-            FreproError: There is no such file.
+            FreproError: There is no such file, or a run has stored it and it has changed since.
         """
         try:
-            with file.open("rb") as content:
-                return cls(file.absolute(), hashlib.file_digest(content, "sha256").hexdigest()[:16])
+            records.check_weights(file)
+            return cls(file.absolute(), records.sha256_of_file(file)[:16])
         except OSError as error:
             raise FreproError(f"no weights at {file}: {error.strerror}: give a .pth or .safetensors file") from error
 
