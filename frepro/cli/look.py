@@ -11,6 +11,7 @@ import click
 import frepro
 from frepro import papers, paths, recipes, reproduce
 from frepro.cli.options import (
+    FilePath,
     blank_as_none,
     cli,
 )
@@ -44,7 +45,7 @@ def sizes_command() -> None:
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option(
     "--beside",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Python file that defines other models or operations to time in the same rounds \
 (see frepro/bench/beside.py).",
 )

@@ -144,7 +144,7 @@ class Measurement:
 
     @contextmanager
     def lock(
-        self, log: Callable[[str], None] | None = None, waiting: Callable[[], None] = lambda: None
+        self, log: Callable[[str], None] | None = None, waiting: Callable[[], object] = lambda: None
     ) -> Iterator[None]:
         """Prevent other processes from making the same measurement.
 
@@ -208,8 +208,13 @@ def read_record(path: Path) -> dict[str, Any]:
         ValueError: The file is damaged: it is not JSON, or lacks an entry.
     """
     record = json.loads(path.read_text(encoding="utf-8"))
-    needed = {"kind": str, "key": str, "values": dict, "seconds": (int, float), "code": (dict, str), "provenance": dict}
-    if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in needed.items()):
+    kinds: dict[str, Any] = {
+        **dict.fromkeys(("kind", "key"), str),
+        **dict.fromkeys(("values", "provenance"), dict),
+        "seconds": (int, float),
+        "code": (dict, str),
+    }
+    if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
         raise ValueError("not a complete record")
     return record
 
@@ -267,7 +272,8 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         said = re.search(r"os error (\d+)", str(error))  # safetensors gives the number only in its message
-        reason = reasons.get(int(said[1]) if said else getattr(error, "errno", None))
+        number = int(said[1]) if said else getattr(error, "errno", None)
+        reason = None if number is None else reasons.get(number)
         if reason is None:
             raise
         raise FreproError(f"cannot write {path}: {reason}") from error

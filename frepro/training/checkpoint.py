@@ -123,6 +123,7 @@ class Checkpoint:
         files = self.files()
         new = self._state() if files else None
         for path in _of_main_process(files):
+            outcome: Progress | str | Exception
             try:
                 tensors, metadata = self._read(path)
                 is_ours = metadata["key"] == self.measurement.key

@@ -42,8 +42,9 @@ class Start:
         try:
             records.check_weights(file)
             return cls(file.absolute(), records.sha256_of_file(file)[:16])
-        except OSError as error:
-            raise FreproError(f"no weights at {file}: {error.strerror}: give a .pth or .safetensors file") from error
+        except (OSError, ValueError) as error:  # ValueError: a null byte
+            reason = getattr(error, "strerror", None) or error
+            raise FreproError(f"no weights at {file}: {reason}: give a .pth or .safetensors file") from error
 
 
 @dataclass(frozen=True)
