@@ -15,6 +15,7 @@ from frepro import papers, recipes, report
 from frepro.analysis import sizes
 from frepro.bench import results as bench
 from frepro.book_pages import api_reference, audit
+from frepro.errors import printable
 from frepro.experiment.claims import did_train
 from frepro.experiment.findings import from_csv
 from frepro.report import benchmark as bench_report
@@ -205,7 +206,7 @@ def _benchmark_origin(made: dict[str, Any]) -> str:
     lines = [
         f"measured {made['time']} in {made['seconds'] / 60:.0f} minutes on {_machine(made)}, "
         f"{made['device']['threads']} threads; load average before the start: {made['load_before']}",
-        f"code of commit {str(made['commit'])[:12]}{' with uncommitted changes' if made['dirty'] else ''}; "
+        f"code of commit {escaped(made['commit'])[:12]}{' with uncommitted changes' if made['dirty'] else ''}; "
         f"{_versions(made)}",
         f"{settings['rounds']} rounds; operations and models on batches of {settings['batch_size']}, images of "
         f"{settings['img_size']} pixels; by resolution on batches of {settings['resolution_batch']}",
@@ -213,7 +214,7 @@ def _benchmark_origin(made: dict[str, Any]) -> str:
     if kernels and kernels["instruction_set"]:
         lines.append(f"CPU kernels for {kernels['instruction_set']} (`-march={kernels['march']}`)")
     if beside:
-        lines.append(f"code given by --beside: {beside['source']} (file with SHA-256 `{beside['sha256']}`)")
+        lines.append(f"code given by --beside: {escaped(beside['source'])} (file with SHA-256 `{beside['sha256']}`)")
     return "".join(f"- {line}\n" for line in lines) + "\n"
 
 
@@ -259,6 +260,16 @@ def describe_pictures(notebook: dict[str, Any], more: str) -> None:
                 headings[len(found[1]) - 1 :] = [found[2].strip()]
         if any(kind.startswith("image/") for output in cell.get("outputs", ()) for kind in output.get("data", ())):
             cell["metadata"].setdefault("mystnb", {}).setdefault("image", {})["alt"] = f"{'; '.join(headings)}.{more}"
+
+
+def escaped(name: object) -> str:
+    """Return a name from a result as Markdown that shows it literally: it may be that of a user's file or machine."""
+    return re.sub(r"[\\`*_{}\[\]<>|$~&#^]", r"\\\g<0>", printable(name))
+
+
+def code(name: object) -> str:
+    """Return a name as literal text, or as plain text if a literal in a table cannot contain it."""
+    return f"`{name}`" if re.fullmatch(r"[\w.,:=/+ -]*\w", str(name)) else escaped(name)
 
 
 def is_current(made: dict[str, Any]) -> bool:
@@ -321,13 +332,13 @@ def _training(found: dict[str, Any]) -> str:
     lines = [headings, ["---"] * len(headings)]
     for run in runs:
         network = [recipes.NETWORKS[run["network"]]] if network_heading else []
-        source = f"`{run['weights']}`" if run.get("weights") else str(run["seed"])
+        source = code(run["weights"]) if run.get("weights") else str(run["seed"])
         score, seconds = f"{run['values'][metric]:.2f}", f"{run['seconds']:.0f}"
         if not did_train(run["values"], data["classes"]):
             score += ", did not train"
-        lines.append([f"`{run['model']}`", *network, source, score, seconds, f"`{run['key']}`"])
+        lines.append([code(run["model"]), *network, source, score, seconds, code(run["key"])])
     rows = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-    return f"""- data: {data["name"]}, {data["train"]} training and {data["test"]} test images,
+    return f"""- data: {escaped(data["name"])}, {data["train"]} training and {data["test"]} test images,
   fingerprint `{data["fingerprint"]}`
 
 {rows}
@@ -335,8 +346,11 @@ def _training(found: dict[str, Any]) -> str:
 
 
 def _figure_origin(made: dict[str, Any], found: dict[str, Any]) -> str:
-    stands_in = [f"- {found['stands_in']}"] if found["stands_in"] else []
-    sources = [f"- {', '.join(f'{key}: {value}' for key, value in source.items())}" for source in found["sources"]]
+    stands_in = [f"- {escaped(found['stands_in'])}"] if found["stands_in"] else []
+    sources = [
+        f"- {', '.join(f'{escaped(key)}: {escaped(value)}' for key, value in source.items())}"
+        for source in found["sources"]
+    ]
     facts = "\n".join(
         [
             f"- made {made['time']} on {_computer(made)}",
@@ -358,17 +372,20 @@ def _figure_origin(made: dict[str, Any], found: dict[str, Any]) -> str:
 
 def _computer(origin: dict[str, Any]) -> str:
     machine = origin["machine"]
-    return f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB, {machine['system']}"
+    cpu, system = escaped(machine["cpu"]), escaped(machine["system"])
+    return f"{cpu}, {machine['cores']} cores, {machine['memory_gib']} GiB, {system}"
 
 
 def _machine(origin: dict[str, Any]) -> str:
     device = origin["device"]
-    gpu = "" if device["device"].startswith("cpu") else f", {device['name']}"
+    gpu = "" if device["device"].startswith("cpu") else f", {escaped(device['name'])}"
     return f"{_computer(origin)}{gpu}"
 
 
 def _versions(origin: dict[str, Any]) -> str:
-    return ", ".join([f"Python {origin['python']}", *(f"{name} {v}" for name, v in origin["versions"].items())])
+    return ", ".join(
+        [f"Python {origin['python']}", *(escaped(f"{name} {v}") for name, v in origin["versions"].items())]
+    )
 
 
 def status() -> str:

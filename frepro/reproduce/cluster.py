@@ -171,7 +171,10 @@ class Cluster:
         import submitit
 
         with records.disk_errors(folder()):
-            folder().mkdir(parents=True, exist_ok=True)
+            records.make_folder(folder())
+            folder().chmod(
+                0o700
+            )  # a job runs the code in its pickle there: nobody else may put another one in its place
         tasks = [Task(dataclasses.replace(run), self.execution(run)) for run in runs]
         try:
             with _outside_jobs():

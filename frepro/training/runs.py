@@ -1,5 +1,7 @@
 """Specifications of what is measured: training runs and throughput. Plain descriptions; nothing here imports torch."""
 
+import errno
+import stat
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -40,6 +42,8 @@ class Start:
             FreproError: There is no such file, or a run has stored it and it has changed since.
         """
         try:
+            if not stat.S_ISREG(file.stat().st_mode):  # opening a FIFO would wait for a writer
+                raise OSError(errno.EINVAL, "not a file")
             records.check_weights(file)
             return cls(file.absolute(), records.sha256_of_file(file)[:16])
         except (OSError, ValueError) as error:  # ValueError: a null byte
