@@ -101,7 +101,12 @@ class Cluster:
         named = {name.lstrip("-").replace("-", "_"): value for name, value in self.settings.items()}
         if self.fsdp and self.processes == 1:
             raise FreproError("--fsdp shards weights across processes: request more --gpus or --nodes")
-        texts = {"--partition": self.partition, "--account": self.account, "--mem": self.mem, "--gpus": self.gpus}
+        texts: dict[str, object] = {
+            "--partition": self.partition,
+            "--account": self.account,
+            "--mem": self.mem,
+            "--gpus": self.gpus,
+        }
         texts |= {"the path of results": str(paths.results()), "the path of frepro": str(paths.ROOT)}
         texts |= {f"--slurm {name}": value for name, value in self.settings.items()}
         for name, text in texts.items():

@@ -372,6 +372,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """
     with disk_errors(path):
         make_folder(path.parent)
+        sweep(path.parent)
         folder = temporary_name(path)
         temporary = folder / path.name
         folder.mkdir()
