@@ -1,6 +1,8 @@
 """What frepro starts ends with it, whatever ends it: real processes, signals of the system, nothing left behind."""
 
+import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -103,6 +105,31 @@ def test_the_kernel_of_a_notebook_ends_with_its_parent(number, store):
     assert wait_for(lambda: any(is_drawing(each) for each, name in alive(store).items() if "ipykernel" in name), 120)
     check_end(process, number, store)
     assert not [path for path in store.rglob(".table_4.*") if number != signal.SIGKILL]
+
+
+def test_reproduce_killed_at_random_moments_ends_as_if_it_had_not_been(store, frepro_command, tmp_path, monkeypatch):
+    """At the start, in training, timing or the notebook; the process alone or its whole group."""
+    arguments = (*TABLE_4, "--seeds", "2", "-p", "models", '["dfformer_s18"]')
+    rng = random.Random(0)
+    for number in range(6):
+        process = start(*arguments)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(0, 15))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL) if number % 2 else process.kill()
+        process.communicate()
+        assert wait_for(lambda: not alive(store), GRACE), alive(store)
+    assert frepro_command(*arguments).returncode == 0
+    files = {str(path.relative_to(store)): path for path in store.rglob("*") if path.is_file()}
+    monkeypatch.setenv("FREPRO_RESULTS", str(tmp_path / "straight"))
+    assert frepro_command(*arguments).returncode == 0
+    expected = {str(path.relative_to(tmp_path / "straight")): path for path in (tmp_path / "straight").rglob("*")}
+    assert files.keys() == {name for name, path in expected.items() if path.is_file()}
+    for name, path in files.items():
+        if path.suffix == ".safetensors":
+            assert path.read_bytes() == expected[name].read_bytes()
+        if path.suffix == ".jsonl":
+            assert path.read_text().count("\n") == expected[name].read_text().count("\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 import yaml
+from timm.data import create_transform
 from timm.layers import DropPath
 
 from frepro import papers, paths, recipes, tasks
@@ -146,6 +148,93 @@ def test_a_mistake_in_a_recipe_with_a_base_is_an_error(tmp_path, text, message):
     (tmp_path / "r.yaml").write_text(text)
     with pytest.raises(FreproError, match=message):
         recipes.read(tmp_path / "r.yaml", "paper")
+
+
+PAPER = (Path(recipes.__file__).parent / "dfformer.yaml").read_text()
+OUTSIDE = {
+    **dict.fromkeys(("lr", "clip_grad"), ("0.0", "-1.0", ".inf", ".nan", "yes", "1e-3")),
+    **dict.fromkeys(("warmup_lr", "min_lr", "weight_decay", "mixup", "cutmix"), ("-0.1", ".inf", ".nan", "x")),
+    **dict.fromkeys(("drop_path", "smoothing", "ema_decay"), ("-0.1", "1.0", "2", ".nan")),
+    **dict.fromkeys(("reprob", "hflip"), ("-0.1", "1.1", ".nan")),
+    "crop_pct": ("0.0", "1.01", "-1.0"),
+    "scale": ("[0.0, 1.0]", "[0.9, 0.1]", "[0.1, 1.5]", "[0.1]", "0.1"),
+    **dict.fromkeys(("img_size", "batch_size"), ("0", "-1", "10000000000", "1.5", "9" * 30, "true", "null")),
+    **dict.fromkeys(("epochs", "cooldown_epochs", "warmup_epochs"), ("-1", "10000000000", "1.5")),
+    "score_every": ("0", "-1"),
+    "repeats": ("0", "-1"),
+    "samples": ("[0, 10]", "[10, -1]", "[1]", "5"),
+    "betas": ("[0.9, 1.0]", "[-0.1, 0.9]", "[0.9]"),
+    "power": ("0.0", "-1.0"),
+    "optimizer": ("adam", "AdamW", "sgd", "1", "[adamw]", "null"),
+    "schedule": ("linear", "null"),
+    "precision": ("no", "fp8", "fp32"),
+    "interpolation": ("nearest", "2"),
+    "auto_augment": ("rand-x9", "random", "rand-m", "rand--m9", "augmix-w0", "v1", "original-m3", "''", "3", "rand-tx"),
+    "benchmark": ("{batch_size: 0, img_size: 224, rounds: 1}", "{batch_size: 1, img_size: 224}", "3"),
+    "layer_decay": ("{rate: 0.0, by: layer, layers: 3}", "{rate: 0.5, by: block, layers: 3}"),
+    "by_model": ("{dfformer_s36: {lr: -1.0}}", "{dfformer_s36: {drop_path: 1.0}}", "{dfformer_s36: {optimizer: x}}"),
+    "model_args": ("[]", "{a: 2020-01-01}", "{a: .nan}"),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in OUTSIDE.items() for value in values])
+def test_a_value_outside_of_its_range_is_an_error(tmp_path, key, value):
+    path = tmp_path / "r.yaml"
+    lines = [line for line in PAPER.split("demo:")[0].splitlines() if not line.startswith(f"  {key}:")]
+    if key == "by_model":
+        lines = [line for line in lines if not line.startswith("    ")]
+    text = "\n".join([*lines, "demo: {}", "smoke: {}"]) + "\n"
+    good = re.search(rf"^  {key}: *(.+)$", PAPER, re.M)
+    if good:
+        path.write_text(text.replace("paper:", f"paper:\n  {key}: {good[1] if key != 'by_model' else '{}'}"))
+        recipes.read(path, "paper")
+    path.write_text(text.replace("paper:", f"paper:\n  {key}: {value}"))
+    with pytest.raises(FreproError) as error:
+        recipes.read(path, "paper")
+    assert str(error.value).startswith(f"{path}:")
+    assert str(error.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("base", "line"),
+    [
+        ("detection", "detector: mask_rcnn, min_size: []"),
+        ("detection", "detector: mask_rcnn, min_size: [0]"),
+        ("detection", "detector: mask_rcnn, max_size: -1"),
+        ("detection", "detector: mask_rcnn, milestones: [9, 8]"),
+        ("detection", "detector: mask_rcnn, milestones: [0]"),
+        ("segmentation", "segmenter: upernet, updates: 9, crop_size: 0"),
+        ("segmentation", "segmenter: upernet, updates: 9, ratios: [2.0, 0.5]"),
+        ("segmentation", "segmenter: upernet, updates: 9, window: 512"),
+        ("segmentation", "segmenter: upernet, updates: 9, window: 512, stride: 600"),
+        ("segmentation", "segmenter: upernet, updates: 0"),
+        ("segmentation", "segmenter: upernet, updates: 9, class_weights: {1: -1.0}"),
+        ("segmentation", "segmenter: upernet, updates: 9, class_weights: {a: 1.0}"),
+    ],
+)
+def test_ranges_of_detectors_and_segmenters(tmp_path, base, line):
+    kind = line.split(",")[0]
+    more = ", lr: 1.0e-4, batch_size: 2, weight_decay: 0.0" + (", updates: 9" if base == "segmentation" else "")
+    path = tmp_path / "r.yaml"
+    path.write_text(f"base: {base}\npaper: {{{kind}{more}}}\n")
+    recipes.read(path, "paper")
+    rest = more.replace(", updates: 9", "") if base == "segmentation" else more
+    path.write_text(f"base: {base}\npaper: {{{line}{rest}}}\n")
+    with pytest.raises(FreproError) as error:
+        recipes.read(path, "paper")
+    assert "is missing" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("rand-m9-mstd0.5-inc1", "rand", "rand-n3-p0.5-mmax10-t3a", "rand-tweights", "augmix-m5-w4-d2-a1-b1"),
+        *("original", "originalr-mstd0.5", "v0", "v0r", "3a"),
+    ],
+)
+def test_timm_understands_the_augmentations_that_recipes_may_name(name):
+    recipe = dataclasses.replace(recipes.load("dfformer", "smoke"), auto_augment=name)
+    create_transform(32, is_training=True, auto_augment=recipe.auto_augment)
 
 
 def test_recipes_of_families():

@@ -12,6 +12,7 @@ At least one of the two functions is required. A model with the name of one of o
 
 import hashlib
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ def load(path: Path | None) -> Beside:
     """
     if path is None:
         return Beside()
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FreproError(f"no file {path}: --beside takes a Python file that defines SOURCE and models()")
     spec = importlib.util.spec_from_file_location("frepro_beside", path)
     if spec is None or spec.loader is None:

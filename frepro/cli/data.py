@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from frepro import reproduce
-from frepro.cli.options import cli
+from frepro.cli.options import FilePath, cli
 from frepro.errors import FreproError
 
 
@@ -15,7 +15,7 @@ def data_group() -> None:
 
 
 @data_group.command("check")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=FilePath())
 @click.option("--headers", is_flag=True, help="Read only image headers: faster, but misses damaged pixel data.")
 def data_check_command(folder: Path, headers: bool) -> None:
     """Check a data set for missing or damaged files.
@@ -32,13 +32,20 @@ def data_check_command(folder: Path, headers: bool) -> None:
 
 
 @data_group.command("export")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=FilePath())
 @click.option("--format", "layout", required=True, help="imagenet (exports digits), coco or ade20k (export scenes).")
 @click.option(
-    "--count", type=int, nargs=2, help="Number of training and test images, for example --count 64 16. Default: all."
+    "--count",
+    type=click.IntRange(max=10**6),
+    nargs=2,
+    help="Number of training and test images, for example --count 64 16. Default: all.",
 )
 @click.option(
-    "--size", type=click.IntRange(32), default=128, show_default=True, help="Height and width of a scene in pixels."
+    "--size",
+    type=click.IntRange(32, 4096),
+    default=128,
+    show_default=True,
+    help="Height and width of a scene in pixels.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the scenes.")
 def data_export_command(folder: Path, layout: str, count: tuple[int, int] | None, size: int, seed: int) -> None:

@@ -11,6 +11,7 @@ import click
 import frepro
 from frepro import papers, paths, recipes, reproduce
 from frepro.cli.options import (
+    FilePath,
     blank_as_none,
     cli,
     device_option,
@@ -49,7 +50,7 @@ def sizes_command() -> None:
 @device_option
 @click.option(
     "--beside",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="Python file that defines other models or operations to time in the same rounds \
 (see frepro/bench/beside.py).",
 )

@@ -31,6 +31,11 @@ def main() -> None:
         processes.end_children()
         click.echo("\nstopped; finished work is kept, and the same command resumes from there", err=True)
         os._exit(processes.status(abort.__cause__))
+    except BrokenPipeError:  # the reader of the output, such as head, has ended
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except (OSError, MemoryError) as error:  # the machine's, not a bug: full, unplugged, too small
+        fail(one_line(error))
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(error.exit_code)

@@ -1,8 +1,12 @@
 """The command group, and what its commands share: parameter types, options and exit statuses."""
 
+import errno
 import json
+import os
 import sys
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
@@ -50,6 +54,28 @@ class Seeds(click.ParamType):
         return numbers
 
 
+class FilePath(click.Path):
+    """A path that the system can look up, whether or not it exists."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        check_path(value, partial(self.fail, param=parameter, ctx=context))
+        return super().convert(value, parameter, context)
+
+
+def check_path(value: str | os.PathLike[str], fail: Callable[[str], Any]) -> None:
+    """Call ``fail`` with a message for a path that no file can have."""
+    try:
+        os.stat(value)
+    except ValueError:
+        fail("a path cannot have a null byte")
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            fail(f"{os.fspath(value)[:60]}...: {error.strerror}")
+
+
 class Value(click.ParamType):
     """A number, a JSON list, or text."""
 
@@ -60,11 +86,24 @@ class Value(click.ParamType):
             return json.loads(value)
         except (TypeError, ValueError):
             return value
+        except RecursionError:
+            self.fail(f"{value[:20]}... is nested too deeply", parameter, context)
 
 
 def blank_as_none(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
     """Return ``None`` for an empty value: the Makefile passes options on even when their variable is empty."""
     return None if value == "" else value
+
+
+def file_or_blank(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+    """Return ``None`` for an empty value, and check that any other one can be a path."""
+    if value:
+        check_path(value, partial(_bad, context, parameter))
+    return blank_as_none(context, parameter, value)
+
+
+def _bad(context: click.Context, parameter: click.Parameter, message: str) -> None:
+    raise click.BadParameter(message, context, parameter)
 
 
 @click.group(context_settings=HELP)
@@ -132,12 +171,12 @@ choice_options = together(
     ),
     click.option(
         "--checkpoint",
-        callback=blank_as_none,
+        callback=file_or_blank,
         help="Authors' weights to evaluate instead of training: a file such as dfformer_s18.pth, or a folder.",
     ),
     click.option(
         "--backbones",
-        callback=blank_as_none,
+        callback=file_or_blank,
         help="Folder of backbone weights (dfformer_s18.pth, ...) that detectors and segmenters start from, or none \
 for random weights.",
     ),

@@ -139,7 +139,7 @@ class Limit(click.ParamType):
     name = "TIME"
 
     def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> int:
-        match = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", str(value))
+        match = re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9})(?::(\d{1,9}))?(?::(\d{1,9}))?", str(value))
         if not match:
             self.fail(
                 f"{value!r} is not a time limit: use minutes (90), 12:00:00 or days-hours (3-00)", parameter, context
@@ -152,6 +152,8 @@ class Limit(click.ParamType):
             hours, minutes, seconds = parts
         else:
             hours, minutes, seconds = 0, *(*parts, 0)[:2]
+        if int(days or 0) * 24 + hours > 366 * 24 or minutes > 366 * 24 * 60:
+            self.fail(f"{value[:20]} is more than a year: use a shorter time limit", parameter, context)
         return max(1, (int(days or 0) * 24 + hours) * 60 + minutes + (seconds > 0))
 
 

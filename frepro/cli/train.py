@@ -9,6 +9,7 @@ import click
 
 from frepro import recipes, reproduce
 from frepro.cli.options import (
+    FilePath,
     cli,
     device_option,
     fsdp_option,
@@ -25,7 +26,7 @@ from frepro.store import provenance
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 @click.option(
     "--backbone",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     help="File of weights that initialize the backbone of a detector or segmenter.",
 )
 @click.option(
@@ -78,7 +79,7 @@ def train_command(
 @training_options
 @click.option(
     "--checkpoint",
-    type=click.Path(path_type=Path),
+    type=FilePath(),
     required=True,
     help="The model.safetensors of a run, or an authors' checkpoint.",
 )
@@ -102,7 +103,7 @@ def eval_command(
 
 
 @cli.command("replay")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=FilePath())
 @device_option
 def replay_command(folder: Path, device: str) -> None:
     """Find where a non-finite loss began.
@@ -140,8 +141,8 @@ def resolve(model: str, recipe: str | None, profile: str, source: str | None) ->
 
 @cli.command("convert")
 @click.argument("model")
-@click.argument("checkpoint", type=click.Path(path_type=Path))
-@click.argument("output", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=FilePath())
+@click.argument("output", type=FilePath())
 @click.option("--ema", is_flag=True, help="Use the moving average of the weights.")
 def convert_command(model: str, checkpoint: Path, output: Path, ema: bool) -> None:
     """Convert an authors' checkpoint to safetensors.

@@ -13,6 +13,7 @@ Modules::
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -190,11 +191,20 @@ class Experiment(Spec):
         """Evaluate the weights of files that have not been evaluated yet, with the arguments of ``run``."""
         runner.evaluate(self, per_device, workers, log)
 
-    def time(self) -> None:
-        """Time what is missing, with interleaved measurements, and store the results."""
+    def time(self, log: Callable[[str], None] = print) -> None:
+        """Time what is missing, with interleaved measurements, and store the results.
+
+        Args:
+            log: Called with a line when this waits for another process that is timing the same models.
+        """
         from frepro.analysis import cost
 
-        cost.throughput(self.to_time())
+        with ExitStack() as held:
+            # In one order, so that no two processes wait for each other.
+            for timing in sorted(self.to_time(), key=lambda timing: timing.measurement.key):
+                held.enter_context(timing.measurement.lock(log))
+            if to_time := self.to_time():  # another process may have timed them in the meantime
+                cost.throughput(to_time)
 
     @cached_property
     def findings(self) -> list[Finding]:

@@ -34,7 +34,7 @@ def run(
     train_missing(experiment.to_train(), experiment.device, jobs or experiment.default_jobs(), per_device, workers, log)
     evaluate(experiment, per_device, workers, log)
     if to_time := experiment.to_time():
-        experiment.time()
+        experiment.time(log)
         log(f"timed {len(to_time)} models on {experiment.device_name[1]}")
 
 

@@ -1,5 +1,6 @@
 """Find files of weights by the name of their model."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def find_weights(given: Mapping[str, str] | str | None, name: str) -> Start | No
     if isinstance(given, Mapping):
         return Start.of(Path(given[name])) if name in given else None
     path = Path(given)
-    if not path.exists():
+    if not os.path.exists(path):
         raise FreproError(
             f"no weights at {path}: give a file, or a folder of files, such as {name}.safetensors or {name}.pth"
         )

@@ -43,6 +43,18 @@ RESERVED = {*inspect.signature(timm.create_model).parameters} - {"model_name", "
 RESERVED |= {"num_classes", "in_chans", "features_only", "out_indices"}
 
 
+# The largest numbers in arguments. Larger ones are typing errors, and would exhaust the machine before they fail.
+MOST_LAYERS, MOST = 1000, 2**16
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict | list | tuple):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(each)
+    else:
+        yield value
+
+
 @contextmanager
 def fitting(name: str, model_args: dict[str, Any]) -> Iterator[None]:
     """Turn any error of a model about its arguments into one line that names model and arguments.
@@ -53,6 +65,9 @@ def fitting(name: str, model_args: dict[str, Any]) -> Iterator[None]:
     for argument in model_args:
         if argument in RESERVED:
             raise FreproError(f"{argument} of {name!r} is set by the recipe, the data and the weights: leave it out")
+        limit = MOST_LAYERS if "depth" in argument or argument == "layers" else MOST
+        if any(type(number) is int and abs(number) > limit for number in _leaves(model_args[argument])):
+            raise FreproError(f"{argument} of {name!r} has a number above {limit:,}: use a smaller one")
     try:
         with warnings.catch_warnings():
             # ``check_parameters`` reports them.

@@ -8,6 +8,7 @@ one stored together with optimizer, arguments (``argparse.Namespace``) and movin
 import argparse
 import datetime
 import math
+import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -143,7 +144,7 @@ def read(path: str | Path) -> Mapping[str, Any]:
         FreproError: The file does not exist, is damaged, or contains anything but data.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, also for a path that is too long or has a null byte
         raise FreproError(f"no checkpoint at {path}: give a .pth or .safetensors file")
     try:
         if path.suffix == ".safetensors":

@@ -1,10 +1,11 @@
 """Recipes of classifiers: one class per image."""
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from frepro.recipes.metrics import Metric
-from frepro.recipes.recipe import Benchmark, Recipe
+from frepro.recipes.recipe import COUNT, PROBABILITY, RATE, SHARE, Benchmark, Recipe, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,5 +45,28 @@ class Classification(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.repeats < 1:
-            raise ValueError("repeats must be at least 1")
+        check(
+            self,
+            smoothing="[0, 1)",
+            mixup=RATE,
+            cutmix=RATE,
+            reprob=PROBABILITY,
+            hflip=PROBABILITY,
+            scale=SHARE,
+            repeats=COUNT,
+        )
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale must increase, not {list(self.scale)}")
+        if self.auto_augment is not None and not AUGMENTATION.fullmatch(self.auto_augment):
+            raise ValueError(
+                f"unknown auto_augment {self.auto_augment!r}: use a name of timm's, such as rand-m9-mstd0.5-inc1, "
+                "augmix-m5-w4-d2 or original-mstd0.5, or null"
+            )
+
+
+# The names that timm's ``create_transform`` understands: a policy and its settings.
+AUGMENTATION = re.compile(
+    r"rand(-(m|n|mmax)\d+|-(p|mstd)\d+(\.\d+)?|-inc[01]|-t(weights|3aw?))*"
+    r"|augmix(-[mw][1-9]\d*|-d\d+|-b[01]|-(a|mstd)\d+(\.\d+)?)*"
+    r"|(original|originalr|v0|v0r|3a)(-mstd\d+(\.\d+)?)?"
+)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from frepro.recipes.metrics import Metric
-from frepro.recipes.recipe import Recipe
+from frepro.recipes.recipe import PIXELS, Recipe, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,3 +53,9 @@ class Detection(Recipe):
     crop: bool = False
     mirror: bool = True
     detector_args: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, min_size=PIXELS, max_size=PIXELS)
+        if not self.min_size:
+            raise ValueError("min_size must have at least one length")

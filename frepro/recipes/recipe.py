@@ -6,6 +6,34 @@ from typing import Any, ClassVar, Literal, Self
 
 from frepro.recipes.metrics import Metric
 
+# Upper limits that only a typing error exceeds.
+MOST, LONGEST = 10**9, 2**16  # counts; lengths in pixels
+
+COUNT, COUNT_OR_ZERO, PIXELS = f"[1, {MOST}]", f"[0, {MOST}]", f"[1, {LONGEST}]"
+RATE, PROBABILITY, SHARE = "[0, inf)", "[0, 1]", "(0, 1]"
+
+
+def check(values: object, **ranges: str) -> None:
+    """Check fields of a dataclass; ``None`` is always allowed, and of a tuple, each value is checked.
+
+    Args:
+        values: The dataclass.
+        **ranges: Name -> range in interval notation: "[0, 1)" includes 0 and excludes 1.
+
+    Raises:
+        ValueError: A value is outside of its range, or not a number (NaN).
+    """
+    for name, range_ in ranges.items():
+        given = getattr(values, name)
+        low, high = (float(part) for part in range_[1:-1].split(","))
+        for value in given if isinstance(given, tuple) else (given,):
+            if value is None:
+                continue
+            is_inside = low <= value if range_[0] == "[" else low < value
+            is_inside &= value <= high if range_[-1] == "]" else value < high
+            if not is_inside:
+                raise ValueError(f"{name} must be in {range_.replace('inf', '∞')}, not {value}")
+
 
 @dataclass(frozen=True)
 class Benchmark:
@@ -14,6 +42,9 @@ class Benchmark:
     batch_size: int
     img_size: int
     rounds: int
+
+    def __post_init__(self) -> None:
+        check(self, batch_size=COUNT, img_size=PIXELS, rounds=COUNT)
 
 
 @dataclass(frozen=True)
@@ -29,6 +60,13 @@ class LayerDecay:
     by: Literal["layer", "stage"]
     layers: int
 
+    def __post_init__(self) -> None:
+        check(self, rate=SHARE, layers=COUNT)
+
+
+# Ranges of what a single model may change.
+OF_MODEL = {"lr": "(0, inf)", "weight_decay": RATE, "drop_path": "[0, 1)", "crop_pct": SHARE, "clip_grad": "(0, inf)"}
+
 
 @dataclass(frozen=True)
 class Change:
@@ -43,6 +81,9 @@ class Change:
     precision: Literal["no", "fp16", "bf16"] | None = None
     layer_decay: LayerDecay | None = None
     model_args: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        check(self, **OF_MODEL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,8 +161,27 @@ class Recipe:
     model_args: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.score_every < 1:
-            raise ValueError("batch_size and score_every must be at least 1")
+        check(
+            self,
+            **{name: range_ for name, range_ in OF_MODEL.items() if hasattr(self, name)},
+            img_size=PIXELS,
+            batch_size=COUNT,
+            score_every=COUNT,
+            samples=COUNT,
+            updates=COUNT,
+            epochs=COUNT_OR_ZERO,
+            cooldown_epochs=COUNT_OR_ZERO,
+            warmup_epochs=COUNT_OR_ZERO,
+            warmup_updates=COUNT_OR_ZERO,
+            warmup_lr=RATE,
+            min_lr=RATE,
+            milestones=COUNT,
+            power="(0, inf)",
+            ema_decay="[0, 1)",
+            betas="[0, 1)",
+        )
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError("milestones must increase")
         if (self.epochs < 1) is (self.updates is None):
             raise ValueError("give either epochs or updates")
         if self.updates is None and self.warmup_epochs >= self.epochs:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from frepro.recipes.metrics import Metric
-from frepro.recipes.recipe import Recipe
+from frepro.recipes.recipe import PIXELS, Recipe, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,3 +46,14 @@ class Segmentation(Recipe):
     stride: int | None = None
     class_weights: dict[int, float] = field(default_factory=dict)
     segmenter_args: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check(self, crop_size=PIXELS, ratios="(0, inf)", multiple=PIXELS, window=PIXELS, stride=PIXELS)
+        if self.ratios[0] > self.ratios[1]:
+            raise ValueError(f"ratios must increase, not {list(self.ratios)}")
+        if (self.window is None) != (self.stride is None) or (self.stride or 0) > (self.window or 0):
+            raise ValueError("give window and stride together, and a stride up to the window")
+        for label, weight in self.class_weights.items():
+            if not (label >= 0 and 0 <= weight < float("inf")):
+                raise ValueError(f"class_weights must be non-negative, not {weight} for class {label}")

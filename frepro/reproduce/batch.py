@@ -132,6 +132,10 @@ class Batch:
             workers: Data-loading processes of each run; ``None`` for a default that suits the machine.
             log: Called with a line for each finished part when there is no terminal.
         """
+        for plan in self.plans:
+            records.sweep(plan.folder.parent)
+            for run in plan.runs:
+                run.measurement.tidy()
         made = {plan.artefact: Made(plan, plan.is_current) for plan in self.plans}
         for plan in self.stale:
             if isinstance(plan, Plan) and (plan.missing or not plan.is_timed):
@@ -143,7 +147,7 @@ class Batch:
         with self.progress(log) as progress:
             self._train(made, progress, per_device, workers)
             self._evaluate(made, per_device, workers, log)
-            self._time(made, progress)
+            self._time(made, progress, log)
             progress.drop(*(("notebook", plan.artefact) for plan in self.stale if made[plan.artefact].failure))
             for is_alone, jobs in ((False, self.jobs), (True, 1)):
                 plans = [
@@ -176,7 +180,7 @@ class Batch:
                 found = parallel.attempt(lambda plan: plan.experiment.evaluate(per_device, workers, log), plan)
                 self._note(made[plan.artefact], found, watch.seconds)
 
-    def _time(self, made: dict[Artefact, Made], progress: Progress) -> None:
+    def _time(self, made: dict[Artefact, Made], progress: Progress, log: Callable[[str], None]) -> None:
         """Time one table after the other in this process: other work at the same time would distort the timing."""
         for plan in self.untimed:
             watch, one = Stopwatch(), made[plan.artefact]
@@ -184,7 +188,7 @@ class Batch:
                 progress.drop(("timing", plan.artefact))
                 continue
             found = (
-                None if plan.is_timed else parallel.attempt(Plan.time, plan)
+                None if plan.is_timed else parallel.attempt(lambda plan: plan.time(log), plan)
             )  # an earlier table may have timed the same models
             self._note(one, found, watch.seconds)
             what = f"models of {plan.artefact.title}"

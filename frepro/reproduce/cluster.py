@@ -82,14 +82,29 @@ class Cluster:
     fsdp: bool = False
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"([^:\s]+:)?\d+", self.gpus):
+        if not re.fullmatch(r"([^:\s]+:)?\d{1,6}", self.gpus):
             raise FreproError(f"--gpus {self.gpus!r} is invalid: give a number, or type and number such as a100:8")
         if self.on_gpus and self.tasks != 1:
             raise FreproError("--tasks is for CPUs, since each GPU has one process: omit --tasks, or add --gpus 0")
         named = {name.lstrip("-").replace("-", "_"): value for name, value in self.settings.items()}
         if self.fsdp and self.processes == 1:
             raise FreproError("--fsdp shards weights across processes: request more --gpus or --nodes")
+        texts: dict[str, object] = {
+            "--partition": self.partition,
+            "--account": self.account,
+            "--mem": self.mem,
+            "--gpus": self.gpus,
+        }
+        texts |= {"the path of results": str(paths.results()), "the path of frepro": str(paths.ROOT)}
+        texts |= {f"--slurm {name}": value for name, value in self.settings.items()}
+        for name, text in texts.items():
+            if isinstance(text, str) and not text.isprintable():
+                raise FreproError(f"{name} has a line break or another control character ({text!r}): remove it")
         for name in named:
+            if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII):
+                raise FreproError(
+                    f"--slurm {name!r} is no option of sbatch: give a name, as in --slurm constraint h100"
+                )
             if name in OPTION_FOR:
                 raise FreproError(f"--slurm {name}: use {OPTION_FOR[name]}")
             if name in FIXED:
@@ -149,7 +164,9 @@ class Cluster:
         import submitit
 
         with records.disk_errors(slurm.folder()):
-            slurm.folder().mkdir(parents=True, exist_ok=True)
+            records.make_folder(slurm.folder())
+            # A job runs the code in its pickle there: nobody else may put another one in its place.
+            slurm.folder().chmod(0o700)
         tasks = [Task(dataclasses.replace(run), self.execution(run)) for run in runs]
         try:
             with slurm.outside_jobs():

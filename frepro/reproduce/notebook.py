@@ -155,6 +155,10 @@ class Notebook:
                     f"{name} cannot be {value!r}: use a value of type {kinds.replace('NoneType', 'None')}, "
                     f"as in {self.path.name}"
                 )
+        for name in ("checkpoints", "backbones"):
+            given = parameters.get(name)
+            if isinstance(given, dict) and not all(isinstance(file, str) for file in given.values()):
+                raise FreproError(f"{name} must map names to files, not {given!r}")
 
 
 # Types of parameters that may have another type than their default.

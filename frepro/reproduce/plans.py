@@ -1,6 +1,7 @@
 """Plans of tables and figures: parameters, runs, and whether the result is up to date."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -95,9 +96,9 @@ class Plan:
     def is_timed(self) -> bool:
         return self.experiment.is_timed()
 
-    def time(self) -> None:
-        """Time the models of the table."""
-        self.experiment.time()
+    def time(self, log: Callable[[str], None] = print) -> None:
+        """Time the models of the table, with the argument of ``Experiment.time``."""
+        self.experiment.time(log)
 
     @cached_property
     def _origin(self) -> dict[str, Any]:

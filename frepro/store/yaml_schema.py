@@ -6,13 +6,14 @@ machine that only has torch, timm and accelerate.)
 """
 
 import dataclasses
+import math
 import types
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from frepro.errors import FreproError, unknown
+from frepro.errors import FreproError, one_line, printable, unknown
 
 T = TypeVar("T")
 
@@ -31,9 +32,14 @@ class Document:
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             mark = getattr(error, "problem_mark", None)
             reason = getattr(error, "problem", None) or getattr(error, "reason", error)
-            raise FreproError(f"{path}:{mark.line + 1 if mark else 1}: invalid YAML: {reason}") from error
+            raise FreproError(f"{path}:{mark.line + 1 if mark else 1}: invalid YAML: {printable(reason)}") from error
+        except RecursionError as error:
+            raise FreproError(f"{path}:1: {TOO_DEEP}") from error
+        except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+            raise FreproError(f"cannot read {printable(path)}: {one_line(error)}") from error
         if node is None:
             raise FreproError(f"{path}:1: the file is empty")
+        _check_nodes(path, node)
         return cls(path, node)
 
     def error(self, message: str, node: yaml.Node | None = None) -> FreproError:
@@ -58,8 +64,15 @@ class Document:
         return self.plain()
 
     def plain(self) -> Any:
-        """Return the unchecked value as YAML parses it: mappings, lists and scalars."""
-        return yaml.SafeLoader("").construct_object(self.node, deep=True)
+        """Return the value as YAML parses it: mappings with text as keys, lists, numbers, text, booleans and null."""
+        try:
+            value = yaml.SafeLoader("").construct_object(self.node, deep=True)
+        except (yaml.YAMLError, ValueError, TypeError, OverflowError, KeyError, AttributeError) as error:
+            reason = getattr(error, "problem", None) or one_line(error)  # by tag, YAML may raise any of these
+            raise self.error(f"invalid value: {printable(reason)}") from error
+        if not _is_plain(value):
+            raise self.error(f"expected numbers, text, lists or keys and values, found {printable(self._found())[:80]}")
+        return value
 
     def overlaid(self, other: "Document") -> "Document":
         """Return this mapping updated with ``other``. Line numbers remain those in the file of each key."""
@@ -79,6 +92,41 @@ class Document:
         if isinstance(self.node, yaml.SequenceNode):
             return "a list"
         return repr(self.node.value)
+
+
+TOO_DEEP = "lists or keys and values are nested too deeply"
+DEEPEST = 20
+LARGEST = 2**63 - 1
+
+
+def _check_nodes(path: Path, root: yaml.Node) -> None:
+    """Raise for nesting that would exhaust the stack, of which an alias inside its own anchor is the extreme."""
+    waiting, seen = [(root, 1)], 0
+    while waiting:
+        node, depth = waiting.pop()
+        seen += 1
+        if depth > DEEPEST or seen > 100_000:  # an alias counts each time that it is used
+            raise Document(path, node).error(TOO_DEEP if depth > DEEPEST else "the file has too many values")
+        if isinstance(node, yaml.SequenceNode):
+            waiting += [(each, depth + 1) for each in node.value]
+        elif isinstance(node, yaml.MappingNode):
+            waiting += [(each, depth + 1) for pair in node.value for each in pair]
+
+
+def _is_plain(value: Any) -> bool:
+    """Return whether a value can be stored as JSON and be read back as the same value."""
+    match value:
+        case dict():
+            return all(isinstance(key, str | int) and _is_plain(each) for key, each in value.items())
+        case list():
+            return all(map(_is_plain, value))
+        case bool() | str() | None:
+            return True
+        case int():
+            return abs(value) <= LARGEST
+        case float():
+            return math.isfinite(value)
+    return False
 
 
 def _bind(document: Document, kind: Any) -> Any:

@@ -12,17 +12,20 @@ in a run is a function of seed, epoch, optimizer step and process, so there is n
 import json
 import zlib
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
+from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import safe_open
 from safetensors.torch import save_file
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
+from frepro.errors import one_line
 from frepro.store import records
 from frepro.store.records import Measurement
 from frepro.training.fsdp import full_tensor, is_sharded, placed
@@ -99,56 +102,80 @@ class Checkpoint:
             "scaler": json.dumps(scaler),
             "steps": json.dumps([float(group["step"]) for group in self._counting_groups()]),
             "key": self.measurement.key,
-            "checksum": str(checksum(tensors)),
         }
+        metadata["checksum"] = str(checksum(tensors, metadata))
         save(self.folder / f"checkpoint-{updates:08d}.safetensors", tensors, metadata)
-        history = "".join(json.dumps(entry) + "\n" for entry in progress.history)
-        records.write_text(self.folder / "metrics.jsonl", history)
+        self._write_history(progress)
         while self.damaged:
             self.damaged.pop().unlink(missing_ok=True)
         for old in self.files()[KEPT:]:
             old.unlink(missing_ok=True)
 
-    def restore(self, accelerator: Accelerator) -> Progress:
-        """Resume from the latest intact checkpoint of this run; without one, return the progress of a new run.
+    def _write_history(self, progress: Progress) -> None:
+        history = "".join(json.dumps(entry) + "\n" for entry in progress.history)
+        records.write_text(self.folder / "metrics.jsonl", history)
 
-        A checkpoint of another specification or of an earlier revision is never used and never removed; the log says
-        so.
+    def restore(self, accelerator: Accelerator) -> Progress:
+        """Resume from the latest checkpoint of this run that can be used; without one, return that of a new run.
+
+        A checkpoint that cannot be used for whatever reason is skipped, and the log says so. One of another
+        specification or of an earlier revision is never used and never removed. All processes must call this, and use
+        the same checkpoint.
         """
-        if accelerator.is_main_process:
-            for path in self.folder.glob(".checkpoint-*"):  # left behind by a killed run
-                path.unlink(missing_ok=True)
-        for path in self.files():
+        files = self.files()
+        new = self._state() if files else None
+        for path in _of_main_process(files):
+            outcome: Progress | str | Exception
             try:
                 tensors, metadata = self._read(path)
-            except (SafetensorError, OSError, KeyError, ValueError) as error:
-                self.log(f"{path} is damaged ({error}): skipped")
+                is_ours = metadata["key"] == self.measurement.key
+                outcome = self._take_up(tensors, metadata, accelerator) if is_ours else metadata["key"]
+            except Exception as error:  # damage can show in any way
+                outcome = error
+            outcomes = gather_object([outcome])
+            if all(isinstance(each, Progress) for each in outcomes):
+                assert isinstance(outcome, Progress)
+                return outcome
+            failure = next((each for each in outcomes if isinstance(each, Exception)), None)
+            if failure is not None:
                 self.damaged.append(path)
-                continue
-            if metadata.get("key", self.measurement.key) == self.measurement.key:
-                return self._take_up(tensors, metadata, accelerator)
-            if accelerator.is_main_process:
-                kept = path.with_name(f"other-run-{metadata['key']}-{path.name}")
+                if accelerator.is_main_process:
+                    self.log(f"{path} is damaged, or of another version of frepro ({one_line(failure)}): skipped")
+            elif accelerator.is_main_process:
+                kept = path.with_name(f"other-run-{outcome}-{path.name}")
                 path.rename(kept)
-                self.log(f"{path} belongs to another run ({metadata['key']}): not used, kept as {kept.name}")
+                self.log(f"{path} belongs to another run ({outcome}): not used, kept as {kept.name}")
+        if new is not None:  # a checkpoint that failed may have been taken up in part
+            self._set_state(*new)
         for name, earlier in self.measurement.earlier():
-            if any(earlier.folder.glob("checkpoint-*.safetensors")):
+            if accelerator.is_main_process and any(earlier.folder.glob("checkpoint-*.safetensors")):
                 self.log(
                     f"{earlier.folder} has a checkpoint of revision {name}, but the behaviour has changed since: it is "
                     "kept but not used, and the run starts from scratch"
                 )
         return Progress()
 
+    def _state(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return a copy of the state of all modules and of the optimizer."""
+        modules = {part: deepcopy(module.state_dict()) for part, module in self.modules.items()}
+        return modules, deepcopy(self.optimizer.state_dict())
+
+    def _set_state(self, modules: dict[str, Any], optimizer: dict[str, Any]) -> None:
+        for part, module in self.modules.items():
+            module.load_state_dict(modules[part])
+        self.optimizer.load_state_dict(optimizer)
+
     @staticmethod
     def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             metadata = file.metadata()
-        if metadata["checksum"] != str(checksum(tensors)):
+        if metadata.pop("checksum") != str(checksum(tensors, metadata)):
             raise ValueError("checksum mismatch")
         return tensors, metadata
 
     def _take_up(self, tensors: dict[str, Tensor], metadata: dict[str, str], accelerator: Accelerator) -> Progress:
+        progress = Progress(**json.loads(metadata["progress"]))
         states: dict[int, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             part, _, rest = name.partition(".")
@@ -170,7 +197,7 @@ class Checkpoint:
         scaler = json.loads(metadata["scaler"])
         if accelerator.scaler is not None and scaler:  # empty if the run began in float32 on a CPU
             accelerator.scaler.load_state_dict(scaler)
-        return Progress(**json.loads(metadata["progress"]))
+        return progress
 
     def _takes_part(self, accelerator: Accelerator) -> bool:
         """Return whether this process takes part in gathering the tensors; all do if the network is sharded."""
@@ -180,14 +207,25 @@ class Checkpoint:
         """Return the parameter groups with a step count: all with LAMB; none with AdamW, which counts per tensor."""
         return [group for group in self.optimizer.param_groups if "step" in group]
 
-    def finish(self, accelerator: Accelerator) -> None:
-        """Store the trained weights: model.safetensors, and ema.safetensors if there is a moving average."""
+    def finish(self, progress: Progress, accelerator: Accelerator) -> dict[str, str]:
+        """Store the trained weights, and the history, which lacks a line if the run was killed after a checkpoint.
+
+        Returns:
+            Name of each file of weights -> its SHA-256: model.safetensors, and ema.safetensors if there is a moving
+            average.
+        """
+        hashes: dict[str, str] = {}
         if not self._takes_part(accelerator):
-            return
+            return hashes
         for part, module in self.modules.items():
             tensors = on_cpu(module.state_dict())
             if accelerator.is_main_process:
-                save(self.folder / f"{part}.safetensors", tensors)
+                path = self.folder / f"{part}.safetensors"
+                save(path, tensors)
+                hashes[path.name] = records.sha256_of_file(path)
+        if accelerator.is_main_process:
+            self._write_history(progress)
+        return hashes
 
     def remove(self) -> None:
         """Remove all checkpoints of a run whose record has been written."""
@@ -200,12 +238,20 @@ def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: full_tensor(tensor).detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def checksum(tensors: Mapping[str, Tensor]) -> int:
-    """Return the CRC-32 of the bytes of all tensors on the CPU, in the order of their names."""
-    total = 0
-    for name in sorted(tensors):
-        total = zlib.crc32(tensors[name].reshape(-1).view(torch.uint8).numpy().data, total)
+def checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> int:
+    """Return the CRC-32 of all tensors on the CPU, with their names, types and shapes, and of the metadata."""
+    total = zlib.crc32(json.dumps(sorted(metadata.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        total = zlib.crc32(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode(), total)
+        total = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, total)
     return total
+
+
+def _of_main_process(files: list[Path]) -> list[Path]:
+    """Return the main process's list in all processes: on a network file system, others may see another one."""
+    shared: list[Any] = [files]
+    broadcast_object_list(shared)
+    return shared[0]
 
 
 def save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:

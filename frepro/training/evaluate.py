@@ -11,6 +11,7 @@ from frepro import tasks
 from frepro.data.loading import TestBatches, loader
 from frepro.errors import FreproError
 from frepro.models.official import load_strictly, read, unwrap
+from frepro.store import records
 from frepro.training import loop
 from frepro.training.runs import Run, Start
 
@@ -23,13 +24,14 @@ def network(run: Run) -> nn.Module:
     The ``pretrained_cfg`` of a classifier gives the image size that it was trained at.
 
     Raises:
-        FreproError: The run has not been trained, or its weights are missing.
+        FreproError: The run has not been trained, or its weights are missing or damaged.
     """
     if run.measurement.record() is None:
         raise FreproError(f"{run.title} has not been trained yet: train it first")
     weights = run.measurement.folder / "model.safetensors"
     if not weights.exists():
         raise FreproError(f"the weights of run {run.measurement.key} are missing: delete its folder and train it again")
+    records.check_weights(weights)
     found = tasks.of(run).network(drop_path=0.0)
     load_strictly(found, read(weights), str(weights))
     if run.recipe.network is None:
@@ -49,6 +51,7 @@ def evaluate_checkpoint(run: Run, weights: Path, execution: loop.Execution) -> d
         FreproError: The file cannot be read, it does not match the network or the data, or memory runs out.
     """
     task = tasks.of(run)
+    records.check_weights(weights)
     tensors = unwrap(read(weights), named=str(weights))
     found = task.network(drop_path=0.0)
     check_classes(found, tensors, run, weights)
@@ -71,7 +74,7 @@ def evaluate_checkpoint(run: Run, weights: Path, execution: loop.Execution) -> d
 def reevaluate(run: Run, checkpoint: Start, execution: loop.Execution) -> dict[str, Any]:
     """Return the stored record of ``evaluate_checkpoint``; if there is none, evaluate and store it."""
     measurement = run.evaluation(checkpoint)
-    with measurement.lock():
+    with measurement.lock(execution.log or loop.warn):
         if record := measurement.record():
             return record
         started = time.perf_counter()

@@ -7,15 +7,15 @@ continues as if it had not been. The learning rate depends on the number of opti
 
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import send_to_device
+from accelerate.utils import broadcast_object_list, send_to_device
 from timm.layers import convert_sync_batchnorm
 from timm.utils import ModelEmaV3
 from torch import nn
@@ -82,10 +82,11 @@ def run(job: Run, execution: Execution) -> dict[str, Any]:
     """Return the record of a run: the stored one if there is one, else train it, resuming from its last checkpoint."""
     record = job.measurement.record()
     if record is not None:
+        job.measurement.tidy()
         return record
     accelerator = make_accelerator(execution.device, job.recipe.precision)
-    with job.measurement.lock() if accelerator.is_main_process else nullcontext():
-        if accelerator.num_processes == 1 and (record := job.measurement.record()):
+    with alone(job, execution, accelerator) as record:
+        if record is not None:
             return record  # another process finished it in the meantime
         try:
             return train(job, execution, accelerator)
@@ -94,6 +95,31 @@ def run(job: Run, execution: Execution) -> dict[str, Any]:
                 f"{job.title}: out of memory on {accelerator.device}: limit the samples in a forward pass, for example "
                 "with --per-device 32 (make: PER_DEVICE=32); the effective batch stays the same"
             ) from error
+
+
+@contextmanager
+def alone(job: Run, execution: Execution, accelerator: Accelerator) -> Iterator[dict[str, Any] | None]:
+    """Wait in all processes until the main one has the lock of a run, and yield the record if there is one by then."""
+
+    def tell(is_waiting: bool, record: dict[str, Any] | None) -> tuple[bool, dict[str, Any] | None]:
+        """Send what the main process knows to all others, often enough that none of them gives up waiting."""
+        news: list[Any] = [(is_waiting, record)]
+        broadcast_object_list(news)
+        return news[0]
+
+    if not accelerator.is_main_process:
+        is_waiting, record = True, None
+        while is_waiting:
+            is_waiting, record = tell(is_waiting, record)
+        yield record
+        return
+    log = execution.log or warn
+    with job.measurement.lock(log, lambda: tell(True, None)):
+        record = job.measurement.record()
+        if record is None and job.measurement.file.exists():
+            log(f"{job.measurement.file} is damaged: the run is repeated")
+        tell(False, record)
+        yield record
 
 
 def make_accelerator(device: str, precision: str) -> Accelerator:
@@ -243,10 +269,10 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     }
     if execution.damaged == "skip":
         values["damaged_images"] = len(train_set.damaged_names()) + len(test_set.damaged_names())
-    checkpoint.finish(accelerator)
+    weights = checkpoint.finish(progress, accelerator)
     if not accelerator.is_main_process:
         return {"values": values, "seconds": seconds}
-    record = job.measurement.write(values, seconds, str(device))
+    record = job.measurement.write(values, seconds, str(device), weights)
     checkpoint.remove()
     return record
 

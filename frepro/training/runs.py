@@ -1,6 +1,7 @@
 """Specifications of what is measured: training runs and throughput. Plain descriptions; nothing here imports torch."""
 
-import hashlib
+import errno
+import stat
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -10,7 +11,7 @@ from typing import Any
 from frepro.data.sources import IDX, Source
 from frepro.errors import FreproError
 from frepro.recipes import Benchmark, Recipe
-from frepro.store import provenance, revisions
+from frepro.store import provenance, records, revisions
 from frepro.store.records import Measurement, canonical
 
 # The modules that create or read data, by the source's reader; ``data.loading`` handles all others.
@@ -39,13 +40,16 @@ class Start:
         """Return the weights in a file.
 
         Raises:
-            FreproError: There is no such file.
+            FreproError: There is no such file, or a run has stored it and it has changed since.
         """
         try:
-            with file.open("rb") as content:
-                return cls(file.absolute(), hashlib.file_digest(content, "sha256").hexdigest()[:16])
-        except OSError as error:
-            raise FreproError(f"no weights at {file}: {error.strerror}: give a .pth or .safetensors file") from error
+            if not stat.S_ISREG(file.stat().st_mode):  # opening a FIFO would wait for a writer
+                raise OSError(errno.EINVAL, "not a file")
+            records.check_weights(file)
+            return cls(file.absolute(), records.sha256_of_file(file)[:16])
+        except (OSError, ValueError) as error:  # ValueError: a null byte
+            reason = getattr(error, "strerror", None) or error
+            raise FreproError(f"no weights at {file}: {reason}: give a .pth or .safetensors file") from error
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,14 @@
 """Several artefacts in one go, on real smoke runs and notebooks."""
 
 import json
+import subprocess
+import sys
+import time
 
 from frepro import reproduce
 from frepro.reproduce import Artefact
 from frepro.reproduce.batch import Batch, summary
+from tests.conftest import ROOT
 
 GRAPH = Artefact("spanetv2", "figure", 1)
 
@@ -79,11 +83,33 @@ def test_the_plan_of_many_is_a_line_each(frepro_command):
     assert f"and {len(ready)} notebooks" in todo
 
 
+ARGUMENTS = (
+    *("reproduce", "--table", "4", "--paper", "dfformer", "--profile", "smoke", "--seeds", "1", "--device", "cpu"),
+    *("-p", "models", '["dfformer_s18"]'),
+)
+
+
 def test_the_command_names_failures_and_ends_in_1(frepro_command):
     (run,) = table(4).missing
-    arguments = "reproduce --table 4 --paper dfformer --profile smoke --seeds 1 --device cpu -p models"
-    with run.measurement.lock():
-        done = frepro_command(*arguments.split(), '["dfformer_s18"]')
+    run.measurement.folder.parent.mkdir(parents=True)
+    run.measurement.folder.touch()  # so that there can be no folder
+    done = frepro_command(*ARGUMENTS)
     assert done.returncode == 1
-    assert done.stderr.startswith("frepro: error: Table 4 of dfformer: another process is working on run")
+    assert done.stderr.startswith(f"frepro: error: Table 4 of dfformer: cannot write {run.measurement.folder}: ")
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_commands_that_make_the_same_table_at_once_make_each_run_once(store):
+    command = [sys.executable, "-m", "frepro", *ARGUMENTS]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    started = [subprocess.Popen(command, cwd=ROOT, text=True, **pipes) for _ in range(6)]
+    written = set()
+    while any(process.poll() is None for process in started):
+        written |= {(path.parent.name, path.stat().st_mtime_ns) for path in store.glob("runs/*/record.json")}
+        time.sleep(0.02)
+    ends = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0] * 6, ends
+    assert len(written) == 2, ends  # a training run and a timing
+    assert table(4).is_current
+    left = {path.name for path in store.rglob(".*")}
+    assert left == {".lock"}

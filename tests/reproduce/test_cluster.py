@@ -81,6 +81,20 @@ def test_dry_run_prints_plan_and_script_without_slurm(without_slurm, store):
     assert not store.exists()
 
 
+@pytest.mark.parametrize("text", ["a\nb", "\n#SBATCH --wrap=id", "a\rb", "a\x0bb", "a\u2028b", "\x1b[31m"])
+def test_no_value_adds_a_line_to_the_script(text, tmp_path, monkeypatch):
+    for settings in (
+        *({name: text} for name in ("partition", "account", "mem", "gpus")),
+        *({"settings": given} for given in ({"comment": text}, {text: "x"}, {f"comment={text}": True}, {"": "x"})),
+    ):
+        with pytest.raises(FreproError) as error:
+            Cluster(**settings)
+        assert str(error.value).isprintable()
+    monkeypatch.setenv("FREPRO_RESULTS", str(tmp_path / text))
+    with pytest.raises(FreproError, match="the path of results has a line break or another control character"):
+        Cluster()
+
+
 def test_one_run_is_no_array():
     found = settings(Cluster(gpus="a100:4", partition="main", account="me", at_once=3).script(1))
     assert "array" not in found

@@ -1,7 +1,7 @@
 """Strict YAML: what fits is bound, and what does not is an error that names file and line."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 
@@ -58,6 +58,56 @@ def test_errors_name_file_and_line(tmp_path, text, line, message):
         bind(tmp_path, text)
     assert str(error.value).startswith(f"{tmp_path / 'whole.yaml'}:{line}: ")
     assert message in str(error.value)
+
+
+@dataclass(frozen=True)
+class Free:
+    args: dict[str, Any]
+    name: str = ""
+    size: int = 0
+    rate: float = 0.0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            f"args: {{a: {value}}}"
+            for value in (
+                *("!!python/object/apply:os.system [ls]", "!!binary aGk=", "!!binary '!'", "!unknown x", "2020-01-01"),
+                *("2020-99-99", "!!timestamp x", "!!int x", "!!float x", "!!bool x", "!!set {a, b}", "!!omap [a: 1]"),
+                *("!!null {}", ".nan", ".inf", "9" * 5000, "9" * 30, "0x" + "f" * 5000, "'\\ud800", "{? [1] : 2}"),
+                *("{? {a: 1} : 2}", "{1.5: a}", "{~: a}", "[" * 30 + "]" * 30, "[" * 5000, "{" * 5000, "[" * 10**5),
+                *("!!str [a]", "!!map a", "!!seq a", "*nowhere", "&a [*a]", "&a {b: *a}", "{<<: [1]}", "{<<: a}"),
+            )
+        ),
+        *(f"args: {{}}\n{key}: {'9' * 5000}" for key in ("size", "rate", "name")),
+        *(f"args: {{}}\n{key}: 2020-01-01" for key in ("size", "rate", "name")),
+        *(f"args: {{}}\nsize: {size}" for size in ("10000000000000000000000", "!!int '9x'", "!!python/name:os.x ''")),
+        "args: {}\n? [1, 2]\n: 3",
+        "args: {}\n---\nargs: {}",
+        "args: {}\n%TAG ! x",
+        "args: {}\x00",
+        "a: &a [1]\nargs: {" + ", ".join(f"b{i}: &b{i} [*b{i - 1}, *b{i - 1}]" for i in range(1, 3)) + "}",
+        "- &a0 [x]\n" + "".join(f"- &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 12)),
+    ],
+    ids=lambda text: repr(text[:40]),
+)
+def test_whatever_yaml_can_hold_is_plain_data_or_one_line(tmp_path, text):
+    path = tmp_path / "free.yaml"
+    path.write_text(text)
+    with pytest.raises(FreproError) as error:
+        Document.read(path).bind(Free)
+    assert str(error.value).startswith(f"{path}:")
+    assert str(error.value).isprintable()
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes("name: ä".encode("latin-1"))
+    for path in (tmp_path, tmp_path / "missing", tmp_path / "latin.yaml", tmp_path / "a\0b", tmp_path / ("x" * 5000)):
+        with pytest.raises(FreproError) as error:
+            Document.read(path)
+        assert str(error.value).isprintable()
 
 
 def test_overlay_keeps_lines_and_replaces_values(tmp_path):

@@ -1,6 +1,8 @@
 """The loop: schedule by update, the effective batch held, resume bit for bit, evaluation exact, runs made once."""
 
+import copy
 import dataclasses
+import hashlib
 import json
 import math
 import multiprocessing
@@ -22,9 +24,9 @@ from frepro.data import locate
 from frepro.data.export import export
 from frepro.errors import FreproError
 from frepro.training import loop, nonfinite, optimizers
-from frepro.training.checkpoint import Checkpoint, Progress
-from frepro.training.evaluate import evaluate_checkpoint
-from frepro.training.runs import Run
+from frepro.training.checkpoint import Checkpoint, Progress, checksum, save
+from frepro.training.evaluate import evaluate_checkpoint, network
+from frepro.training.runs import Run, Start
 from tests.conftest import ROOT
 
 CPU = loop.Execution(device="cpu")
@@ -225,8 +227,8 @@ def test_killed_again_and_again_equals_straight(monkeypatch, tmp_path, optimizer
     assert all(torch.equal(tensor, average[name]) for name, tensor in weights(killed, "ema").items())
     assert same_but_for_time(history(killed), log)
     assert checkpoints(killed) == []
-    left = [path.name for path in killed.measurement.folder.iterdir() if "checkpoint" in path.name]
-    assert left == []  # of files that were being written
+    left = {path.name for path in killed.measurement.folder.iterdir()}
+    assert left == {".lock", "ema.safetensors", "metrics.jsonl", "model.safetensors", "record.json"}
 
 
 def checkpoints(run: Run) -> list[str]:
@@ -287,6 +289,136 @@ def test_a_checkpoint_is_resumed_unless_run_or_revision_differ_and_none_is_delet
     assert f"belongs to another run ({measurement.key}): not used, kept as other-run-{measurement.key}" in lines[-1]
     (kept,) = other.folder.glob("other-run-*")
     assert kept.read_bytes() == file.read_bytes()
+
+
+def network_and_checkpoint(measurement, optimizer="adamw", log=print) -> tuple[torch.nn.Module, Checkpoint]:
+    model = torch.nn.Linear(3, 2)
+    made = optimizers.create_optimizer_v2(model, optimizer, lr=0.1)
+    model(torch.randn(1, 3)).sum().backward()
+    made.step()
+    return model, Checkpoint(measurement, model, None, made, log)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lamb"])
+def test_whatever_is_wrong_with_a_checkpoint_the_one_before_is_used(optimizer):
+    """Every bit of the file counts: of weights, names, types, shapes, history and all other metadata."""
+    measurement, accelerator, rng, said = job().measurement, loop.make_accelerator("cpu", "no"), random.Random(0), []
+    model, checkpoint = network_and_checkpoint(measurement, optimizer)
+    history = [{"epoch": 1, "train_loss": 2.125}]
+    checkpoint.write(Progress(update=5, history=history), 5, accelerator)
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.nn.init.normal_(model.weight)
+    checkpoint.write(Progress(update=6, history=history), 6, accelerator)
+    latest = checkpoint.files()[0]
+    intact = latest.read_bytes()
+    for _ in range(200):
+        place = rng.randrange(len(intact))
+        latest.write_bytes(intact[:place] + bytes([intact[place] ^ 1 << rng.randrange(8)]) + intact[place + 1 :])
+        other, fresh = network_and_checkpoint(measurement, optimizer, said.append)
+        assert fresh.restore(accelerator) in (Progress(update=5, history=history), Progress(update=6, history=history))
+        is_equal = all(torch.equal(tensor, expected[name]) for name, tensor in other.state_dict().items())
+        assert is_equal is bool(said)  # blanks at the end of the header may differ
+        assert all(latest.name in line and "skipped" in line and "\n" not in line for line in said)
+        said.clear()
+
+
+@pytest.mark.parametrize("spoil", ["progress", "steps", "scaler", "key", "checksum", "weights", "average", "optimizer"])
+def test_a_checkpoint_that_does_not_fit_leaves_nothing_behind(spoil):
+    """It is complete and intact, but of another version of the code: the run starts as if there were none."""
+    measurement, accelerator, said = job().measurement, loop.make_accelerator("cpu", "no"), []
+    _, checkpoint = network_and_checkpoint(measurement, "lamb")
+    checkpoint.write(Progress(update=5), 5, accelerator)
+    (path,) = checkpoint.files()
+    tensors, metadata = Checkpoint._read(path)
+    if spoil in metadata:
+        metadata[spoil] = '{"unknown": 1}' if spoil == "progress" else "no JSON"
+    elif spoil == "weights":
+        tensors["model.weight"] = torch.zeros(5, 5)
+    elif spoil == "average":
+        del tensors["model.bias"]
+    elif spoil == "optimizer":
+        tensors["optimizer.9.exp_avg"] = torch.zeros(1)
+    if spoil == "key":
+        del metadata["key"]
+    if spoil == "scaler":
+        del metadata["scaler"]
+    total = checksum(tensors, metadata)
+    save(path, tensors, metadata | ({} if spoil == "checksum" else {"checksum": str(total)}))
+    other, fresh = network_and_checkpoint(measurement, "lamb", said.append)
+    weights, state = copy.deepcopy(other.state_dict()), copy.deepcopy(fresh.optimizer.state_dict())
+    assert fresh.restore(accelerator) == Progress()
+    assert len(said) == 1
+    assert path.name in said[0]
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in other.state_dict().items())
+    assert str(fresh.optimizer.state_dict()) == str(state)
+
+
+def test_a_run_killed_before_its_record_has_all_of_its_history(monkeypatch):
+    """The last checkpoint is there, and the lines of the history that were written after it are not."""
+    run = job(epochs=3)
+    expected = loop.run(run, CPU)["values"]
+    whole = history(run)
+    monkeypatch.setenv("FREPRO_RESULTS", f"{os.environ['FREPRO_RESULTS']}-killed")
+    killed = job(epochs=3)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(*_):
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "finish", kill)
+        with pytest.raises(KilledError):
+            loop.run(killed, CPU)
+    log = killed.measurement.folder / "metrics.jsonl"
+    log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
+    assert loop.run(killed, CPU)["values"].keys() == expected.keys()
+    assert same_but_for_time(history(killed), whole)
+
+
+def test_weights_are_in_the_record_and_checked_when_they_are_read():
+    run = job()
+    record = loop.run(run, CPU)
+    path = run.measurement.folder / "model.safetensors"
+    assert record["files"] == {path.name: hashlib.sha256(path.read_bytes()).hexdigest()}
+    network(run)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    for read in (network, lambda run: evaluate_checkpoint(run, path, CPU), lambda run: Start.of(path)):
+        with pytest.raises(FreproError, match="is damaged: its SHA-256 is not the one in the record"):
+            read(run)
+
+
+def test_a_damaged_record_is_made_again_and_it_is_said():
+    run, said = job(), []
+    first = loop.run(run, CPU)
+    run.measurement.file.write_text(run.measurement.file.read_text()[:-100])
+    assert loop.run(run, loop.Execution(device="cpu", log=said.append))["files"] == first["files"]
+    assert said[0] == f"{run.measurement.file} is damaged: the run is repeated"
+
+
+def test_a_finished_run_keeps_no_checkpoint_of_a_process_that_was_killed_at_its_end():
+    run = job()
+    loop.run(run, CPU)
+    (run.measurement.folder / "checkpoint-00000004.safetensors").touch()
+    loop.run(run, CPU)
+    assert checkpoints(run) == []
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_second_process_waits_for_the_record(processes):
+    """Nothing is trained while another process holds the lock, and its record is taken."""
+    run = job()
+    with run.measurement.lock():
+        waiting = start(run, processes)
+        time.sleep(4)
+        assert all(process.is_alive() for process in waiting)
+        run.measurement.write({"top1": 1.0}, 1.0, "cpu")
+    finish(waiting)
+    assert run.measurement.record()["values"] == {"top1": 1.0}
+    assert not (run.measurement.folder / "model.safetensors").exists()
 
 
 def test_old_checkpoints_are_pruned():
