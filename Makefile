@@ -50,7 +50,7 @@ bench: $(READY)  ## measure speed and memory, needs an idle machine; options: ON
 		$${BESIDE:+--beside "$$BESIDE"} $${DEVICE:+--device "$$DEVICE"}
 
 # One process per core, each with one thread. All tests of a file, and a notebook, run in the same process.
-# COVERAGE=1 prints the files of which less than 90 % of the lines ran. From Python 3.12, measuring is nearly free.
+# COVERAGE=1 prints the files of which less than 90 % of the lines ran. From Python 3.12, sys.monitoring makes it cheaper.
 test: $(READY)  ## run the tests, and the notebooks in profile smoke; COVERAGE=1 measures line coverage
 	OMP_NUM_THREADS=1 $(if $(COVERAGE),$(SYSMON)) $(PYTHON) -m pytest -n logical --maxprocesses 8 --dist loadfile \
 		--nbval-lax $(if $(COVERAGE),--cov --cov-report=) tests notebooks
