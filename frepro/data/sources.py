@@ -109,6 +109,14 @@ class Source:
     def embedded(self) -> bool:
         return self.root is None
 
+    def check_can_train(self) -> None:
+        """Raise a ``FreproError`` for test images alone."""
+        if self.train == 0:
+            raise FreproError(
+                f"{self.root} has test images alone, which is enough to evaluate weights but not to train: add "
+                "train/<class>/<image>"
+            )
+
     def spec(self) -> dict[str, Any]:
         """Return what identifies the data of a run; their location does not matter."""
         return {"name": self.name, "fingerprint": self.fingerprint}

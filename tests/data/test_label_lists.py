@@ -10,8 +10,11 @@ from frepro.data import locate
 from frepro.data.check import check
 from frepro.data.loading import open_split
 from frepro.errors import FreproError
+from frepro.experiment import Experiment
 from tests.data import imagenets
 from tests.data.imagenets import COUNT, LAYOUTS, WNIDS
+
+VARIANT = [("GFFormer-S18", "gfformer_s18", {})]
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +108,15 @@ def test_what_is_wrong_with_a_list_is_one_line(tmp_path, said, spoil):
     with pytest.raises(FreproError, match=said) as error:
         locate(str(tmp_path))
     assert "\n" not in str(error.value)
+
+
+def test_a_table_that_would_train_is_refused_before_anything_runs(written):
+    with pytest.raises(FreproError, match="test images alone"):
+        Experiment("dfformer", 4, VARIANT, data=str(written["class folders"]), profile="smoke")
+
+
+def test_a_table_of_stored_weights_needs_no_training_images(written, tmp_path):
+    (tmp_path / "gfformer_s18.pth").write_bytes(b"read later")
+    given = {"data": str(written["Kaggle's download"]), "profile": "smoke", "checkpoints": str(tmp_path)}
+    experiment = Experiment("dfformer", 4, VARIANT, **given)
+    assert [each.model for each in experiment.evaluated] == ["gfformer_s18"]
