@@ -202,6 +202,8 @@ def open_split(source: Source, split: str) -> Images:
             raise FreproError(f"the files in {source.root} have just changed: stop whatever writes to them")
         return IdxImages(Path(source.root), IDX[source.reader][("train", "test").index(split)])
     if source.reader == "folder":
+        if split == "train":
+            source.check_can_train()
         images, expected = Folder(source.folders[split]), source.train if split == "train" else source.test
         found = len(images), len(images.reader.class_to_idx)
         if found != (expected, source.classes):

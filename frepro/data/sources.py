@@ -7,7 +7,8 @@ A data set is named by
 - ``digits``, ``textured``, ``cues``: embedded data by name; ``data.compositions`` describes the latter two
 - ``scenes``: the same, from ``data.scenes``
 - ``/path/to/folder``: the layout of ImageNet (train/ and val/, valid/, validation/ or test/ with a folder for each
-  class), of COCO 2017 (train2017/, val2017/, annotations/), or of ADE20K (images/, annotations/)
+  class; the latter alone is enough to evaluate, and a list may name its classes, see ``data.listing``), of COCO 2017
+  (train2017/, val2017/, annotations/), or of ADE20K (images/, annotations/)
 - ``idx:/path``: a folder with MNIST's idx files, described in ``data.idx``
 - ``idx-validation:/path``: its training images alone, some of which take the place of the test images
 - ``torch/cifar10:/path``: a data set that timm.data.create_dataset reads, with its root after the colon
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from frepro import recipes
-from frepro.data import idx, listing
+from frepro.data import idx, label_lists, listing
 from frepro.data.listing import IMAGES, TEST_FOLDERS
 from frepro.errors import FreproError, printable
 from frepro.store import provenance
@@ -88,7 +89,8 @@ class Source:
         root: Its folder; ``None`` for embedded data.
         fingerprint: Hash of the names and sizes of all files that are read; it does not notice an image that is
             replaced by another of the same size. For idx files, hash of their content.
-        train: Number of training images; ``None`` if it is unknown until the data set is opened.
+        train: Number of training images, 0 if there are test images alone; ``None`` if it is unknown until the data
+            set is opened.
         test: Number of test images; ``None`` as above.
         classes: Number of classes; ``None`` as above.
         folders: "train" and "test" of an ImageNet-style folder.
@@ -107,6 +109,14 @@ class Source:
     def embedded(self) -> bool:
         return self.root is None
 
+    def check_can_train(self) -> None:
+        """Raise a ``FreproError`` for test images alone."""
+        if self.train == 0:
+            raise FreproError(
+                f"{self.root} has test images alone, which is enough to evaluate weights but not to train: add "
+                "train/<class>/<image>"
+            )
+
     def spec(self) -> dict[str, Any]:
         """Return what identifies the data of a run; their location does not matter."""
         return {"name": self.name, "fingerprint": self.fingerprint}
@@ -115,6 +125,8 @@ class Source:
         if self.train is None:
             return self.name
         classes = f", {self.classes:,} classes" if self.classes else ""
+        if not self.train:
+            return f"{self.name} ({self.test:,} test images{classes})"
         return f"{self.name} ({self.train:,} training and {self.test:,} test images{classes})"
 
 
@@ -191,7 +203,8 @@ def layout(root: Path) -> str:
         "imagenet": ["train", *TEST_FOLDERS],
     }
     for name, paths in marks.items():
-        if any((root / path).exists() for path in paths):
+        where = label_lists.images_root(root) if name == "imagenet" else root
+        if any((where / path).exists() for path in paths):
             return name
     if idx.is_present(root):
         return "idx"
@@ -281,9 +294,9 @@ def _folder(root: Path) -> Source:
     if faults:
         raise FreproError(faults[0].said)
     parts = [part for split in splits.values() for part in listing.fingerprint_parts(split.images)]
-    train, test = (len(split.images) for split in splits.values())
-    classes = len(splits["train"].class_to_idx)
-    is_imagenet = (train, test, classes) == (IMAGENET.train, IMAGENET.test, IMAGENET.classes)
+    train = len(splits["train"].images) if "train" in splits else 0
+    test, classes = len(splits["test"].images), len(splits["test"].class_to_idx)
+    is_imagenet = (train or IMAGENET.train, test, classes) == (IMAGENET.train, IMAGENET.test, IMAGENET.classes)
     name = IMAGENET.name if is_imagenet else _name(root)
     folders = {kind: str(split.folder) for kind, split in splits.items()}
     return Source(name, "folder", str(root.resolve()), provenance.sha256(*parts), train, test, classes, folders)

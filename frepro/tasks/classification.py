@@ -30,7 +30,9 @@ class Classification(Task):
 
     def __init__(self, run: "Run") -> None:
         super().__init__(run)
-        self.num_classes = run.source.classes or count_classes(self.samples("train"))
+        # Hugging Face's data sets state their classes in each split; the training images need not be there to evaluate.
+        split = "test" if run.source.reader.startswith("hfds/") else "train"
+        self.num_classes = run.source.classes or count_classes(self.samples(split))
         if run.source.classes is None and (tested := count_classes(self.samples("test"))) > self.num_classes:
             known = self.num_classes
             raise FreproError(
