@@ -163,9 +163,15 @@ training_options = together(
     click.option(
         "--recipe",
         help="A recipe from `frepro list recipes`; one such as spanet-mask_rcnn makes the model the backbone of a \
-detector or segmenter. Default: the classification recipe of the model's family.",
+detector or segmenter. Or a recipe of your own, as path/to/my.yaml. Default: the classification recipe of the model's \
+family.",
     ),
-    click.option("--profile", default="demo", show_default=True, help="smoke, demo or paper."),
+    click.option(
+        "--profile",
+        help="smoke or demo (a small version of the model), finetune (the model of full size on your images) or paper. \
+Default: demo on embedded data and for detectors and segmenters, else finetune.",
+    ),
+    click.option("--img-size", type=click.IntRange(1), help="Image size of a classifier, in pixels per side."),
     click.option("--data", callback=blank_as_none, help=DATA_HELP),
     device_option,
     click.option("--per-device", type=click.IntRange(1), help="Maximum samples in a forward pass on one device."),

@@ -144,7 +144,8 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     )
     if batches.updates == 0:
         raise FreproError(
-            f"{len(train_set)} training images do not fill one batch of {recipe.batch_size}: use more training images"
+            f"{len(train_set)} training images do not fill one batch of {recipe.batch_size}: use more "
+            f"training images, or a smaller batch (--batch-size {1 << (len(train_set).bit_length() - 1)})"
         )
     train_loader, test_loader = (
         loader(images, plan, execution.workers, on_gpu, task.collate)
@@ -153,6 +154,14 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
 
     seed_all(MODEL, seed)
     model = task.network(recipe.drop_path).to(device)
+    if execution.log is not None and accelerator.is_main_process:
+        if job.reduced:
+            execution.log(
+                f"{job.model} is a reduced model here: profile {job.profile} makes it small ({job.reduced}); for the "
+                "model of full size, use profile finetune or paper"
+            )
+        for note in task.notes:
+            execution.log(note)
     if processes > 1 and on_gpu:
         model = convert_sync_batchnorm(model)  # timm's own: torch's drops the activations inside timm's norms
     ema = None
@@ -173,7 +182,7 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     total = total_updates(recipe, batches.updates) + recipe.cooldown_epochs * batches.updates
     epochs = -(-total // batches.updates)
     has_bar = execution.log is not None and accelerator.is_main_process and sys.stderr.isatty()
-    bar = tqdm(total=total, desc=job.title, unit="step", leave=False, disable=not has_bar)
+    bar = tqdm(total=total, desc=job.name, unit="step", leave=False, disable=not has_bar)
     bar.update(progress.epoch * batches.updates + progress.update)
     while progress.epoch < epochs:
         epoch, first = progress.epoch, progress.epoch * batches.updates
@@ -274,7 +283,7 @@ def warn(line: str) -> None:
 def epoch_line(job: Run, entry: dict[str, Any], epochs: int) -> str:
     score = f"{job.score_line(entry)}, " if job.recipe.main_metric().name in entry else ""
     return (
-        f"{job.title}: epoch {entry['epoch']}/{epochs}, loss {entry['train_loss']:.3f}, {score}{entry['seconds']:.1f} s"
+        f"{job.name}: epoch {entry['epoch']}/{epochs}, loss {entry['train_loss']:.3f}, {score}{entry['seconds']:.1f} s"
     )
 
 
