@@ -172,7 +172,22 @@ family.",
 Default: demo on embedded data and for detectors and segmenters, else finetune.",
     ),
     click.option("--img-size", type=click.IntRange(1), help="Image size of a classifier, in pixels per side."),
-    click.option("--data", callback=blank_as_none, help=DATA_HELP),
+    click.option(
+        "--data",
+        callback=blank_as_none,
+        help=f"{DATA_HELP} Or a CSV with the columns file and label, or a folder with one folder per class, \
+with --split.",
+    ),
+    click.option(
+        "--split", type=float, help="Share of the images of each class that are test images, for example 0.2."
+    ),
+    click.option(
+        "--split-seed",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Seed of their choice; runs with different --seed have the same test images.",
+    ),
     device_option,
     click.option("--per-device", type=click.IntRange(1), help="Maximum samples in a forward pass on one device."),
     click.option(

@@ -57,6 +57,8 @@ def train_command(
     recipe: str | None,
     profile: str | None,
     data: str | None,
+    split: float | None,
+    split_seed: int,
     seed: int,
     init: str | None,
     backbone: Path | None,
@@ -75,7 +77,7 @@ def train_command(
     from frepro.training import loop
     from frepro.training.runs import Run, Start
 
-    found, profile, source = resolve(model, recipe, profile, data)
+    found, profile, source = resolve(model, recipe, profile, data, split, split_seed)
     found = recipes.adjusted(found, model, epochs=epochs, lr=lr, batch_size=batch_size, img_size=img_size)
     if backbone is not None and init is not None:
         raise FreproError("--backbone and --init both name weights to start from: give one of them")
@@ -114,6 +116,8 @@ def eval_command(
     recipe: str | None,
     profile: str | None,
     data: str | None,
+    split: float | None,
+    split_seed: int,
     img_size: int | None,
     checkpoint: Path,
     args: tuple,
@@ -124,7 +128,7 @@ def eval_command(
     from frepro.training.loop import Execution
     from frepro.training.runs import Run
 
-    found, profile, source = resolve(model, recipe, profile, data)
+    found, profile, source = resolve(model, recipe, profile, data, split, split_seed)
     job = Run(model, recipes.adjusted(found, model, img_size=img_size), profile, source, 0, dict(args))
     values = evaluate_checkpoint(job, checkpoint, Execution(**execution))
     network = f"{model} in {job.recipe.network}" if job.recipe.network else model
@@ -156,7 +160,12 @@ def replay_command(folder: Path, device: str) -> None:
 
 
 def resolve(
-    model: str, recipe: str | None, profile: str | None, source: str | None
+    model: str,
+    recipe: str | None,
+    profile: str | None,
+    source: str | None,
+    split: float | None = None,
+    split_seed: int = 0,
 ) -> tuple[recipes.Recipe, str, Source]:
     """Return the recipe, profile and data of a run that the options select."""
     if recipe is None:
@@ -174,7 +183,7 @@ def resolve(
     check_model(model)
     if problem := misfit(found, model):
         raise FreproError(problem)
-    return found, profile, locate(source, found.task)
+    return found, profile, locate(source, found.task, split, split_seed)
 
 
 def default_profile(recipe: str, source: str | None) -> str:
