@@ -79,6 +79,7 @@ def cli() -> None:
     frepro submit --paper dfformer         send its training runs to a Slurm cluster
     frepro train --model dfformer_s18      train one model
     frepro eval --model dfformer_s18 ...   evaluate stored weights on test images
+    frepro predict RUN my_images           predict classes with the classifier of a run
     """
 
 

@@ -91,8 +91,8 @@ def _in_folders(root: Path) -> list[Image]:
 def _listed(path: Path) -> tuple[list[Image], dict[Image, str]]:
     """Return the images of a CSV, and "train" or "test" for each if the CSV says so."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
             rows = list(reader)
             header = [name.strip().lower() for name in reader.fieldnames or ()]
     except OSError as error:

@@ -333,6 +333,14 @@ def _whole(samples: list[Any], collate: Any) -> Any:
     return collate(samples) if samples else None
 
 
+def class_names(dataset: Samples, count: int) -> list[str]:
+    """Return the names of a data set's classes; their numbers if it does not name them."""
+    images = dataset.images.images if isinstance(dataset.images, Read) else dataset.images
+    named = getattr(getattr(images, "reader", images), "class_to_idx", None) or {}
+    names = [str(name) for name in sorted(named, key=named.__getitem__)]
+    return names if len(names) == count else [str(number) for number in range(count)]
+
+
 def count_classes(dataset: Samples) -> int:
     """Return the number of classes: that of the layout or, if the data set has targets, the largest plus one."""
     images = dataset.images.images if isinstance(dataset.images, Read) else dataset.images

@@ -180,14 +180,18 @@ class Checkpoint:
         """Return the parameter groups with a step count: all with LAMB; none with AdamW, which counts per tensor."""
         return [group for group in self.optimizer.param_groups if "step" in group]
 
-    def finish(self, accelerator: Accelerator) -> None:
-        """Store the trained weights: model.safetensors, and ema.safetensors if there is a moving average."""
+    def finish(self, accelerator: Accelerator, metadata: dict[str, str] | None = None) -> None:
+        """Store the trained weights: model.safetensors, and ema.safetensors if there is a moving average.
+
+        Args:
+            metadata: What the files say about themselves.
+        """
         if not self._takes_part(accelerator):
             return
         for part, module in self.modules.items():
             tensors = on_cpu(module.state_dict())
             if accelerator.is_main_process:
-                save(self.folder / f"{part}.safetensors", tensors)
+                save(self.folder / f"{part}.safetensors", tensors, metadata)
 
     def remove(self) -> None:
         """Remove all checkpoints of a run whose record has been written."""

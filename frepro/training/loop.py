@@ -5,6 +5,7 @@ mixup and stochastic depth here. A checkpoint therefore holds no generator state
 continues as if it had not been. The learning rate depends on the number of optimizer steps alone.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -24,11 +25,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from frepro import tasks
-from frepro.data.loading import MODEL, STEP, Samples, TestBatches, TrainBatches, loader, seed_all
+from frepro.data.loading import MODEL, STEP, Samples, TestBatches, TrainBatches, class_names, loader, seed_all
 from frepro.errors import FreproError, unknown
 from frepro.recipes import Recipe
+from frepro.store import records
 from frepro.tasks import Task
-from frepro.training import fsdp, nonfinite
+from frepro.training import fsdp, nonfinite, saved
 from frepro.training.checkpoint import Checkpoint
 from frepro.training.device import NO_CUDA, check_device
 from frepro.training.optimizers import make_optimizer, make_schedule, total_updates
@@ -252,7 +254,14 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     }
     if execution.damaged == "skip":
         values["damaged_images"] = len(train_set.damaged_names()) + len(test_set.damaged_names())
-    checkpoint.finish(accelerator)
+    described = None
+    if recipe.network is None:
+        classes: Any = model.num_classes
+        described = saved.config(job, model, class_names(train_set, classes))
+    checkpoint.finish(accelerator, saved.metadata(job, described))
+    if described is not None and accelerator.is_main_process:
+        text = json.dumps(described, indent=1, ensure_ascii=False) + "\n"
+        records.write_text(job.measurement.folder / saved.CONFIG, text)
     if not accelerator.is_main_process:
         return {"values": values, "seconds": seconds}
     record = job.measurement.write(values, seconds, str(device))
