@@ -120,7 +120,7 @@ class Run:
     @property
     def name(self) -> str:
         """The title, which also says whether the model is a reduced one."""
-        return f"{self.title}, reduced model" if self.reduced else self.title
+        return f"reduced {self.title}" if self.reduced else self.title
 
     def score_line(self, values: dict[str, Any]) -> str:
         """Return the run's main metric in words, from the values of its record."""

@@ -144,7 +144,7 @@ def test_on_my_own_images_the_model_asked_for_is_trained_and_fine_tuned(frepro_c
     assert len(list(store.glob("runs/*/record.json"))) == 2
     small = frepro_command("train", "--model", "spanet_small", "--data", pets, "--profile", "smoke", *SMALL)
     assert "spanet_small is a reduced model here: profile smoke makes it small (depths=" in small.stderr
-    assert small.stdout.startswith("spanet_small, seed 0, reduced model: ")
+    assert small.stdout.startswith("reduced spanet_small, seed 0: ")
 
 
 def test_too_few_images_name_the_remedy(frepro_command, tmp_path):

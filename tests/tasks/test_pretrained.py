@@ -203,6 +203,6 @@ def test_fine_tuning_is_another_run_and_its_network_needs_no_file(tmp_path):
     assert run.measurement.record()["spec"]["start"] == start.fingerprint
     assert any("the number of classes differs, so head has new, random weights" in line for line in lines)
     assert any("is a reduced model here" in line for line in lines)
-    assert all(line.startswith("spanet_small, seed 0, reduced model: epoch") for line in lines if "epoch" in line)
+    assert all(line.startswith("reduced spanet_small, seed 0: epoch") for line in lines if "epoch" in line)
     start.file.unlink()
     assert evaluate.network(run).num_classes == 10
