@@ -11,6 +11,7 @@ A data set is named by
   (train2017/, val2017/, annotations/), or of ADE20K (images/, annotations/)
 - ``idx:/path``: a folder with MNIST's idx files, described in ``data.idx``
 - ``idx-validation:/path``: its training images alone, some of which take the place of the test images
+- ``/path/to/list.csv``, or a folder with one folder per class, and a share of test images (see ``data.lists``)
 - ``torch/cifar10:/path``: a data set that timm.data.create_dataset reads, with its root after the colon
 
 Data sets that timm can only stream (wds, tfds, hfids) are rejected, because samples are requested by index.
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from frepro import recipes
-from frepro.data import idx, label_lists, listing
+from frepro.data import idx, label_lists, listing, lists
 from frepro.data.listing import IMAGES, TEST_FOLDERS
 from frepro.errors import FreproError, printable
 from frepro.store import provenance
@@ -84,7 +85,7 @@ class Source:
 
     Attributes:
         name: Name in tables.
-        reader: A name in ``EMBEDDED`` or ``IDX``, "folder", "coco", "ade20k", or a name for
+        reader: A name in ``EMBEDDED`` or ``IDX``, "folder", "list", "coco", "ade20k", or a name for
             ``timm.data.create_dataset``.
         root: Its folder; ``None`` for embedded data.
         fingerprint: Hash of the names and sizes of all files that are read; it does not notice an image that is
@@ -93,7 +94,7 @@ class Source:
             set is opened.
         test: Number of test images; ``None`` as above.
         classes: Number of classes; ``None`` as above.
-        folders: "train" and "test" of an ImageNet-style folder.
+        folders: "train" and "test" of an ImageNet-style folder; of a list, its "split" and "seed" as text.
     """
 
     name: str
@@ -130,14 +131,28 @@ class Source:
         return f"{self.name} ({self.train:,} training and {self.test:,} test images{classes})"
 
 
-def locate(data: str | None, task: str = recipes.Classification.task) -> Source:
+def locate(
+    data: str | None,
+    task: str = recipes.Classification.task,
+    split: float | None = None,
+    split_seed: int = 0,
+) -> Source:
     """Return the data set that ``data`` names, as described in the module's docstring.
+
+    Args:
+        split: Share of test images, for a CSV or for a folder without separate test images.
+        split_seed: Seed of their choice.
 
     Raises:
         FreproError: It does not exist, does not have the required layout, or is not suited to the task.
     """
     kind = recipes.of_task(task)
-    source = _locate(data, kind.embedded[0])
+    if split is not None and (not data or data in EMBEDDED or prefix(data)[0]):
+        raise FreproError(f"{data or 'embedded data'} has test images already: leave out --split")
+    if data and (split is not None or (lists.is_csv(data) and not os.path.isdir(data))):
+        source = _listed(Path(data), split, split_seed)
+    else:
+        source = _locate(data, kind.embedded[0])
     if source.embedded:
         fits = source.name in kind.embedded
     else:
@@ -300,6 +315,20 @@ def _folder(root: Path) -> Source:
     name = IMAGENET.name if is_imagenet else _name(root)
     folders = {kind: str(split.folder) for kind, split in splits.items()}
     return Source(name, "folder", str(root.resolve()), provenance.sha256(*parts), train, test, classes, folders)
+
+
+def _listed(path: Path, split: float | None, seed: int) -> Source:
+    found = lists.splits(path, split, seed)
+    parts = [
+        part
+        for name, each in found.items()
+        for part in (name.encode(), *listing.fingerprint_parts(each.images), *(i.label.encode() for i in each.images))
+    ]
+    train, test = (len(each.images) for each in found.values())
+    chosen = {} if split is None else {"split": str(split), "seed": str(seed)}
+    classes = len(found["train"].class_to_idx)
+    name = _name(path.with_suffix("")) if lists.is_csv(str(path)) else _name(path)
+    return Source(name, "list", str(path.resolve()), provenance.sha256(*parts), train, test, classes, chosen)
 
 
 def _name(root: Path) -> str:
