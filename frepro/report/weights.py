@@ -3,7 +3,6 @@
 from collections.abc import Collection
 
 from frepro import papers
-from frepro.models import published
 from frepro.recipes import Classification
 from frepro.report.view import View, cell
 
@@ -16,6 +15,8 @@ def weights(models: Collection[str]) -> View:
     Args:
         models: Names of the models to show.
     """
+    from frepro.models import published  # imports torch, which takes seconds
+
     rows: list[list[str]] = []
     shown = set()
     for name in papers.names():
