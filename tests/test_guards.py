@@ -318,10 +318,3 @@ def test_a_folder_of_results_that_cannot_be_written(tmp_path):
     line = said(done)
     assert line.startswith(f"cannot write {tmp_path / 'disk'}")
     assert "read-only file system: choose another folder (for results, FREPRO_RESULTS)" in line
-
-
-def test_two_commands_at_one_run(frepro_command):
-    run = Run("dfformer_s18", recipes.load("dfformer", "smoke"), "smoke", locate(None), 0)
-    with run.measurement.lock():
-        line = said(frepro_command("train", *CLASSIFIER))
-    assert line == f"another process is working on run {run.measurement.key}: wait for it, or stop it"

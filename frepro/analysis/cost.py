@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import timm
 import torch
@@ -33,9 +33,11 @@ from frepro.analysis.operations import replaced
 from frepro.analysis.timing import interleaved
 from frepro.errors import FreproError, one_line, unknown
 from frepro.models.create import fitting, sized
-from frepro.models.vim import BidirectionalMamba, VisionMamba
 from frepro.store import provenance
 from frepro.training.runs import Throughput
+
+if TYPE_CHECKING:  # or an edit of Vim would make the tables of all other families stale
+    from frepro.models.vim import BidirectionalMamba, VisionMamba
 
 
 def count(model: str, img_size: int | tuple[int, int] = 224, /, **model_args: Any) -> dict[str, int]:
@@ -322,10 +324,8 @@ def vim_flops(model: str, img_size: int = 224) -> dict[str, float]:
     """
     counted = count(model, img_size)
     with torch.device("meta"):
-        network = timm.create_model(model)
-    assert isinstance(network, VisionMamba)
-    tokens, mixer = math.prod(network.grid_size), network.get_submodule("layers.0.mixer")
-    assert isinstance(mixer, BidirectionalMamba)
+        network = cast("VisionMamba", timm.create_model(model))
+    tokens, mixer = math.prod(network.grid_size), cast("BidirectionalMamba", network.get_submodule("layers.0.mixer"))
     inner, state = mixer.A_log.shape
     kernel = mixer.conv1d.kernel_size[0]
     once = (

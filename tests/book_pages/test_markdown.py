@@ -34,6 +34,9 @@ HOSTILE = [
     "{download}`x </etc/passwd>`",
     "<https://example.org>",
     "line one\nline two | three",
+    "a\n\n# b",
+    "[x](javascript:y)",
+    "\\",
 ]
 
 
