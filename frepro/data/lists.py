@@ -15,6 +15,8 @@ from pathlib import Path
 from frepro.data.listing import TEST_FOLDERS, TRAIN_FOLDER, Image, Split, is_image, nfc
 from frepro.errors import FreproError, printable
 
+REVISION = {"image lists": 1}
+
 COLUMNS = {
     "file": ("file", "filename", "path", "image"),
     "label": ("label", "class"),

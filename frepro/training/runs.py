@@ -18,6 +18,7 @@ from frepro.store.records import Measurement, canonical
 # The modules that create or read data, by the source's reader; ``data.loading`` handles all others.
 READERS = {
     "folder": "frepro.data.listing",
+    "list": "frepro.data.lists",
     **dict.fromkeys(IDX, "frepro.data.idx"),
     "textured": "frepro.data.compositions",
     "cues": "frepro.data.compositions",

@@ -63,10 +63,13 @@ def config(run: Run, network: Any, labels: Sequence[str]) -> dict[str, Any]:
 
 
 def metadata(run: Run, found: dict[str, Any] | None) -> dict[str, str]:
-    """Return the metadata of a run's safetensors files: its specification and, of a classifier, its configuration."""
-    said = {"format": "pt", "model": run.model, "key": run.measurement.key}
-    said["spec"] = records.canonical(run.measurement.asked)
-    return said if found is None else {**said, "config": json.dumps(found, sort_keys=True)}
+    """Return the metadata of a run's safetensors files: its specification and, of a classifier, its configuration.
+
+    There is one entry, "frepro", in JSON: safetensors writes several in random order, and equal weights would then give
+    files with different checksums.
+    """
+    described = {"key": run.measurement.key, "spec": run.measurement.asked, "config": found}
+    return {"frepro": records.canonical(described)}
 
 
 def folder_of(run: str | Path) -> Path:
