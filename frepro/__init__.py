@@ -7,6 +7,7 @@ Importing frepro registers its models with timm::
     frepro.list_models("dfformer_*")                                  # names of models
     timm.create_model("dfformer_s18", num_classes=10)                 # a classifier
     timm.create_model("dfformer_s18", features_only=True)             # a backbone: four feature maps
+    frepro.load("results/runs/<key>")                                 # the trained classifier of a run
     frepro.load_official("dfformer_s18", "dfformer_s18.pth")          # a model with the authors' weights
 
 The command ``frepro`` trains and evaluates models, and reproduces the tables and figures of the four papers that the
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from frepro.store.provenance import own_models as _own_models
 
-__all__ = ["list_models", "load_official"]
+__all__ = ["list_models", "load", "load_official"]
 __version__ = "0.1.0"
 
 
@@ -51,3 +52,4 @@ def _is_command_line() -> bool:
 if not _is_command_line():
     from frepro import models as models
     from frepro.models.official import load_official as load_official
+    from frepro.training.saved import load as load

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from frepro import ops, paths, recipes, tasks
-from frepro.data import locate
+from frepro.data import lists, locate
 from frepro.data.dense import Detection, Segmentation, dense_samples
 from frepro.data.export import export
 from frepro.data.listing import Split
@@ -264,6 +264,19 @@ def image_folders() -> list[float]:
         split = Split.read(Path(folder))
         order = [float(split.class_to_idx[name]) for name in names]
         return [*order, *(float(split.class_to_idx[image.label]) for image in split.images), float(len(split.images))]
+
+
+@probe("image lists")
+def image_lists() -> list[float]:
+    """The images that are drawn for test from folders of classes."""
+    with tempfile.TemporaryDirectory() as folder:
+        for label in ("cat", "dog"):
+            for number in range(9):
+                path = Path(folder) / label / f"{number}.png"
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(b"no picture is opened")
+        split = lists.splits(Path(folder), 0.3, seed=1)["test"]
+        return [float(Path(image.path).stem) for image in split.images]
 
 
 @probe("idx files")

@@ -54,10 +54,12 @@ def folders(exported, tmp_path):
 
 
 def said(done: subprocess.CompletedProcess) -> str:
-    """The one line that a command failed with."""
+    """The one line that a command failed with, after those of its log."""
     assert done.returncode == 1, done.stdout + done.stderr
-    (line,) = done.stderr.strip().splitlines()
-    return line.removeprefix("frepro: error: ")
+    assert "Traceback" not in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("frepro: error: ")]
+    assert errors == done.stderr.strip().splitlines()[-1:], done.stderr
+    return errors[0].removeprefix("frepro: error: ")
 
 
 def files(folder: Path, layout: str, split: int) -> list[Path]:

@@ -340,3 +340,24 @@ def test_a_mistake_is_an_error(tmp_path, old, new, message):
 def test_unknown_profile():
     with pytest.raises(FreproError, match="unknown profile 'dmeo': did you mean demo"):
         recipes.load("dfformer", "dmeo")
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_fine_tuning_has_the_model_of_full_size(name):
+    recipe = recipes.load(name, "finetune")
+    assert (recipe.img_size, recipe.epochs, recipe.model_args, recipe.by_model) == (224, 20, {}, {})
+    assert recipe.lr < recipes.load(name, "paper").lr
+    assert recipe.crop_pct == recipes.load(name, "paper").crop_pct
+
+
+def test_a_recipe_with_other_values():
+    recipe = recipes.load("spanetv2", "paper")
+    changed = recipes.adjusted(recipe, "spanetv2_m36_pure", epochs=5, lr=1e-3, batch_size=8, img_size=96)
+    assert (changed.epochs, changed.warmup_epochs, changed.lr, changed.drop_path) == (5, 4, 1e-3, 0.4)
+    assert changed.min_lr / changed.lr == pytest.approx(recipe.min_lr / recipe.lr)
+    assert changed.warmup_lr / changed.lr == pytest.approx(recipe.warmup_lr / recipe.lr)
+    assert recipes.adjusted(recipe, "spanetv2_m36_pure") == recipe.of("spanetv2_m36_pure")
+    updates = recipes.adjusted(recipes.load("spanet-semantic_fpn", "paper"), "spanet_small", epochs=3)
+    assert (updates.epochs, updates.updates) == (3, None)
+    with pytest.raises(FreproError, match="in a recipe of your own"):
+        recipes.adjusted(recipes.load("spanet-mask_rcnn", "paper"), "spanet_small", epochs=3)

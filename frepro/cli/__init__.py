@@ -1,4 +1,4 @@
-"""The command line: reproduce, submit, train, eval, replay, convert, data, sizes, bench, list, doctor."""
+"""The command line: reproduce, train, eval, predict, export and others; `frepro --help` lists them."""
 
 from .main import main
 

@@ -7,7 +7,7 @@ import warnings
 import click
 
 from frepro import processes
-from frepro.cli import data, look, reproduce, train  # noqa: F401 - importing them registers their commands
+from frepro.cli import data, look, reproduce, train, use, weights  # noqa: F401 - importing them registers their commands
 from frepro.cli.options import cli, fail
 from frepro.errors import FreproError, one_line, printable
 

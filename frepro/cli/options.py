@@ -118,6 +118,7 @@ def cli() -> None:
     frepro submit --paper dfformer         send its training runs to a Slurm cluster
     frepro train --model dfformer_s18      train one model
     frepro eval --model dfformer_s18 ...   evaluate stored weights on test images
+    frepro predict RUN my_images           predict classes with the classifier of a run
     """
 
 
@@ -202,10 +203,31 @@ training_options = together(
     click.option(
         "--recipe",
         help="A recipe from `frepro list recipes`; one such as spanet-mask_rcnn makes the model the backbone of a \
-detector or segmenter. Default: the classification recipe of the model's family.",
+detector or segmenter. Or a recipe of your own, as path/to/my.yaml. Default: the classification recipe of the model's \
+family.",
     ),
-    click.option("--profile", default="demo", show_default=True, help="smoke, demo or paper."),
-    click.option("--data", callback=blank_as_none, help=DATA_HELP),
+    click.option(
+        "--profile",
+        help="smoke or demo (a small version of the model), finetune (the model of full size on your images) or paper. \
+Default: demo on embedded data and for detectors and segmenters, else finetune.",
+    ),
+    click.option("--img-size", type=click.IntRange(1), help="Image size of a classifier, in pixels per side."),
+    click.option(
+        "--data",
+        callback=blank_as_none,
+        help=f"{DATA_HELP} Or a CSV with the columns file and label, or a folder with one folder per class, \
+with --split.",
+    ),
+    click.option(
+        "--split", type=float, help="Share of the images of each class that are test images, for example 0.2."
+    ),
+    click.option(
+        "--split-seed",
+        type=click.IntRange(0),
+        default=0,
+        show_default=True,
+        help="Seed of their choice; runs with different --seed have the same test images.",
+    ),
     device_option,
     click.option("--per-device", type=click.IntRange(1), help="Maximum samples in a forward pass on one device."),
     click.option(

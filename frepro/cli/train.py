@@ -16,6 +16,7 @@ from frepro.cli.options import (
     training_options,
 )
 from frepro.data import Source, locate
+from frepro.data.sources import EMBEDDED
 from frepro.errors import FreproError
 from frepro.experiment.checks import check_model, misfit
 from frepro.store import provenance
@@ -25,10 +26,18 @@ from frepro.store import provenance
 @training_options
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed.")
 @click.option(
+    "--init",
+    help="Weights to start from, for fine-tuning: a file, the folder or key of a run, or authors for the published \
+weights of the model. The last layer is new if the number of classes differs.",
+)
+@click.option(
     "--backbone",
     type=FilePath(),
     help="File of weights that initialize the backbone of a detector or segmenter.",
 )
+@click.option("--epochs", type=click.IntRange(1), help="Epochs, in place of the recipe's.")
+@click.option("--lr", type=click.FloatRange(0, min_open=True), help="Peak learning rate, in place of the recipe's.")
+@click.option("--batch-size", type=click.IntRange(1), help="Effective batch size, in place of the recipe's.")
 @click.option(
     "--checkpoint-every",
     type=click.IntRange(1),
@@ -47,10 +56,17 @@ from frepro.store import provenance
 def train_command(
     model: str,
     recipe: str | None,
-    profile: str,
+    profile: str | None,
     data: str | None,
+    split: float | None,
+    split_seed: int,
     seed: int,
+    init: str | None,
     backbone: Path | None,
+    epochs: int | None,
+    lr: float | None,
+    batch_size: int | None,
+    img_size: int | None,
     args: tuple,
     **execution: Any,
 ) -> None:
@@ -62,14 +78,27 @@ def train_command(
     from frepro.training import loop
     from frepro.training.runs import Run, Start
 
+    found, profile, source = resolve(model, recipe, profile, data, split, split_seed)
+    found = recipes.adjusted(found, model, epochs=epochs, lr=lr, batch_size=batch_size, img_size=img_size)
+    if backbone is not None and init is not None:
+        raise FreproError("--backbone and --init both name weights to start from: give one of them")
+    if backbone is not None and not found.network:
+        raise FreproError(
+            f"a classifier has no separate backbone, so {backbone} would not be used: give its weights as --init, or "
+            "add the --recipe of a detector or segmenter"
+        )
     start = None if backbone is None else Start.of(backbone)
-    job = Run(model, *resolve(model, recipe, profile, data), seed, dict(args), start)
+    if init is not None:
+        start = Start.named(init, model)
+    job = Run(model, found, profile, source, seed, dict(args), start)
     log = lambda line: click.echo(line, err=True)  # noqa: E731
+    if start is None and profile == "finetune" and job.measurement.record() is None:
+        log(f"{model} starts from random weights: to fine-tune, add --init with weights, such as {model}.pth")
     record = loop.run(job, loop.Execution(log=log, **execution))
     if int(os.environ.get("RANK", "0")) == 0:
         values = record["values"]
         click.echo(
-            f"{job.title}: {job.score_line(values)} on {values['test_images']} images of {job.source.name}, "
+            f"{job.name}: {job.score_line(values)} on {values['test_images']} images of {job.source.name}, "
             f"effective batch {values['effective_batch']}, {values['epochs']} epochs in {record['seconds']:.0f} s"
         )
         click.echo(f"  {reproduce.shown(job.measurement.folder)}")
@@ -84,14 +113,24 @@ def train_command(
     help="The model.safetensors of a run, or an authors' checkpoint.",
 )
 def eval_command(
-    model: str, recipe: str | None, profile: str, data: str | None, checkpoint: Path, args: tuple, **execution: Any
+    model: str,
+    recipe: str | None,
+    profile: str | None,
+    data: str | None,
+    split: float | None,
+    split_seed: int,
+    img_size: int | None,
+    checkpoint: Path,
+    args: tuple,
+    **execution: Any,
 ) -> None:
     """Evaluate stored weights on the test images, each counted once."""
     from frepro.training.evaluate import evaluate_checkpoint
     from frepro.training.loop import Execution
     from frepro.training.runs import Run
 
-    job = Run(model, *resolve(model, recipe, profile, data), 0, dict(args))
+    found, profile, source = resolve(model, recipe, profile, data, split, split_seed)
+    job = Run(model, recipes.adjusted(found, model, img_size=img_size), profile, source, 0, dict(args))
     values = evaluate_checkpoint(job, checkpoint, Execution(**execution))
     network = f"{model} in {job.recipe.network}" if job.recipe.network else model
     scores = [
@@ -121,7 +160,14 @@ def replay_command(folder: Path, device: str) -> None:
     click.echo(f"  first module with a non-finite output: {found['module'] or 'none'}")
 
 
-def resolve(model: str, recipe: str | None, profile: str, source: str | None) -> tuple[recipes.Recipe, str, Source]:
+def resolve(
+    model: str,
+    recipe: str | None,
+    profile: str | None,
+    source: str | None,
+    split: float | None = None,
+    split_seed: int = 0,
+) -> tuple[recipes.Recipe, str, Source]:
     """Return the recipe, profile and data of a run that the options select."""
     if recipe is None:
         module = provenance.own_models().get(model, "").rpartition(".")[2]
@@ -130,13 +176,24 @@ def resolve(model: str, recipe: str | None, profile: str, source: str | None) ->
             if not module:
                 check_model(model)
             raise FreproError(f"{model} has no default recipe: add --recipe with one of {', '.join(recipes.names())}")
+    if profile is None:
+        profile = default_profile(recipe, source)
     if profile == "paper" and not source:
         raise FreproError("profile paper needs the real data set: add --data /path/to/it, or use profile demo")
     found = recipes.load(recipe, profile)
     check_model(model)
     if problem := misfit(found, model):
         raise FreproError(problem)
-    return found, profile, locate(source, found.task)
+    return found, profile, locate(source, found.task, split, split_seed)
+
+
+def default_profile(recipe: str, source: str | None) -> str:
+    """Return the profile for a recipe and data: the model of full size for a classifier on the user's own images."""
+    own = recipes.profiles(Path(recipe)) if recipes.is_file(recipe) else []
+    if len(own) == 1:
+        return own[0]
+    is_classifier = recipes.load(recipe, own[0] if own else "paper").network is None
+    return "finetune" if is_classifier and source and source not in EMBEDDED else "demo"
 
 
 @cli.command("convert")

@@ -95,7 +95,10 @@ def _imagenet(report: Report, decode: bool) -> None:
         for _, found in _mapped(lambda file: _size(report, file, decode), files):
             report.add(found)
         line = f"{split.folder.name}/: {len(files):,} images of {len(split.class_to_idx):,} classes"
+        line += f", named by {printable(split.listed.name)}" if split.listed else ""
         report.found.append(line + (f"; not read: {split.not_read}" if split.others else ""))
+    if list(splits) == ["test"]:
+        report.found.append("no train/: enough to evaluate, not to train")
     names = {name for split in splits.values() for name in split.class_to_idx}
     if len(names) == IMAGENET.classes and all(re.fullmatch(r"n\d{8}", name) for name in names):
         counts = {split.folder.name: len(split.images) for split in splits.values()}

@@ -7,6 +7,9 @@ In the layout of ImageNet, as in torchvision's ImageFolder, an image belongs to 
 below its split, at whatever depth it lies. Classes are numbered in the order of their names::
 
     train/<class>/**/<image>        val/<class>/**/<image>
+
+Images directly in val/ belong to the classes that a list names (``data.label_lists``); the data set is then the same as
+with class folders. Folders of Kaggle's download are found below its root. val/ alone is enough to evaluate.
 """
 
 import os
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unicodedata import normalize
 
+from frepro.data import label_lists
 from frepro.errors import FreproError, printable
 
 # 2: classes are numbered by name in the same order everywhere, instead of by timm's natural sort.
@@ -72,6 +76,7 @@ class Split:
         empty: Class folders without images.
         outside: Images outside class folders.
         others: Suffix -> number of files in class folders that are not read.
+        listed: List of labels that names the classes of images directly in the folder, if there is one.
     """
 
     folder: Path
@@ -79,19 +84,27 @@ class Split:
     empty: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     others: Counter[str] = field(default_factory=Counter)
+    listed: Path | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "Split":
         """List a split's folder.
 
         Raises:
-            FreproError: A folder cannot be read.
+            FreproError: A folder, or a list of labels, cannot be read.
         """
-        split = cls(folder)
-        for entry in _entries(str(folder)):
+        entries = _entries(str(folder))
+        flat = [entry for entry in entries if is_image(entry.name) and not _is_folder(entry)]
+        labels = label_lists.find(folder) if flat and folder.name in TEST_FOLDERS else None
+        split = cls(folder, listed=labels.file if labels else None)
+        for entry in flat:
+            label = labels.classes.get(os.path.splitext(entry.name)[0]) if labels else None
+            if label is None:
+                split.outside.append(printable(entry.name))
+            else:
+                split.images.append(Image(entry.name, _size(entry), nfc(label)))
+        for entry in entries:
             if not _is_folder(entry):
-                if is_image(entry.name):
-                    split.outside.append(printable(entry.name))
                 continue
             before = len(split.images)
             for path, size in files(folder / entry.name):
@@ -122,10 +135,16 @@ class Split:
             found += [f"{len(self.empty):,} folders without images, such as {self.empty[0]}"] if self.empty else []
             found += [f"files that are not read: {self.not_read}"] if self.others else []
             said = f"{self.folder} has no images ({kinds}) in class folders, but {'; '.join(found) or 'nothing'}: "
-            yield Fault("splits without images", [name], said + "arrange its images as <class>/<image>")
+            remedy = "arrange its images as <class>/<image>"
+            if self.outside and self.folder.name in TEST_FOLDERS:
+                remedy += f", or put {label_lists.KAGGLE} or {label_lists.KIT} next to {name}"
+            yield Fault("splits without images", [name], said + remedy)
         if self.outside:
             said = f"{self.folder} has {len(self.outside):,} images outside class folders, such as {self.outside[0]}: "
             remedy = "an image's folder names its class, so move them into class folders, or remove them"
+            if self.listed is not None:
+                said = f"{self.folder} has {len(self.outside):,} images that {self.listed.name} does not name, such as "
+                said, remedy = said + f"{self.outside[0]}: ", "remove them, or use the list that belongs to the images"
             yield Fault("images outside class folders", [name + path for path in self.outside], said + remedy)
         if self.empty:
             count, first = f"{len(self.empty):,}", self.empty[0]
@@ -144,14 +163,18 @@ class Split:
 def class_folders(root: Path) -> tuple[dict[str, Split], list[Fault]]:
     """Return the existing "train" and "test" splits of a folder in the layout of ImageNet, and its faults.
 
+    That "train" is missing is no fault: the test images are enough to evaluate.
+
     Raises:
         FreproError: A folder cannot be read.
     """
+    root = label_lists.images_root(root)
     test = next((name for name in TEST_FOLDERS if (root / name).is_dir()), TEST_FOLDERS[0])
     folders = {"train": root / TRAIN_FOLDER, "test": root / test}
     splits = {name: Split.read(folder) for name, folder in folders.items() if folder.is_dir()}
     faults = []
-    if missing := [f"{folder.name}/" for folder in folders.values() if not folder.is_dir()]:
+    if "test" not in splits:
+        missing = [f"{folder.name}/" for folder in folders.values() if not folder.is_dir()]
         content = ", ".join(sorted(printable(entry.name) for entry in _entries(str(root)))[:8]) or "nothing"
         said = f"{root} has no train/ and val/ folders, but {content}: arrange it like ImageNet, as "
         faults.append(Fault("missing folders", missing, said + "train/<class>/<image> and val/<class>/<image>"))
@@ -207,7 +230,10 @@ def in_order(found: Iterable[File]) -> list[File]:
 
 def fingerprint_parts(found: Iterable[File | Image]) -> Iterator[bytes]:
     """Return what the fingerprint of a data set includes of its files: names and sizes."""
-    return (os.fsencode(f"{nfc(file.path)}:{file.size}") for file in found)
+    for file in found:
+        # An image without a folder of its class counts as if it lay in it, so that both are the same data set.
+        path = f"{file.label}/{file.path}" if isinstance(file, Image) and "/" not in file.path else file.path
+        yield os.fsencode(f"{nfc(path)}:{file.size}")
 
 
 def nfc(name: str) -> str:

@@ -19,7 +19,7 @@ from timm.data import create_dataset, create_transform
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from frepro import processes
-from frepro.data import compositions, idx
+from frepro.data import compositions, idx, lists
 from frepro.data.annotated import DAMAGE, read_image
 from frepro.data.listing import Split
 from frepro.data.sources import DIGITS_TEST, DIGITS_TRAIN, EMBEDDED, IDX, Source, locate
@@ -80,6 +80,13 @@ class Folder(Dataset):
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
         image = self.reader.images[index]
         return read_image(self.reader.folder / image.path, "RGB"), self.reader.class_to_idx[image.label]
+
+
+class Listed(Folder):
+    """Images of one split of a list, which may lie anywhere below its folder."""
+
+    def __init__(self, split: Split) -> None:
+        self.reader = split
 
 
 class IdxImages(Dataset):
@@ -201,7 +208,16 @@ def open_split(source: Source, split: str) -> Images:
         if locate(f"{source.reader}:{source.root}") != source:
             raise FreproError(f"the files in {source.root} have just changed: stop whatever writes to them")
         return IdxImages(Path(source.root), IDX[source.reader][("train", "test").index(split)])
+    if source.reader == "list":
+        assert source.root is not None
+        share = float(source.folders["split"]) if source.folders else None
+        seed = int(source.folders.get("seed", 0))
+        if locate(source.root, split=share, split_seed=seed).fingerprint != source.fingerprint:
+            raise FreproError(f"the images of {source.root} have just changed: stop whatever writes to them")
+        return Listed(lists.splits(Path(source.root), share, seed)[split])
     if source.reader == "folder":
+        if split == "train":
+            source.check_can_train()
         images, expected = Folder(source.folders[split]), source.train if split == "train" else source.test
         found = len(images), len(images.reader.class_to_idx)
         if found != (expected, source.classes):
@@ -317,6 +333,14 @@ def _whole(samples: list[Any], collate: Any) -> Any:
     """Return a batch of the samples that are not ``None``; ``None`` if there are none."""
     samples = [sample for sample in samples if sample is not None]
     return collate(samples) if samples else None
+
+
+def class_names(dataset: Samples, count: int) -> list[str]:
+    """Return the names of a data set's classes; their numbers if it does not name them."""
+    images = dataset.images.images if isinstance(dataset.images, Read) else dataset.images
+    named = getattr(getattr(images, "reader", images), "class_to_idx", None) or {}
+    names = [str(name) for name in sorted(named, key=named.__getitem__)]
+    return names if len(names) == count else [str(number) for number in range(count)]
 
 
 def count_classes(dataset: Samples) -> int:

@@ -7,9 +7,11 @@ A data set is named by
 - ``digits``, ``textured``, ``cues``: embedded data by name; ``data.compositions`` describes the latter two
 - ``scenes``: the same, from ``data.scenes``
 - ``/path/to/folder``: the layout of ImageNet (train/ and val/, valid/, validation/ or test/ with a folder for each
-  class), of COCO 2017 (train2017/, val2017/, annotations/), or of ADE20K (images/, annotations/)
+  class; the latter alone is enough to evaluate, and a list may name its classes, see ``data.listing``), of COCO 2017
+  (train2017/, val2017/, annotations/), or of ADE20K (images/, annotations/)
 - ``idx:/path``: a folder with MNIST's idx files, described in ``data.idx``
 - ``idx-validation:/path``: its training images alone, some of which take the place of the test images
+- ``/path/to/list.csv``, or a folder with one folder per class, and a share of test images (see ``data.lists``)
 - ``torch/cifar10:/path``: a data set that timm.data.create_dataset reads, with its root after the colon
 
 Data sets that timm can only stream (wds, tfds, hfids) are rejected, because samples are requested by index.
@@ -22,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from frepro import recipes
-from frepro.data import idx, listing
+from frepro.data import idx, label_lists, listing, lists
 from frepro.data.listing import IMAGES, TEST_FOLDERS
 from frepro.errors import FreproError, printable
 from frepro.store import provenance
@@ -83,15 +85,16 @@ class Source:
 
     Attributes:
         name: Name in tables.
-        reader: A name in ``EMBEDDED`` or ``IDX``, "folder", "coco", "ade20k", or a name for
+        reader: A name in ``EMBEDDED`` or ``IDX``, "folder", "list", "coco", "ade20k", or a name for
             ``timm.data.create_dataset``.
         root: Its folder; ``None`` for embedded data.
         fingerprint: Hash of the names and sizes of all files that are read; it does not notice an image that is
             replaced by another of the same size. For idx files, hash of their content.
-        train: Number of training images; ``None`` if it is unknown until the data set is opened.
+        train: Number of training images, 0 if there are test images alone; ``None`` if it is unknown until the data
+            set is opened.
         test: Number of test images; ``None`` as above.
         classes: Number of classes; ``None`` as above.
-        folders: "train" and "test" of an ImageNet-style folder.
+        folders: "train" and "test" of an ImageNet-style folder; of a list, its "split" and "seed" as text.
     """
 
     name: str
@@ -107,6 +110,14 @@ class Source:
     def embedded(self) -> bool:
         return self.root is None
 
+    def check_can_train(self) -> None:
+        """Raise a ``FreproError`` for test images alone."""
+        if self.train == 0:
+            raise FreproError(
+                f"{self.root} has test images alone, which is enough to evaluate weights but not to train: add "
+                "train/<class>/<image>"
+            )
+
     def spec(self) -> dict[str, Any]:
         """Return what identifies the data of a run; their location does not matter."""
         return {"name": self.name, "fingerprint": self.fingerprint}
@@ -115,17 +126,33 @@ class Source:
         if self.train is None:
             return self.name
         classes = f", {self.classes:,} classes" if self.classes else ""
+        if not self.train:
+            return f"{self.name} ({self.test:,} test images{classes})"
         return f"{self.name} ({self.train:,} training and {self.test:,} test images{classes})"
 
 
-def locate(data: str | None, task: str = recipes.Classification.task) -> Source:
+def locate(
+    data: str | None,
+    task: str = recipes.Classification.task,
+    split: float | None = None,
+    split_seed: int = 0,
+) -> Source:
     """Return the data set that ``data`` names, as described in the module's docstring.
+
+    Args:
+        split: Share of test images, for a CSV or for a folder without separate test images.
+        split_seed: Seed of their choice.
 
     Raises:
         FreproError: It does not exist, does not have the required layout, or is not suited to the task.
     """
     kind = recipes.of_task(task)
-    source = _locate(data, kind.embedded[0])
+    if split is not None and (not data or data in EMBEDDED or prefix(data)[0]):
+        raise FreproError(f"{data or 'embedded data'} has test images already: leave out --split")
+    if data and (split is not None or (lists.is_csv(data) and not os.path.isdir(data))):
+        source = _listed(Path(data), split, split_seed)
+    else:
+        source = _locate(data, kind.embedded[0])
     if source.embedded:
         fits = source.name in kind.embedded
     else:
@@ -191,7 +218,8 @@ def layout(root: Path) -> str:
         "imagenet": ["train", *TEST_FOLDERS],
     }
     for name, paths in marks.items():
-        if any((root / path).exists() for path in paths):
+        where = label_lists.images_root(root) if name == "imagenet" else root
+        if any((where / path).exists() for path in paths):
             return name
     if idx.is_present(root):
         return "idx"
@@ -281,12 +309,26 @@ def _folder(root: Path) -> Source:
     if faults:
         raise FreproError(faults[0].said)
     parts = [part for split in splits.values() for part in listing.fingerprint_parts(split.images)]
-    train, test = (len(split.images) for split in splits.values())
-    classes = len(splits["train"].class_to_idx)
-    is_imagenet = (train, test, classes) == (IMAGENET.train, IMAGENET.test, IMAGENET.classes)
+    train = len(splits["train"].images) if "train" in splits else 0
+    test, classes = len(splits["test"].images), len(splits["test"].class_to_idx)
+    is_imagenet = (train or IMAGENET.train, test, classes) == (IMAGENET.train, IMAGENET.test, IMAGENET.classes)
     name = IMAGENET.name if is_imagenet else _name(root)
     folders = {kind: str(split.folder) for kind, split in splits.items()}
     return Source(name, "folder", str(root.resolve()), provenance.sha256(*parts), train, test, classes, folders)
+
+
+def _listed(path: Path, split: float | None, seed: int) -> Source:
+    found = lists.splits(path, split, seed)
+    parts = [
+        part
+        for name, each in found.items()
+        for part in (name.encode(), *listing.fingerprint_parts(each.images), *(i.label.encode() for i in each.images))
+    ]
+    train, test = (len(each.images) for each in found.values())
+    chosen = {} if split is None else {"split": str(split), "seed": str(seed)}
+    classes = len(found["train"].class_to_idx)
+    name = _name(path.with_suffix("")) if lists.is_csv(str(path)) else _name(path)
+    return Source(name, "list", str(path.resolve()), provenance.sha256(*parts), train, test, classes, chosen)
 
 
 def _name(root: Path) -> str:

@@ -103,7 +103,9 @@ def check_paper(spec: "Spec", source: Source) -> None:
 
 
 def check_weights(experiment: "Experiment") -> None:
-    """Raise an error if the files of weights that an experiment names have none for its variants."""
+    """Raise an error if an experiment would train on test images alone, or its weights have none for its variants."""
+    if experiment.runs:
+        experiment.source.check_can_train()
     if experiment.checkpoints is not None:
         if not experiment.evaluated:
             names = [

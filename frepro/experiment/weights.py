@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from frepro.errors import FreproError
+from frepro.store import provenance
 from frepro.training.runs import Start
 
 
@@ -33,5 +34,15 @@ def find_weights(given: Mapping[str, str] | str | None, name: str) -> Start | No
 
 
 def named(file: Path) -> str:
-    """Return the model name of a file of weights; empty for another kind of file."""
-    return file.stem.lower().replace("-", "_") if file.suffix in (".safetensors", ".pth", ".pt") else ""
+    """Return the model name of a file of weights; empty for another kind of file.
+
+    Files that ``frepro weights fetch`` wrote may have other names, as Vim-F's Ti_pre_checkpoint.pth.
+    """
+    if file.suffix not in (".safetensors", ".pth", ".pt"):
+        return ""
+    name = file.stem.lower().replace("-", "_")
+    if name in provenance.own_models():
+        return name
+    from frepro.models import published  # imports torch, which takes seconds
+
+    return published.model_of(file.name) or name

@@ -5,11 +5,21 @@ from typing import Any, ClassVar, NoReturn, cast
 
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from timm.layers import calculate_drop_path_rates, get_device_dtype, to_2tuple, trunc_normal_
-from timm.models import build_model_with_cfg, checkpoint_seq
+from timm.models import (
+    DefaultCfg,
+    PretrainedCfg,
+    build_model_with_cfg,
+    checkpoint_seq,
+    generate_default_cfgs,
+    load_pretrained,
+)
+from timm.models._builder import resolve_pretrained_cfg
 from timm.models._features import FeatureGetterNet, feature_take_indices
 from torch import Tensor, nn
 
 from frepro.errors import FreproError
+from frepro.models import published
+from frepro.models.official import check_fit, image_side, misfits, read, unwrap
 
 __all__ = ["Backbone"]
 
@@ -129,6 +139,49 @@ class Backbone(nn.Module):
         self.head = self._make_head(**get_device_dtype(self, device=device, dtype=dtype)).train(self.training)
         self.head.apply(init_weights)
 
+    def load_pretrained(self, path: str) -> None:
+        """Load published weights from a file. timm calls this for ``pretrained=True``.
+
+        As in timm, a classifier of another number of classes keeps its initial values, and the first convolution is
+        adapted to other input channels. Filters and position embeddings are resized to the model's image size.
+
+        Raises:
+            FreproError: The file cannot be read, or does not fit the model.
+        """
+        config: dict[str, Any] = self.pretrained_cfg  # type: ignore[assignment]  # timm sets it; nn.Module says Tensor
+        tensors = unwrap(read(path), named=path)
+        first, last = f"{config['first_conv']}.weight", config["classifier"]
+        head, classes = {f"{last}.weight", f"{last}.bias"}, len(tensors.get(f"{last}.weight", ()))
+        if self.num_classes == 0:
+            tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("head.")}
+        elif classes == self.num_classes:  # in a file that the user chose, perhaps not ImageNet's
+            config = {**config, "num_classes": classes}
+        # All families can resize what they have loaded, so the model takes the file's image size first.
+        size, file_size = self.img_size, config["input_size"][-2:]
+        self.set_input_size(file_size)
+        body = {name: tensor for name, tensor in tensors.items() if name not in {first, *head}}
+        if (side := image_side(self, body)) is not None:
+            self.set_input_size(side)
+            if misfits(self, body):
+                self.set_input_size(file_size)
+        own = self.state_dict()
+        adapted = set() if config["num_classes"] == self.num_classes else head
+        shape = list(tensors[first].shape) if first in tensors else []
+        if shape[1:2] == [config["input_size"][0]] and shape[:1] + shape[2:] == [
+            len(own[first]),
+            *own[first].shape[2:],
+        ]:
+            adapted = adapted | {first}
+        check_fit(self, tensors, path, adapted)
+        fixed = {name: own[name] for name in own.keys() - tensors.keys() - head}  # SPANet's masks
+        load_pretrained(
+            self,
+            {**config, "state_dict": {**fixed, **tensors}},
+            num_classes=self.num_classes,
+            in_chans=own[first].shape[1],
+        )
+        self.set_input_size(size)
+
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         self.grad_checkpointing = enable
 
@@ -242,6 +295,39 @@ def default_cfg(**kwargs: Any) -> dict[str, Any]:
     }
 
 
+def published_cfgs(cfgs: Mapping[str, dict[str, Any]]) -> dict[str, DefaultCfg]:
+    """Return timm's configurations of a family, with the addresses of the weights that its authors published.
+
+    Args:
+        cfgs: Name -> configuration of each model.
+    """
+    tagged: dict[str, dict[str, Any] | PretrainedCfg] = {}
+    for name, cfg in cfgs.items():
+        if name in published.URLS:
+            tagged[f"{name}.{published.TAG}"] = {**cfg, "url": published.URLS[name], "custom_load": True}
+        else:
+            tagged[f"{name}.untrained"] = cfg
+    return generate_default_cfgs(tagged)
+
+
+def _local_weights(variant: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the entries of timm's configuration that make it load weights from a file, which is downloaded first.
+
+    They are empty where timm reads something else: a state dict, a folder, or a repository of a hub.
+    """
+    given = kwargs.get("pretrained_cfg")
+    cfg = resolve_pretrained_cfg(variant, given, kwargs.get("pretrained_cfg_overlay"))
+    if cfg.source in ("hf-hub", "local-dir") or cfg.state_dict:
+        return {}
+    if cfg.file:
+        return {"file": str(cfg.file), "custom_load": True}
+    if cfg.hf_hub_id or isinstance(cfg.url, tuple):
+        return {}
+    if not cfg.url:
+        raise published.unavailable(variant)
+    return {"file": str(published.fetch(variant, cfg.url, kwargs.get("cache_dir"))), "custom_load": True}
+
+
 def create(
     model_class: type[Backbone], variant: str, pretrained: bool, kwargs: dict[str, Any], **variant_args: Any
 ) -> Any:
@@ -251,6 +337,8 @@ def create(
     names would call submodules one after the other and leave out what lies between them.
     """
     kwargs = {**variant_args, **kwargs}
+    if pretrained and (file := _local_weights(variant, kwargs)):
+        kwargs["pretrained_cfg_overlay"] = {**(kwargs.get("pretrained_cfg_overlay") or {}), **file}
     if (asked := kwargs.get("feature_cls")) in FEATURE_CLASSES:
         kwargs["feature_cls"] = FEATURE_CLASSES[asked]
     return build_model_with_cfg(

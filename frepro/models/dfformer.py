@@ -34,11 +34,11 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm2d
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from timm.models.metaformer import StarReLU
 from torch import Tensor, nn
 
-from frepro.models.backbone import create, default_cfg
+from frepro.models.backbone import create, default_cfg, published_cfgs
 from frepro.models.layers import Mlp, call, is_private
 from frepro.models.metaformer import MetaFormer, SepConv
 from frepro.ops import dynamic_filter, global_filter, resize_filter
@@ -253,9 +253,9 @@ SIZES = {
 }
 CONV_THEN_DYNAMIC = ("conv", "conv", "dynamic", "dynamic")
 
-default_cfgs = generate_default_cfgs(
+default_cfgs = published_cfgs(
     {
-        f"{name}.untrained": _cfg()
+        name: _cfg()
         for name in (
             *(f"{family}_{size}" for family in ("dfformer", "cdfformer") for size in SIZES),
             "gfformer_s18",

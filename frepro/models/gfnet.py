@@ -32,10 +32,10 @@ from typing import Any, ClassVar
 
 import torch
 from timm.layers import DropPath, resample_abs_pos_embed, to_2tuple, trunc_normal_
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
-from frepro.models.backbone import Backbone, create, default_cfg, init_weights, stage_drop_path_rates
+from frepro.models.backbone import Backbone, create, default_cfg, init_weights, published_cfgs, stage_drop_path_rates
 from frepro.models.layers import Mlp
 from frepro.ops import global_filter, resize_filter
 
@@ -276,11 +276,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "gfnet_h_b": {"depths": (3, 3, 27, 3), "dims": (96, 192, 384, 768), "patch_size": 4, "layer_scale": 1e-6},
 }
 
-default_cfgs = generate_default_cfgs(
-    {
-        f"{name}.untrained": _cfg(first_conv="patch_embed.0.proj", pool_size=(7, 7)) if "_h_" in name else _cfg()
-        for name in SIZES
-    }
+default_cfgs = published_cfgs(
+    {name: _cfg(first_conv="patch_embed.0.proj", pool_size=(7, 7)) if "_h_" in name else _cfg() for name in SIZES}
 )
 
 

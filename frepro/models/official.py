@@ -11,7 +11,7 @@ import math
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -107,30 +107,30 @@ def load_official(
     if head is not None:
         model_args = {"num_classes": head.shape[0], **model_args}
     model: Any = timm.create_model(model_name, **model_args)  # Any: nn.Module does not declare timm's attributes
-    side = _side(model, tensors)
+    side = image_side(model, tensors)
     if side is not None and "img_size" not in model_args:
         other = timm.create_model(model_name, img_size=side, **model_args)
-        model = model if _misfits(other, tensors) else other
+        model = model if misfits(other, tensors) else other
     load_strictly(model, tensors, named)
     if img_size is not None:
         model.set_input_size(img_size)
     return model.eval()
 
 
-def _misfits(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.Size]]:
+def misfits(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.Size]]:
     """Return name -> (shape in the model, shape in the checkpoint) of tensors whose shapes differ."""
     own = model.state_dict()
     shapes = {name: (own[name].shape, tensors[name].shape) for name in own.keys() & tensors.keys()}
     return {name: pair for name, pair in shapes.items() if pair[0] != pair[1]}
 
 
-def _side(model: Any, tensors: Mapping[str, Tensor]) -> int | None:
+def image_side(model: Any, tensors: Mapping[str, Tensor]) -> int | None:
     """Return the image size of a checkpoint, in pixels per side, if it may be the only reason for a misfit.
 
     The first axis in which a filter differs is its height; the number of position embeddings is that of the patches.
     """
     sides = set()
-    for name, shapes in _misfits(model, tensors).items():
+    for name, shapes in misfits(model, tensors).items():
         own, given = next(pair for pair in zip(*shapes, strict=False) if pair[0] != pair[1])
         ratio = math.sqrt(given / own) if name == "pos_embed" else given / own
         sides.add(32 * round(model.pretrained_cfg["input_size"][1] * ratio / 32))
@@ -207,25 +207,44 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], named: str) -
     """Load a state dict that must fit exactly; only fixed parameters (SPANet's masks) may be missing from it.
 
     Raises:
+        FreproError: As in ``check_fit``.
+    """
+    check_fit(model, tensors, named)
+    own = model.state_dict()
+    model.load_state_dict({**{name: own[name] for name in _fixed(model)}, **tensors})
+
+
+def check_fit(model: nn.Module, tensors: Mapping[str, Tensor], named: str, adapted: Collection[str] = ()) -> None:
+    """Raise an error for a state dict that does not fit a model; only fixed parameters may be missing from it.
+
+    Args:
+        model: Model that the tensors are for.
+        tensors: The state dict.
+        named: Name of the checkpoint in messages.
+        adapted: Names of tensors that may be missing or of another shape.
+
+    Raises:
         FreproError: Tensors, which the message names, are missing, left over or of another shape, or have values that
             are not finite or not of the model's kind of number.
     """
     own = model.state_dict()
-    fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
     faults = {
-        "missing": sorted(set(own) - set(tensors) - fixed),
-        "left over": sorted(set(tensors) - set(own)),
+        "missing": sorted(set(own) - set(tensors) - _fixed(model) - set(adapted)),
+        "left over": sorted(set(tensors) - set(own) - set(adapted)),
         "of another shape": sorted(
             f"{name} ({'x'.join(map(str, tensors[name].shape))} for {'x'.join(map(str, own[name].shape))})"
-            for name in set(own) & set(tensors)
+            for name in (set(own) & set(tensors)) - set(adapted)
             if own[name].shape != tensors[name].shape
         ),
     }
     said = [f"{len(names)} {fault}: {_listed(names)}" for fault, names in faults.items() if names]
     if said:
         raise FreproError(f"{named} does not fit {type(model).__name__}: {'; '.join(said)}")
-    check_values(own, tensors, named)
-    model.load_state_dict({**{name: own[name] for name in fixed}, **tensors})
+    check_values(own, {name: tensor for name, tensor in tensors.items() if name in own}, named)
+
+
+def _fixed(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
 
 
 def check_values(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], named: str) -> None:

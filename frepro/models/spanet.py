@@ -56,11 +56,11 @@ from typing import Any, ClassVar
 
 import torch
 from timm.layers import DropPath, GroupNorm1
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from timm.models.metaformer import Scale
 from torch import Tensor, nn
 
-from frepro.models.backbone import create, default_cfg, init_weights, stage_drop_path_rates
+from frepro.models.backbone import create, default_cfg, init_weights, published_cfgs, stage_drop_path_rates
 from frepro.models.by_name import activation, norm
 from frepro.models.layers import Mlp, Sequential, call, conv1x1, depthwise, is_untouched
 from frepro.models.metaformer import Pyramid
@@ -425,12 +425,12 @@ SIZES = {
     "basex": {"depths": (8, 8, 24, 8), "dims": (96, 192, 384, 768)},
 }
 
-default_cfgs = generate_default_cfgs(
+default_cfgs = published_cfgs(
     {
-        **{f"spanet_{size}.untrained": _cfg() for size in ("small", "medium", "mediumx")},
-        **{f"spanet_{size}.untrained": _cfg(crop_pct=0.95) for size in ("base", "basex")},
+        **{f"spanet_{size}": _cfg() for size in ("small", "medium", "mediumx")},
+        **{f"spanet_{size}": _cfg(crop_pct=0.95) for size in ("base", "basex")},
         **{
-            f"spanet_small_{variant}.untrained": _cfg()
+            f"spanet_small_{variant}": _cfg()
             for variant in (
                 "k3",
                 "k5",

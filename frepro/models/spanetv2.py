@@ -39,11 +39,11 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from timm.layers import GroupNorm1, LayerNorm2d
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from frepro.models.backbone import create, default_cfg
+from frepro.models.backbone import create, default_cfg, published_cfgs
 from frepro.models.layers import Sequential, call, conv1x1, depthwise
 from frepro.models.metaformer import MetaFormer, SepConv
 from frepro.ops import eager, resize_filter, spectral_rescale
@@ -260,7 +260,7 @@ SIZES = {
 }
 MIXERS = {"pure": ("spam",) * 4, "hybrid": ("spam", "spam", "mix_attention", "attention")}
 
-default_cfgs = generate_default_cfgs({f"spanetv2_{size}_{kind}.untrained": _cfg() for size in SIZES for kind in MIXERS})
+default_cfgs = published_cfgs({f"spanetv2_{size}_{kind}": _cfg() for size in SIZES for kind in MIXERS})
 
 
 def _create_spanetv2(variant: str, pretrained: bool, size: str, kind: str, kwargs: dict[str, Any]) -> SPANetV2:

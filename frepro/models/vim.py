@@ -48,11 +48,11 @@ from timm.layers import (
     to_2tuple,
     trunc_normal_,
 )
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-from frepro.models.backbone import Backbone, create, default_cfg, init_weights, stage_drop_path_rates
+from frepro.models.backbone import Backbone, create, default_cfg, init_weights, published_cfgs, stage_drop_path_rates
 from frepro.models.layers import call, is_untouched
 from frepro.ops import causal_conv, eager, linear, selective_scan
 from frepro.ops.precision import float32_or_more
@@ -421,8 +421,8 @@ vim_cfg = partial(
 
 SIZES = {"tiny": {"embed_dim": 192}, "small": {"embed_dim": 384}}
 
-default_cfgs = generate_default_cfgs(
-    {f"vim_{size}{variant}.untrained": vim_cfg() for size in SIZES for variant in ("", "_stride8", "_nope")}
+default_cfgs = published_cfgs(
+    {f"vim_{size}{variant}": vim_cfg() for size in SIZES for variant in ("", "_stride8", "_nope")}
 )
 
 

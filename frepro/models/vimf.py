@@ -51,10 +51,10 @@ from typing import Any, ClassVar
 
 import torch
 from timm.layers import LayerNorm2d
-from timm.models import generate_default_cfgs, register_model
+from timm.models import register_model
 from torch import Tensor, nn
 
-from frepro.models.backbone import create
+from frepro.models.backbone import create, published_cfgs
 from frepro.models.layers import call
 from frepro.models.vim import SIZES, VimBlock, VisionMamba, vim_cfg
 from frepro.ops import amplitude_spectrum
@@ -212,12 +212,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "vimf_v2_{}_stride8": {"stem": "conv", "spectrum": None, "spectral_blocks": 8, "stride": 8},
 }
 
-default_cfgs = generate_default_cfgs(
-    {
-        f"{name.format(size)}.untrained": _cfg(args.get("stem", "patch"))
-        for name, args in VARIANTS.items()
-        for size in SIZES
-    }
+default_cfgs = published_cfgs(
+    {name.format(size): _cfg(args.get("stem", "patch")) for name, args in VARIANTS.items() for size in SIZES}
 )
 
 

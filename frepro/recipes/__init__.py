@@ -2,11 +2,13 @@
 
 ``paper`` is the published recipe on the real data set. ``demo`` takes minutes on embedded data on any laptop. ``smoke``
 takes seconds, and only shows that everything runs. ``demo`` and ``smoke`` list only the keys in which they differ from
-``paper``.
+``paper``. Classifiers have a fourth profile, ``finetune``, for a model of full size on the user's own images; its
+common part is in ``classification.yaml``. Tables and figures do not use it, so it is none of ``PROFILES``.
 
 The classifiers of a paper are trained with the recipe of the same name, as "spanet", and each of its detectors and
 segmenters with a recipe of its own, as "spanet-mask_rcnn". The common parts of these are in ``detection.yaml`` and
-``segmentation.yaml``: a recipe names one of them as its ``base`` and overrides individual keys.
+``segmentation.yaml``: a recipe names one of them as its ``base`` and overrides individual keys. A recipe in a file of
+the user's own may also have any recipe of the package as its base.
 
 ``differs`` lists where the ``paper`` profile differs from the authors' configuration, with the reason for each.
 ``tests/data/official_recipes.yaml`` holds the configurations' values. One difference is common to all classifiers: the
@@ -16,11 +18,12 @@ The recipe class of a task, in a module of its own, also states what else frepro
 importing torch: its metrics, data and networks. ``TASKS`` lists these classes.
 """
 
+from dataclasses import replace
 from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any
 
-from frepro.errors import unknown
+from frepro.errors import FreproError, unknown
 from frepro.recipes.classification import Classification
 from frepro.recipes.detection import Detection
 from frepro.recipes.metrics import BACKBONE_COSTS, COSTS, Metric
@@ -33,6 +36,7 @@ __all__ = [
     "NETWORKS",
     "PROFILES",
     "TASKS",
+    "TRAINING_PROFILES",
     "Benchmark",
     "Change",
     "Classification",
@@ -41,18 +45,23 @@ __all__ = [
     "Metric",
     "Recipe",
     "Segmentation",
+    "adjusted",
     "dense_recipes",
     "from_plain",
+    "is_file",
     "load",
     "names",
     "of_classifiers",
     "of_dataset",
     "of_family",
     "of_task",
+    "profiles",
     "read",
 ]
 
+# What tables and figures are made with, and what a single model can be trained with.
 PROFILES = ("smoke", "demo", "paper")
+TRAINING_PROFILES = (*PROFILES, "finetune")
 
 # Name of each task -> its recipe class.
 TASKS: dict[str, type[Recipe]] = {kind.task: kind for kind in (Classification, Detection, Segmentation)}
@@ -113,12 +122,14 @@ def of_family(module: str) -> str | None:
 
 @lru_cache
 def load(name: str, profile: str) -> Recipe:
-    """Return a profile of a recipe by name.
+    """Return a profile of a recipe by name, or of a recipe in a file of the user's own by its path.
 
     Raises:
         FreproError: The recipe or profile is unknown, or the file has an unknown key or a wrong type; the message has
             the file and line.
     """
+    if is_file(name):
+        return read(Path(name), profile)
     if name not in names():
         raise unknown("recipe", name, names())
     return read(Path(__file__).parent / f"{name}.yaml", profile)
@@ -131,36 +142,112 @@ def of_classifiers(paper: str, profile: str) -> Classification:
     return recipe
 
 
+def is_file(name: str) -> bool:
+    """Return whether the name of a recipe is the path of a file of the user's own."""
+    return name.endswith((".yaml", ".yml")) or "/" in name
+
+
+def profiles(path: Path) -> list[str]:
+    """Return the profiles that a recipe's file has itself, without those of its base."""
+    return [name for name in TRAINING_PROFILES if name in _profiles(_document(path))]
+
+
 def read(path: Path, profile: str) -> Recipe:
-    """Read a recipe from any file; use ``load`` for the recipes of the package."""
-    if profile not in PROFILES:
-        raise unknown("profile", profile, PROFILES)
-    document = Document.read(path)
-    profiles = _profiles(document)
-    layers = []
-    if "base" in profiles:
-        base = profiles["base"][1]
-        bases = [name for name in TASKS if (Path(__file__).parent / f"{name}.yaml").exists()]
-        if base.scalar() not in bases:
-            raise base.error(str(unknown("base", base.scalar(), bases)))
-        layers.append(_profiles(Document.read(Path(__file__).parent / f"{base.scalar()}.yaml")))
-    layers.append(profiles)
+    """Read a recipe from any file; use ``load`` for the recipes of the package.
+
+    Raises:
+        FreproError: There is no such file or profile, or the file has an unknown key or a wrong type; the message has
+            the file and line.
+    """
+    if profile not in TRAINING_PROFILES:
+        raise unknown("profile", profile, TRAINING_PROFILES)
+    document = _document(path)
+    layers = _layers(path)
+    is_packaged = path.parent == Path(__file__).parent
     for part in PROFILES:
         if not any(part in layer for layer in layers):
             raise document.error(f"profile {part!r} is missing")
+    if not any(profile in layer for layer in layers):
+        named = [name for name in TRAINING_PROFILES if any(name in layer for layer in layers)]
+        raise FreproError(f"recipe {path.stem} has no profile {profile}: use --profile {' or '.join(named)}")
+    if not is_packaged and profile not in layers[-1]:
+        raise document.error(f"the file has no profile {profile!r}, so it would change nothing: add it, or use another")
     parts = dict.fromkeys(("paper", profile))
     merged = reduce(Document.overlaid, (layer[part][1] for part in parts for layer in layers if part in layer))
     keys = merged.items()
     return merged.bind(next((kind for kind in TASKS.values() if kind.network_key in keys), Classification))
 
 
+def _document(path: Path) -> Document:
+    try:
+        return Document.read(path)
+    except OSError as error:
+        raise FreproError(f"no recipe at {path}: {error.strerror}: give a YAML file, or one of {names()}") from error
+
+
+def _layers(path: Path) -> list[dict[str, tuple[Any, Document]]]:
+    """Return the profiles of a recipe's base, of the base of that, and of the recipe itself, the latter last."""
+    found = _profiles(_document(path))
+    if "base" not in found:
+        return [found]
+    base, folder = found["base"][1], Path(__file__).parent
+    bases = [name for name in TASKS if (folder / f"{name}.yaml").exists()]
+    if path.parent != folder:
+        bases += names()
+    if base.scalar() not in bases:
+        raise base.error(str(unknown("base", base.scalar(), bases)))
+    return [*_layers(folder / f"{base.scalar()}.yaml"), found]
+
+
 def _profiles(document: Document) -> dict[str, tuple[Any, Document]]:
     """Return the profiles of a file, and its base and differences if it has them."""
     found = document.items()
     for key, (key_node, _) in found.items():
-        if key not in (*PROFILES, "base", "differs"):
-            raise document.error(str(unknown("profile", key, PROFILES)), key_node)
+        if key not in (*TRAINING_PROFILES, "base", "differs"):
+            raise document.error(str(unknown("profile", key, TRAINING_PROFILES)), key_node)
     return found
+
+
+def adjusted(
+    recipe: Recipe,
+    model: str,
+    *,
+    epochs: int | None = None,
+    lr: float | None = None,
+    batch_size: int | None = None,
+    img_size: int | None = None,
+) -> Recipe:
+    """Return a recipe for one model with other values; ``None`` keeps those of the recipe.
+
+    A warm-up that is too long for the epochs is shortened. The initial and last learning rates keep their ratio to the
+    peak rate.
+
+    Raises:
+        FreproError: The recipe cannot have such values.
+    """
+    recipe = recipe.of(model)
+    changes: dict[str, Any] = {}
+    if epochs is not None:
+        if recipe.milestones:
+            raise FreproError(
+                "this recipe lowers the rate at given epochs: change them in a recipe of your own instead"
+            )
+        changes |= {"epochs": epochs, "updates": None, "warmup_epochs": min(recipe.warmup_epochs, epochs - 1)}
+    if lr is not None:
+        ratio = lr / recipe.lr
+        changes |= {"lr": lr, "warmup_lr": recipe.warmup_lr * ratio, "min_lr": recipe.min_lr * ratio}
+    if batch_size is not None:
+        changes["batch_size"] = batch_size
+    if img_size is not None:
+        if recipe.network:
+            raise FreproError(
+                f"{recipe.network} takes images of many sizes: change them in a recipe of your own instead"
+            )
+        changes["img_size"] = img_size
+    try:
+        return replace(recipe, **changes)
+    except ValueError as error:
+        raise FreproError(f"the recipe cannot be changed like that: {error}") from error
 
 
 def from_plain(task: str, values: dict[str, Any]) -> Recipe:

@@ -12,6 +12,7 @@ from .tables import (
     summary,
 )
 from .view import NO_MODEL, NOT_RUN, View, number
+from .weights import weights
 
 __all__ = [
     "NOT_RUN",
@@ -28,4 +29,5 @@ __all__ = [
     "sizes",
     "summary",
     "vim_flops",
+    "weights",
 ]

@@ -28,7 +28,8 @@ class Document:
     @classmethod
     def read(cls, path: Path) -> "Document":
         try:
-            node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+            with path.open(encoding="utf-8") as stream:  # a node then knows the name of its file
+                node = yaml.compose(stream, Loader=yaml.SafeLoader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             mark = getattr(error, "problem_mark", None)
             reason = getattr(error, "problem", None) or getattr(error, "reason", error)
@@ -43,8 +44,8 @@ class Document:
         return cls(path, node)
 
     def error(self, message: str, node: yaml.Node | None = None) -> FreproError:
-        line = (node or self.node).start_mark.line + 1
-        return FreproError(f"{self.path}:{line}: {message}")
+        mark = (node or self.node).start_mark  # of a mapping that is put together from files, each key has its own file
+        return FreproError(f"{mark.name}:{mark.line + 1}: {message}")
 
     def items(self) -> dict[Any, tuple[yaml.Node, "Document"]]:
         """Return key -> (node of the key, value) for a mapping."""

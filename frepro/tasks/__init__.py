@@ -43,6 +43,7 @@ class Task(ABC):
         collate: Function that makes a batch of samples; ``None`` means torch's default.
         create: Function that makes one of the task's networks, given its name and that of the backbone; ``None`` for
             classifiers.
+        notes: What ``network`` did with the weights that the run starts from, one line each.
     """
 
     collate: Any = None
@@ -51,6 +52,7 @@ class Task(ABC):
     def __init__(self, run: "Run") -> None:
         self.run = run
         self.recipe = run.recipe
+        self.notes: list[str] = []
 
     @abstractmethod
     def samples(self, split: str) -> "Samples":

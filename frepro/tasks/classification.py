@@ -14,6 +14,7 @@ from frepro.errors import FreproError
 from frepro.models.create import create_model, normalisation
 from frepro.recipes import Classification as Recipe
 from frepro.tasks import Evaluator, Task
+from frepro.tasks.pretrained import start_classifier
 
 if TYPE_CHECKING:
     from frepro.training.runs import Run
@@ -30,7 +31,9 @@ class Classification(Task):
 
     def __init__(self, run: "Run") -> None:
         super().__init__(run)
-        self.num_classes = run.source.classes or count_classes(self.samples("train"))
+        # Hugging Face's data sets state their classes in each split; the training images need not be there to evaluate.
+        split = "test" if run.source.reader.startswith("hfds/") else "train"
+        self.num_classes = run.source.classes or count_classes(self.samples(split))
         if run.source.classes is None and (tested := count_classes(self.samples("test"))) > self.num_classes:
             known = self.num_classes
             raise FreproError(
@@ -43,13 +46,16 @@ class Classification(Task):
         return samples(self.run.source, split, self.recipe, *normalisation(self.run.model), self.run.seed)
 
     def network(self, drop_path: float) -> nn.Module:
-        return create_model(
+        network = create_model(
             self.run.model,
             self.recipe.img_size,
             self.run.all_model_args,
             num_classes=self.num_classes,
             drop_path_rate=drop_path,
         )
+        if self.run.start is not None:
+            self.notes.append(start_classifier(network, self.run, self.run.start))
+        return network
 
     def loss(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
         if self.mixup is not None:

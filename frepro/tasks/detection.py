@@ -49,8 +49,7 @@ class Detection(Task):
     def network(self, drop_path: float) -> nn.Module:
         recipe = self.recipe
         return make_network(
-            self.create,
-            self.run,
+            self,
             self.num_classes,
             min_size=recipe.min_size,
             max_size=recipe.max_size,

@@ -52,8 +52,7 @@ class Segmentation(Task):
     def network(self, drop_path: float) -> nn.Module:
         recipe = self.recipe
         return make_network(
-            self.create,
-            self.run,
+            self,
             self.num_classes,
             class_weights=recipe.class_weights,
             **recipe.segmenter_args,

@@ -207,8 +207,15 @@ class Checkpoint:
         """Return the parameter groups with a step count: all with LAMB; none with AdamW, which counts per tensor."""
         return [group for group in self.optimizer.param_groups if "step" in group]
 
-    def finish(self, progress: Progress, accelerator: Accelerator) -> dict[str, str]:
+    def finish(
+        self, progress: Progress, accelerator: Accelerator, metadata: dict[str, str] | None = None
+    ) -> dict[str, str]:
         """Store the trained weights, and the history, which lacks a line if the run was killed after a checkpoint.
+
+        Args:
+            progress: The history.
+            accelerator: The processes of the run.
+            metadata: What the files of weights say about themselves.
 
         Returns:
             Name of each file of weights -> its SHA-256: model.safetensors, and ema.safetensors if there is a moving
@@ -221,7 +228,7 @@ class Checkpoint:
             tensors = on_cpu(module.state_dict())
             if accelerator.is_main_process:
                 path = self.folder / f"{part}.safetensors"
-                save(path, tensors)
+                save(path, tensors, metadata)
                 hashes[path.name] = records.sha256_of_file(path)
         if accelerator.is_main_process:
             self._write_history(progress)

@@ -1,6 +1,7 @@
 """Evaluation of stored weights, those of a run or the authors', on the test images of a data set."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def network(run: Run) -> nn.Module:
     if not weights.exists():
         raise FreproError(f"the weights of run {run.measurement.key} are missing: delete its folder and train it again")
     records.check_weights(weights)
-    found = tasks.of(run).network(drop_path=0.0)
+    found = tasks.of(replace(run, start=None)).network(drop_path=0.0)  # the file it started from may be gone
     load_strictly(found, read(weights), str(weights))
     if run.recipe.network is None:
         config: Any = found.pretrained_cfg  # a dictionary, which the annotations of nn.Module leave out

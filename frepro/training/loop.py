@@ -5,6 +5,7 @@ mixup and stochastic depth here. A checkpoint therefore holds no generator state
 continues as if it had not been. The learning rate depends on the number of optimizer steps alone.
 """
 
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -24,11 +25,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from frepro import tasks
-from frepro.data.loading import MODEL, STEP, Samples, TestBatches, TrainBatches, loader, seed_all
+from frepro.data.loading import MODEL, STEP, Samples, TestBatches, TrainBatches, class_names, loader, seed_all
 from frepro.errors import FreproError, unknown
 from frepro.recipes import Recipe
+from frepro.store import records
 from frepro.tasks import Task
-from frepro.training import fsdp, nonfinite
+from frepro.training import fsdp, nonfinite, saved
 from frepro.training.checkpoint import Checkpoint
 from frepro.training.device import NO_CUDA, check_device
 from frepro.training.optimizers import make_optimizer, make_schedule, total_updates
@@ -170,7 +172,8 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     )
     if batches.updates == 0:
         raise FreproError(
-            f"{len(train_set)} training images do not fill one batch of {recipe.batch_size}: use more training images"
+            f"{len(train_set)} training images do not fill one batch of {recipe.batch_size}: use more "
+            f"training images, or a smaller batch (--batch-size {1 << (len(train_set).bit_length() - 1)})"
         )
     train_loader, test_loader = (
         loader(images, plan, execution.workers, on_gpu, task.collate)
@@ -179,6 +182,14 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
 
     seed_all(MODEL, seed)
     model = task.network(recipe.drop_path).to(device)
+    if execution.log is not None and accelerator.is_main_process:
+        if job.reduced:
+            execution.log(
+                f"{job.model} is a reduced model here: profile {job.profile} makes it small ({job.reduced}); for the "
+                "model of full size, use profile finetune or paper"
+            )
+        for note in task.notes:
+            execution.log(note)
     if processes > 1 and on_gpu:
         model = convert_sync_batchnorm(model)  # timm's own: torch's drops the activations inside timm's norms
     ema = None
@@ -199,7 +210,7 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     total = total_updates(recipe, batches.updates) + recipe.cooldown_epochs * batches.updates
     epochs = -(-total // batches.updates)
     has_bar = execution.log is not None and accelerator.is_main_process and sys.stderr.isatty()
-    bar = tqdm(total=total, desc=job.title, unit="step", leave=False, disable=not has_bar)
+    bar = tqdm(total=total, desc=job.name, unit="step", leave=False, disable=not has_bar)
     bar.update(progress.epoch * batches.updates + progress.update)
     while progress.epoch < epochs:
         epoch, first = progress.epoch, progress.epoch * batches.updates
@@ -269,7 +280,14 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     }
     if execution.damaged == "skip":
         values["damaged_images"] = len(train_set.damaged_names()) + len(test_set.damaged_names())
-    weights = checkpoint.finish(progress, accelerator)
+    described = None
+    if recipe.network is None:
+        classes: Any = model.num_classes
+        described = saved.config(job, model, class_names(train_set, classes))
+    weights = checkpoint.finish(progress, accelerator, saved.metadata(job, described))
+    if described is not None and accelerator.is_main_process:
+        text = json.dumps(described, indent=1, ensure_ascii=False) + "\n"
+        records.write_text(job.measurement.folder / saved.CONFIG, text)
     if not accelerator.is_main_process:
         return {"values": values, "seconds": seconds}
     record = job.measurement.write(values, seconds, str(device), weights)
@@ -300,7 +318,7 @@ def warn(line: str) -> None:
 def epoch_line(job: Run, entry: dict[str, Any], epochs: int) -> str:
     score = f"{job.score_line(entry)}, " if job.recipe.main_metric().name in entry else ""
     return (
-        f"{job.title}: epoch {entry['epoch']}/{epochs}, loss {entry['train_loss']:.3f}, {score}{entry['seconds']:.1f} s"
+        f"{job.name}: epoch {entry['epoch']}/{epochs}, loss {entry['train_loss']:.3f}, {score}{entry['seconds']:.1f} s"
     )
 
 

@@ -65,7 +65,8 @@ def layer_groups(network: nn.Module, decay: LayerDecay, weight_decay: float, dec
     ]
 
 
-THIRD_STAGE = re.compile(r"body\.stages\.2\.(\d+)\.")
+# A classifier's own names, and those of a backbone within a detector or segmenter.
+THIRD_STAGE = re.compile(r"(?:^|body\.)stages\.2\.(\d+)\.")
 
 
 def group_of(name: str, by: str, depth: int) -> int | None:
@@ -74,7 +75,7 @@ def group_of(name: str, by: str, depth: int) -> int | None:
     Args:
         depth: Number of blocks in the third stage.
     """
-    found = re.search(r"body\.(downsample_layers|stages)\.(\d)\.(?:(\d+)\.)?", name)
+    found = re.search(r"(?:^|body\.)(downsample_layers|stages)\.(\d)\.(?:(\d+)\.)?", name)
     if found is None:
         return None
     kind, stage = found[1], int(found[2])

@@ -119,4 +119,4 @@ def summary_line(run: Run, found: Any) -> str:
     """Return a line about a run that has ended."""
     if isinstance(found, Failure):
         return f"{run.title} failed: {found.cause}"
-    return f"{run.title}: {run.score_line(found['values'])} in {found['seconds']:.0f} s"
+    return f"{run.name}: {run.score_line(found['values'])} in {found['seconds']:.0f} s"

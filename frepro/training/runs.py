@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from frepro import paths
 from frepro.data.sources import IDX, Source
 from frepro.errors import FreproError
 from frepro.recipes import Benchmark, Recipe
@@ -17,6 +18,7 @@ from frepro.store.records import Measurement, canonical
 # The modules that create or read data, by the source's reader; ``data.loading`` handles all others.
 READERS = {
     "folder": "frepro.data.listing",
+    "list": "frepro.data.lists",
     **dict.fromkeys(IDX, "frepro.data.idx"),
     "textured": "frepro.data.compositions",
     "cues": "frepro.data.compositions",
@@ -26,11 +28,13 @@ READERS = {
 }
 # The maximum of one kind on one machine. A larger number is a typing error and would only exhaust the machine.
 MOST_PROCESSES = 1024
+# The file of a run's trained weights, and the name that stands for a model's published weights.
+WEIGHTS, AUTHORS = "model.safetensors", "authors"
 
 
 @dataclass(frozen=True)
 class Start:
-    """Weights that the backbone of a detector or segmenter starts from; the location of the file does not matter."""
+    """Weights that a network or its backbone starts from; the location of the file does not matter."""
 
     file: Path = field(compare=False)
     fingerprint: str
@@ -50,6 +54,37 @@ class Start:
         except (OSError, ValueError) as error:  # ValueError: a null byte
             reason = getattr(error, "strerror", None) or error
             raise FreproError(f"no weights at {file}: {reason}: give a .pth or .safetensors file") from error
+
+    @classmethod
+    def named(cls, given: str, model: str) -> "Start":
+        """Return the weights that a user names: a file, a run's folder or key, or "authors" for those of a model.
+
+        Raises:
+            FreproError: There are no such weights.
+        """
+        if given == AUTHORS:
+            return cls.of(authors_weights(model))
+        path = Path(given)
+        if not path.exists() and path.name == given:  # no path, so perhaps the key of a run
+            path = paths.results() / "runs" / given
+            if not path.is_dir():
+                raise FreproError(
+                    f"no weights at {given}: give a .pth or .safetensors file, the folder or key of a run, or {AUTHORS}"
+                )
+        if not path.is_dir():
+            return cls.of(path)
+        if not (path / WEIGHTS).exists():
+            raise FreproError(f"{path} has no {WEIGHTS}: give the folder of a run that is done, or a file of weights")
+        return cls.of(path / WEIGHTS)
+
+
+def authors_weights(model: str) -> Path:
+    """Return the file of the weights that a model's authors published.
+
+    Raises:
+        FreproError: They cannot be fetched.
+    """
+    raise FreproError(f"the authors' weights of {model} cannot be fetched here: download them and give the file")
 
 
 @dataclass(frozen=True)
@@ -71,11 +106,6 @@ class Run:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recipe", self.recipe.of(self.model))
-        if self.start is not None and not self.recipe.network:
-            raise FreproError(
-                f"a classifier starts from random weights, so {self.start.file} would not be used: leave out "
-                "--backbone, or add the --recipe of a detector or segmenter"
-            )
 
     @property
     def all_model_args(self) -> dict[str, Any]:
@@ -86,6 +116,16 @@ class Run:
         arguments = "".join(f", {key}={value}" for key, value in self.model_args.items())
         whole = f" in {self.recipe.network}" if self.recipe.network else ""
         return f"{self.model}{whole}{arguments}, seed {self.seed}"
+
+    @property
+    def reduced(self) -> str:
+        """How the recipe makes the model small, as "depths=[1, 1, 2, 1]"; empty for a model of full size."""
+        return ", ".join(f"{key}={value}" for key, value in self.recipe.model_args.items())
+
+    @property
+    def name(self) -> str:
+        """The title, which also says whether the model is a reduced one."""
+        return f"reduced {self.title}" if self.reduced else self.title
 
     def score_line(self, values: dict[str, Any]) -> str:
         """Return the run's main metric in words, from the values of its record."""

@@ -1,6 +1,9 @@
 """What makes no sense is refused in one line, before anything runs."""
 
+import json
+
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -20,6 +23,18 @@ REFUSED = [
     (*TRAIN, "--workers", "100000"),
     (*TRAIN, "--per-device", "0"),
     (*TRAIN, "--backbone", "README.md"),
+    (*TRAIN, "--init", "README.md"),
+    (*TRAIN, "--init", "nowhere.pth"),
+    (*TRAIN, "--init", "frepro"),
+    (*TRAIN, "--init", "README.md", "--backbone", "README.md"),
+    (*TRAIN, "--epochs", "0"),
+    (*TRAIN, "--lr", "0"),
+    (*TRAIN, "--batch-size", "100000"),
+    (*TRAIN, "--recipe", "nowhere/my.yaml"),
+    (*TRAIN, "--recipe", "README.md/my.yaml"),
+    (*TRAIN, "--profile", "finetun"),
+    ("train", "--model", "spanet_small", "--recipe", "spanet-mask_rcnn", "--profile", "finetune"),
+    ("train", "--model", "spanet_small", "--recipe", "spanet-mask_rcnn", "--profile", "smoke", "--img-size", "64"),
     (*TRAIN, "-a", "num_filters", "-1"),
     (*TRAIN, "-a", "dims", "[0,0,0,0]"),
     (*TRAIN, "-a", "pretrained", "true"),
@@ -105,3 +120,49 @@ def test_parameters_of_another_kind():
     assert KINDS.keys() <= {
         name for each in reproduce.artefacts() if each.is_built for name in Notebook(each.notebook).parameters()
     }
+
+
+SMALL = ("--img-size", "32", "--batch-size", "4", "--epochs", "1", "--device", "cpu")
+
+
+def test_on_my_own_images_the_model_asked_for_is_trained_and_fine_tuned(frepro_command, store, tmp_path):
+    pets = str(make_folder(tmp_path / "pets"))
+    first = frepro_command("train", "--model", "spanet_small", "--data", pets, *SMALL)
+    assert first.returncode == 0, first.stderr
+    assert "spanet_small starts from random weights" in first.stderr
+    assert "reduced" not in first.stderr + first.stdout
+    (record,) = store.glob("runs/*/record.json")
+    found = json.loads(record.read_text())
+    assert (found["spec"]["profile"], found["spec"]["model_args"]) == ("finetune", {})
+    full = timm.create_model("spanet_small", num_classes=2, img_size=32)
+    assert found["values"]["params"] == sum(parameter.numel() for parameter in full.parameters())
+    # A run is also a start, by its key, its folder or its file.
+    plants = str(make_folder(tmp_path / "plants", classes=("fern", "moss", "reed")))
+    for given in (record.parent.name, str(record.parent), str(record.with_name("model.safetensors"))):
+        again = frepro_command("train", "--model", "spanet_small", "--data", plants, *SMALL, "--init", given)
+        assert again.returncode == 0, again.stderr
+    assert len(list(store.glob("runs/*/record.json"))) == 2
+    small = frepro_command("train", "--model", "spanet_small", "--data", pets, "--profile", "smoke", *SMALL)
+    assert "spanet_small is a reduced model here: profile smoke makes it small (depths=" in small.stderr
+    assert small.stdout.startswith("reduced spanet_small, seed 0: ")
+
+
+def test_too_few_images_name_the_remedy(frepro_command, tmp_path):
+    pets = str(make_folder(tmp_path / "pets"))
+    done = frepro_command("train", "--model", "spanet_small", "--data", pets, "--img-size", "32", "--device", "cpu")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("or a smaller batch (--batch-size 4)")
+
+
+def test_a_recipe_of_my_own(frepro_command, store, tmp_path):
+    pets, mine = str(make_folder(tmp_path / "pets")), tmp_path / "my.yaml"
+    mine.write_text("base: spanet\nfinetune: {lr: 3.0e-4, img_size: 32, batch_size: 4, epochs: 1, warmup_epochs: 0}\n")
+    command = ("train", "--model", "spanet_small", "--data", pets, "--device", "cpu", "--recipe", str(mine))
+    assert frepro_command(*command).returncode == 0
+    (record,) = store.glob("runs/*/record.json")
+    assert json.loads(record.read_text())["spec"]["recipe"]["lr"] == 3e-4
+    mine.write_text("base: spanet\nfinetune: {lr: 3.0e-4, leraning_rate: 1.0}\n")
+    done = frepro_command(*command)
+    assert done.returncode == 1
+    assert "my.yaml:2: unknown key 'leraning_rate'" in done.stderr
+    assert "has no profile 'demo'" in frepro_command(*command, "--profile", "demo").stderr

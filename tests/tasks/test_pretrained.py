@@ -1,15 +1,18 @@
-"""Backbones start from a classifier's weights, refitted to the size that the detector or segmenter is made for."""
+"""Networks start from the weights of a file, refitted to the size and the classes that they are made for."""
+
+import dataclasses
 
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from frepro import tasks
+from frepro import recipes, tasks
+from frepro.data import locate
 from frepro.errors import FreproError
 from frepro.models.create import create_model
 from frepro.tasks.pyramid import Stages
-from frepro.training import loop
+from frepro.training import evaluate, loop
 from frepro.training.runs import Run, Start
 from tests.small import BACKBONE, whole
 from tests.training.test_loop import CPU
@@ -88,3 +91,118 @@ def test_a_file_that_does_not_fit_is_one_line(network, tmp_path):
     assert "is not a readable safetensors file" in said(Start.of(tmp_path / "text.safetensors"))
     (tmp_path / "text.pth").write_text("no weights")
     assert "is damaged or not a checkpoint" in said(Start.of(tmp_path / "text.pth"))
+
+
+def fine_tuned(model: str, start: Start, source=None, **changes) -> Run:
+    """A run of a classifier that starts from weights, small enough for a test."""
+    recipe = recipes.adjusted(recipes.load("spanet", "finetune"), model, epochs=1, batch_size=16, img_size=64)
+    recipe = dataclasses.replace(recipe, **{"model_args": BACKBONE, "samples": (32, 16), **changes})
+    return Run(model, recipe, "finetune", source or locate("digits"), 0, start=start)
+
+
+@pytest.mark.parametrize("model", ["spanet_small", "dfformer_s18", "vimf_tiny"])
+@pytest.mark.parametrize("size", [64, 96, 224])
+def test_a_classifier_starts_from_weights_with_a_new_head_where_classes_differ(model, size, tmp_path):
+    args = {"depth": 1, "embed_dim": 32} if model == "vimf_tiny" else BACKBONE
+    torch.manual_seed(1)
+    given = create_model(model, size, args, num_classes=1000)
+    save_file(given.state_dict(), tmp_path / "c.safetensors")
+    run = fine_tuned(model, Start.of(tmp_path / "c.safetensors"), model_args=args)
+    task = tasks.of(run)
+    found = task.network(0.0).state_dict()
+    given.set_input_size(64)
+    expected = given.state_dict()
+    differing = {name for name in found if not torch.equal(found[name], expected[name])}
+    assert differing == {f"{given.pretrained_cfg['classifier']}.{kind}" for kind in ("weight", "bias")}
+    (note,) = task.notes
+    assert "the number of classes differs, so" in note
+    # With as many classes, the head is taken too.
+    torch.manual_seed(2)
+    same = create_model(model, 64, args, num_classes=10)
+    save_file(same.state_dict(), tmp_path / "s.safetensors")
+    task = tasks.of(dataclasses.replace(run, start=Start.of(tmp_path / "s.safetensors")))
+    found = task.network(0.0).state_dict()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in same.state_dict().items())
+    assert "differs" not in task.notes[0]
+
+
+def test_a_classifier_of_timm_starts_from_weights_of_another_size(tmp_path):
+    torch.manual_seed(1)
+    args = {"depth": 1, "embed_dim": 48, "num_heads": 3}
+    given = timm.create_model("deit_tiny_patch16_224", num_classes=7, **args)
+    torch.save({"model": {f"module.{name}": tensor for name, tensor in given.state_dict().items()}}, tmp_path / "d.pth")
+    run = fine_tuned("deit_tiny_patch16_224", Start.of(tmp_path / "d.pth"), model_args=args)
+    found, stored = tasks.of(run).network(0.0).state_dict(), given.state_dict()
+    refitted = {name for name in found if found[name].shape != stored[name].shape}
+    assert refitted == {"pos_embed", "head.weight", "head.bias"}
+    assert all(torch.equal(found[name], stored[name]) for name in found.keys() - refitted)
+
+
+@pytest.mark.parametrize("network", ["mask_rcnn", "upernet"])
+def test_a_network_starts_from_one_of_its_kind(network, tmp_path):
+    first = whole(network, seed=1)
+    trained = tasks.of(first).network(0.0).state_dict()
+    save_file(trained, tmp_path / "w.safetensors")
+    start = Start.of(tmp_path / "w.safetensors")
+    task = tasks.of(whole(network, start=start))
+    found = task.network(0.0).state_dict()
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in found.items())
+    assert "the network starts from" in task.notes[0]
+    # At another size, filters are resized and everything else is the same.
+    larger = tasks.of(whole(network, start=start, img_size=96)).network(0.0).state_dict()
+    changed = {name for name, tensor in larger.items() if tensor.shape != trained[name].shape}
+    assert changed
+    assert all(".body." in name for name in changed)
+    other = "upernet" if network == "mask_rcnn" else "semantic_fpn"
+    with pytest.raises(FreproError, match="does not fit"):
+        tasks.of(whole(other, start=start)).network(0.0)
+
+
+def test_weights_for_another_number_of_classes_leave_the_last_layers_new(tmp_path):
+    run = whole("semantic_fpn")
+    task = tasks.of(run)
+    more = tasks.of(run)
+    more.num_classes = task.num_classes + 3
+    trained = more.network(0.0).state_dict()
+    save_file(trained, tmp_path / "w.safetensors")
+    task = tasks.of(whole("semantic_fpn", start=Start.of(tmp_path / "w.safetensors")))
+    found = task.network(0.0).state_dict()
+    new = {name for name in found if found[name].shape != trained[name].shape}
+    assert new
+    assert all(torch.equal(found[name], trained[name]) for name in found.keys() - new)
+    assert "has new, random weights" in task.notes[0]
+
+
+def test_a_classifier_that_weights_do_not_fit_is_one_line(tmp_path):
+    def said(run: Run) -> str:
+        with pytest.raises(FreproError) as error:
+            loop.run(run, CPU)
+        assert "\n" not in str(error.value)
+        assert not (run.measurement.folder / "record.json").exists()
+        return str(error.value)
+
+    (tmp_path / "text.pth").write_text("no weights")
+    assert "text.pth is damaged or not a checkpoint" in said(
+        fine_tuned("spanet_small", Start.of(tmp_path / "text.pth"))
+    )
+    wide = classifier(tmp_path / "wide.safetensors", "spanet_small", 64, dims=[16, 16, 32, 48])
+    line = said(fine_tuned("spanet_small", wide))
+    assert "wide.safetensors does not fit" in line
+    assert "profile finetune makes the model small" in line
+    other = classifier(tmp_path / "other.safetensors", "spanetv2_s18_pure", 64)
+    assert "does not fit" in said(fine_tuned("spanet_small", other))
+    assert "does not fit" in said(fine_tuned("resnet18", other, model_args={}))
+
+
+def test_fine_tuning_is_another_run_and_its_network_needs_no_file(tmp_path):
+    start = classifier(tmp_path / "c.safetensors", "spanet_small", 64)
+    run = fine_tuned("spanet_small", start)
+    lines: list[str] = []
+    loop.run(run, dataclasses.replace(CPU, log=lines.append))
+    assert run.measurement.key != dataclasses.replace(run, start=None).measurement.key
+    assert run.measurement.record()["spec"]["start"] == start.fingerprint
+    assert any("the number of classes differs, so head has new, random weights" in line for line in lines)
+    assert any("is a reduced model here" in line for line in lines)
+    assert all(line.startswith("reduced spanet_small, seed 0: epoch") for line in lines if "epoch" in line)
+    start.file.unlink()
+    assert evaluate.network(run).num_classes == 10

@@ -53,6 +53,7 @@ def test_a_run_is_made_once_and_leaves_what_it_should():
     assert {"top1", "ema_top1", "train_loss"} <= set(record["values"])
     assert record["provenance"]["device"] == {**record["provenance"]["device"], "device": "cpu"}
     assert sorted(p.name for p in run.measurement.folder.iterdir() if p.name[0] != ".") == [
+        "config.json",
         "ema.safetensors",
         "metrics.jsonl",
         "model.safetensors",
