@@ -152,14 +152,13 @@ class Run:
             packed = np.load(self.measurement.folder / CORRECT)
         except (OSError, ValueError, EOFError):
             return None
-        if record is None or packed.dtype != np.uint8 or packed.ndim != 1:
+        if record is None or packed.dtype != np.uint8:
             return None
-        values, metric = record["values"], self.recipe.main_metric().name
-        images = values["test_images"]
-        if len(packed) != -(-images // 8):
+        images, score = (record["values"].get(name) for name in ("test_images", self.recipe.main_metric().name))
+        if images is None or score is None or packed.shape != (-(-images // 8),):
             return None
         found = np.unpackbits(packed, count=images).astype(bool)
-        return found if round(values[metric] / 100 * images) == found.sum() else None
+        return found if found.sum() == round(score / 100 * images) else None
 
     @cached_property
     def measurement(self) -> Measurement:
