@@ -132,9 +132,9 @@ class Table:
 
     def margin_of(self, claim: Claim) -> float | None:
         """Return the margin of equivalence of a claim; ``None`` if neither the claim nor the table has one."""
-        column = self.column(claim.metric)
-        unit = column.unit if column else recipes.METRICS[claim.metric].unit
-        return claim.margin if claim.margin is not None or unit != "%" else self.margin
+        measured = self.column(claim.metric) or recipes.METRICS.get(claim.metric)
+        is_score = measured is not None and measured.unit == "%"
+        return self.margin if claim.margin is None and is_score else claim.margin
 
 
 @dataclass(frozen=True)
