@@ -342,16 +342,17 @@ def from_csv(text: str) -> list[Outcome]:
             row["group"] or None,
             confounded=row.get("confounded") or None,
         )
+        numbers = ("published", "measured", "low", "high", "adjusted_p", "error", "margin")
+        found: dict[str, Any] = {name: number(name) for name in numbers}
         return Outcome(
             claim,
             (row["better"], row["worse"]),
             row["unit"],
-            *(number(name) for name in ("published", "measured", "low", "high")),
-            int(row["n"]),
-            row["setting"],
-            tuple(row["untrained"].split("; ")) if row["untrained"] else (),
-            *(number(name) for name in ("adjusted_p", "error", "margin")),
-            row.get("reason") or "",
+            n=int(row["n"]),
+            setting=row["setting"],
+            untrained=tuple(row["untrained"].split("; ")) if row["untrained"] else (),
+            reason=row.get("reason") or "",
+            **found,
         )
 
     return [read(row) for row in csv.DictReader(io.StringIO(text))]

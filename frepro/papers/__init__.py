@@ -224,8 +224,7 @@ def read(path: Path) -> Paper:
 
 def check_margin(margin: object) -> str:
     """Return what is wrong with a margin of equivalence; empty if it is a positive number or ``None``."""
-    is_number = isinstance(margin, int | float) and not isinstance(margin, bool)
-    if margin is None or (is_number and 0 < margin < math.inf):
+    if margin is None or (isinstance(margin, int | float) and margin is not True and 0 < margin < math.inf):
         return ""
     return f"a margin must be a positive number, not {margin!r}"
 

@@ -233,7 +233,8 @@ def test_killed_again_and_again_equals_straight(monkeypatch, tmp_path, optimizer
     assert same_but_for_time(history(killed), log)
     assert checkpoints(killed) == []
     left = {path.name for path in killed.measurement.folder.iterdir()}
-    assert left == {".lock", "correct.npy", "ema.safetensors", "metrics.jsonl", "model.safetensors", "record.json"}
+    stored = {"config.json", "correct.npy", "ema.safetensors", "metrics.jsonl", "model.safetensors", "record.json"}
+    assert left == {".lock", *stored}
     assert np.array_equal(killed.correct(), right)
 
 
@@ -386,14 +387,14 @@ def test_a_run_killed_before_its_record_has_all_of_its_history(monkeypatch):
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_tells_which_test_images_it_got_right(processes):
-    """In their order, whatever the number of processes; 13 images, so that shares and bytes are uneven."""
-    run = job(samples=(64, 13), epochs=4)
+    """In their order, whatever the number of processes; 61 images, so that shares and bytes are uneven."""
+    run = job(samples=(64, 61))
     finish(start(run, processes, per_device=4))
     samples = tasks.of(run).samples("test")
-    inputs, targets = torch.utils.data.default_collate([samples[0, index] for index in range(13)])
+    inputs, targets = torch.utils.data.default_collate([samples[0, index] for index in range(61)])
     with torch.no_grad():
         expected = network(run)(inputs).argmax(1) == targets
-    assert 0 < expected.sum() < 13
+    assert 0 < expected.sum() < 61
     assert run.correct().tolist() == expected.tolist()
 
 
