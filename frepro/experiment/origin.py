@@ -83,7 +83,8 @@ def write(experiment: "Experiment", output: str | None, **figures: Any) -> None:
         return
     folder = Path(output)
     records.write_text(folder / "findings.csv", to_csv(experiment.findings))
-    records.write_text(folder / "claims.csv", claims.to_csv(experiment.outcomes()))
+    if outcomes := experiment.outcomes():
+        records.write_text(folder / "claims.csv", claims.to_csv(outcomes))
     records.write_text(
         folder / "origin.json", json.dumps(origin(experiment), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     )
