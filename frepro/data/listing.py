@@ -145,7 +145,7 @@ class Split:
             if self.listed is not None:
                 said = f"{self.folder} has {len(self.outside):,} images that {self.listed.name} does not name, such as "
                 said, remedy = said + f"{self.outside[0]}: ", "remove them, or use the list that belongs to the images"
-            yield Fault("images outside class folders", [name + path for path in self.outside], said + remedy)
+            yield Fault("images outside of class folders", [name + path for path in self.outside], said + remedy)
         if self.empty:
             count, first = f"{len(self.empty):,}", self.empty[0]
             said = f"{self.folder} has {count} class folders without images ({kinds}), such as {first}"

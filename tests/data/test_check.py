@@ -96,7 +96,7 @@ IMAGENET = {
     "classes in only one split: 1, first train/cat/": lone_class,
     "class folders without images: 1, first val/cat/": empty_class,
     "missing folders: 1, first val/": lambda root: shutil.rmtree(root / "val"),
-    "images outside class folders: 1, first val/00000.png": lambda root: shutil.copy(
+    "images outside of class folders: 1, first val/00000.png": lambda root: shutil.copy(
         first(root, "val/0/*"), root / "val" / "00000.png"
     ),
 }

@@ -174,7 +174,7 @@ def test_a_flat_split_names_what_was_found(tmp_path):
     assert "has no images (.png, .jpg, .jpeg) in class folders, but 1 images outside them, such as IL" in message(
         tmp_path
     )
-    assert check(tmp_path).faults.keys() == {"splits without images", "images outside class folders"}
+    assert check(tmp_path).faults.keys() == {"splits without images", "images outside of class folders"}
 
 
 def test_one_class_is_no_data_for_a_classifier(tmp_path):
