@@ -14,7 +14,7 @@ from tests.models.test_contract import KINDS, VARIANTS, create, images, make
 NATIVE, OTHER, WIDE = (64, 64, 2), (96, 64, 3), (128, 160, 2)
 OPEN = ({0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC},)
 
-# torch traces Python code itself here. Beside its tracing, that of coverage would take longer than the tests.
+# torch traces Python code itself here, and coverage would make that several times slower.
 pytestmark = pytest.mark.no_cover
 
 needs_recent_timm = pytest.mark.skipif(
