@@ -338,7 +338,7 @@ class VisionMamba(Backbone):
         """Return the residual stream of images, (B, h * w + 1, C), in float32 or wider."""
         x = self.patch_embed(x)
         grid_size = (x.shape[1], x.shape[2])
-        if self.pos_embed is not None and torch._C._is_tracing() and grid_size == self.grid_size:
+        if self.pos_embed is not None and eager.is_traced() and grid_size == self.grid_size:
             # Has no effect, except that a traced model rejects another grid with the same number of patches.
             x = x.expand(-1, *self.grid_size, -1)
         x = insert_middle(x.flatten(1, 2), self.cls_token.expand(x.shape[0], -1, -1))

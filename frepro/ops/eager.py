@@ -51,6 +51,11 @@ def is_graphed() -> bool:
     return torch.compiler.is_compiling() or torch._C._is_tracing() or is_fx_symbolic_tracing()
 
 
+def is_traced() -> bool:
+    """Return whether torch.jit.trace is recording. (torch 2.11 cannot compile the question itself.)"""
+    return not torch.compiler.is_compiling() and torch._C._is_tracing()
+
+
 def is_exporting() -> bool:
     """Return whether ``torch.export`` is recording. (In torch 2.11, ``is_exporting()`` is true of compile, too.)"""
     return torch.compiler.is_compiling() and torch.compiler._is_exporting_flag
