@@ -28,7 +28,7 @@ class AnnotatedImage:
         image: RGB image.
         boxes: (N, 4) float32, x1, y1, x2, y2 in pixels, with positive width and height.
         labels: (N,) int64, the objects' classes.
-        masks: (N, H, W) bool, the visible part of each object.
+        masks: (N, H, W) bool, the visible part of each object; ``None`` if they were not asked for.
         areas: (N,) float32, area of each object in pixels; COCO's metrics use it to tell small, medium and large
             objects.
         crowd: (N,) bool, whether an object is a region full of objects (COCO's iscrowd), which is not used in training.
@@ -40,7 +40,7 @@ class AnnotatedImage:
     image: Image.Image
     boxes: Tensor
     labels: Tensor
-    masks: Tensor
+    masks: Tensor | None
     areas: Tensor
     crowd: Tensor
     semantic: Tensor | None

@@ -138,9 +138,13 @@ def _coco(report: Report, decode: bool) -> None:
             ids = Counter(item["id"] for item in content[f"{kind}s"])
             twice = [number for number, count in ids.items() if count > 1]
             report.add((f"duplicate {kind} ids", f"{file.name}: {number}") for number in twice)
+        has_masks = any(item.get("segmentation") for item in content["annotations"])
         for item in content["annotations"]:
-            where = f"{file.name}: annotation {item['id']} of image {item['image_id']}"
-            report.add((kind, f"{where}: {said}") for kind, said in _annotation_faults(item, images, names, tools))
+            where = f"{file.name}: annotation {item['id']} of image {printable(item['image_id'])}"
+            said_of = _annotation_faults(item, images, names, tools if has_masks else None)
+            report.add((kind, f"{where}: {said}") for kind, said in said_of)
+        if not content["annotations"]:
+            report.add([("splits without objects", folder.name)])
         if folder.is_dir():
             for faults in _mapped(lambda image: _coco_image_faults(report, folder, *image, decode), images.values()):  # noqa: B023
                 report.add(faults)
@@ -148,6 +152,7 @@ def _coco(report: Report, decode: bool) -> None:
         report.found.append(
             f"{folder.name}/: {len(images):,} images, {empty:,} of them without boxes, "
             f"{len(content['annotations']):,} boxes of {len(names):,} classes"
+            + ("" if has_masks else ", without masks: enough for RetinaNet")
         )
         categories.append(names)
         counts[folder.name] = len(images)
@@ -169,15 +174,15 @@ def _coco_image_faults(report: Report, folder: Path, name: str, width: int, heig
 
 
 def _annotation_faults(
-    item: dict[str, Any], images: dict[int, tuple[str, int, int]], names: dict[int, str], tools: ModuleType
+    item: dict[str, Any], images: dict[int, tuple[str, int, int]], names: dict[int, str], tools: ModuleType | None
 ) -> Iterator[Fault]:
-    """Yield what is wrong with an annotation of COCO."""
+    """Yield what is wrong with an annotation of COCO, with its mask if ``tools`` are given."""
     if item["image_id"] not in images:
         yield "annotations of images that are not listed", "the file does not list its image"
         return
     if item["category_id"] not in names:
         yield "labels out of range", f"category {item['category_id']} is not one of the {len(names)}"
-    if coco.numbers([item["area"]]) is None:
+    if "area" in item and coco.numbers([item["area"]]) is None:
         yield "areas that are not numbers", str(item["area"])
     _, width, height = images[item["image_id"]]
     box = coco.numbers(item["bbox"])
@@ -189,6 +194,11 @@ def _annotation_faults(
         yield "boxes of zero size", f"{box[2]:g} x {box[3]:g} pixels"
     if min(x1, y1) < -SLACK or x2 > width + SLACK or y2 > height + SLACK:
         yield "boxes outside their image", f"{x1:g}, {y1:g} to {x2:g}, {y2:g} in {width} x {height} pixels"
+    if tools is None:
+        return
+    if item.get("segmentation") is None:
+        yield "annotations without masks", "others in the file have one"
+        return
     try:
         reach = _reach(item["segmentation"], width, height, tools)
     except ValueError as error:

@@ -11,38 +11,52 @@ from torch.utils.data import Dataset
 
 from frepro.data.annotated import AnnotatedImage, read_image
 from frepro.data.sources import COCO_FOLDERS as FOLDERS
-from frepro.errors import FreproError
+from frepro.errors import FreproError, printable
 
 REVISION = {"COCO": 1}
 
-# The entries that are read of each image, annotation and category.
+# The entries that each image, annotation and category must have. Annotations may also have masks ("segmentation"),
+# which are read for networks that use them, "area" and "iscrowd".
 ENTRIES = {
     "images": ("id", "file_name", "width", "height"),
-    "annotations": ("id", "image_id", "category_id", "bbox", "area", "segmentation"),
+    "annotations": ("id", "image_id", "category_id", "bbox"),
     "categories": ("id", "name"),
 }
+
+
+# Those that must be integers, and those that must be text.
+INTEGERS = {"images": ("id", "width", "height"), "annotations": ("id", "category_id"), "categories": ("id",)}
+TEXTS = {"images": ("file_name",), "annotations": (), "categories": ("name",)}
+
+# Largest coordinate of a polygon in pixels. pycocotools walks along its edges, and crashes where they are too long.
+FARTHEST = 1e6
 
 
 class Coco(Dataset):
     """Annotated images of a split, in the order of their ids; there is no semantic map.
 
     Boxes are clipped to the image. An object whose box has no width or no height is left out, because nothing can be
-    learned from it; ``frepro data check`` counts such boxes.
+    learned from it; ``frepro data check`` counts such boxes. The area of an object without one is that of its box.
+
+    Args:
+        root: Folder of the data set.
+        split: "train" or "test".
+        masks: Read the masks, which every object must then have.
 
     Attributes:
         classes: Names of the classes.
         category_ids: The file's number of each class: 1 to 90 with gaps for COCO's 80.
 
     Raises:
-        FreproError: A file is missing or damaged, or refers to an undefined category.
+        FreproError: A file is missing or damaged, or refers to an undefined category or image.
     """
 
     semantic_classes = None
 
-    def __init__(self, root: str | Path, split: str) -> None:
+    def __init__(self, root: str | Path, split: str, masks: bool = True) -> None:
         self.folder = Path(root) / FOLDERS[split]
         self.file = annotation_file(root, split)
-        self.mask_tools = mask_tools()
+        self.mask_tools = mask_tools() if masks else None
         content = read_annotations(self.file)
         categories = sorted(content["categories"], key=lambda category: category["id"])
         self.classes = [category["name"] for category in categories]
@@ -59,8 +73,17 @@ class Coco(Dataset):
                     f"{self.file}: annotation {item['id']} has category {item['category_id']}, which is not one of its "
                     f"{known}: run `frepro data check {root}`"
                 )
-            if item["image_id"] in self.objects:
-                self.objects[item["image_id"]].append(item)
+            if item["image_id"] not in self.objects:
+                raise FreproError(
+                    f"{self.file}: annotation {item['id']} belongs to image {printable(item['image_id'])!r}, which the "
+                    f"file does not list: run `frepro data check {root}`"
+                )
+            if masks and not item.get("segmentation"):
+                raise FreproError(
+                    f"{self.file}: annotation {item['id']} has no mask: train RetinaNet, which learns boxes alone, or "
+                    "add masks"
+                )
+            self.objects[item["image_id"]].append(item)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -83,10 +106,8 @@ class Coco(Dataset):
         boxes = boxes.clip(0, [width, height, width, height])
         kept = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1))
         objects = [objects[i] for i in kept]
-        masks = np.zeros((len(objects), height, width), dtype=bool)
-        for mask, item in zip(masks, objects, strict=True):
-            mask[:] = self.decode(item, height, width)
-        areas = numbers([item["area"] for item in objects])
+        spans = boxes[kept, 2:] - boxes[kept, :2]
+        areas = numbers([item.get("area", span) for item, span in zip(objects, spans.prod(1).tolist(), strict=True)])
         if areas is None:
             raise FreproError(
                 f"{self.file}: an area of image {entry['id']} is not a number: `frepro data check` names it"
@@ -95,17 +116,25 @@ class Coco(Dataset):
             image=image,
             boxes=torch.from_numpy(boxes[kept].astype(np.float32)),
             labels=torch.tensor([self.label[item["category_id"]] for item in objects], dtype=torch.int64),
-            masks=torch.from_numpy(masks),
+            masks=self._masks(objects, height, width),
             areas=torch.from_numpy(areas.astype(np.float32)),
             crowd=torch.tensor([bool(item.get("iscrowd", 0)) for item in objects], dtype=torch.bool),
             semantic=None,
             image_id=entry["id"],
         )
 
-    def decode(self, item: dict[str, Any], height: int, width: int) -> np.ndarray:
+    def _masks(self, objects: list[dict[str, Any]], height: int, width: int) -> torch.Tensor | None:
+        if self.mask_tools is None:
+            return None
+        masks = np.zeros((len(objects), height, width), dtype=bool)
+        for mask, item in zip(masks, objects, strict=True):
+            mask[:] = self.decode(item, height, width, self.mask_tools)
+        return torch.from_numpy(masks)
+
+    def decode(self, item: dict[str, Any], height: int, width: int, tools: ModuleType) -> np.ndarray:
         """Return the mask of an annotation, (height, width) bool."""
         try:
-            mask = self.mask_tools.decode(run_lengths(item["segmentation"], height, width, self.mask_tools))
+            mask = tools.decode(run_lengths(item["segmentation"], height, width, tools))
         except (ValueError, TypeError, IndexError) as error:
             raise FreproError(f"{self.file}: the mask of annotation {item['id']} is damaged: {error}") from error
         return mask.astype(bool)
@@ -134,7 +163,23 @@ def read_annotations(file: Path) -> dict[str, Any]:
         for item in items:
             if lacking := [entry for entry in entries if entry not in item]:
                 raise FreproError(f"{file}: one of its {name}, id {item.get('id')}, has no {' and no '.join(lacking)}")
+            _check_types(file, name, item)
     return content
+
+
+def _check_types(file: Path, name: str, item: dict[str, Any]) -> None:
+    """Raise ``FreproError`` for an entry of another type, and for the name of a file outside the folder of images."""
+    kinds = [(entry, int, "an integer") for entry in INTEGERS[name]] + [(entry, str, "text") for entry in TEXTS[name]]
+    for entry, kind, said in kinds:
+        if type(item[entry]) is not kind:
+            value = printable(str(item[entry]))[:60]
+            raise FreproError(f"{file}: the {entry} of one of its {name} is not {said}: {value}")
+    if name == "annotations" and not isinstance(item["image_id"], int | str):
+        raise FreproError(f"{file}: the image_id of annotation {item['id']} is not an integer: {item['image_id']}")
+    if name == "images" and (Path(item["file_name"]).is_absolute() or ".." in Path(item["file_name"]).parts):
+        raise FreproError(
+            f"{file}: image {item['id']} is {printable(item['file_name'])}, which is outside the folder of images"
+        )
 
 
 def run_lengths(segmentation: Any, height: int, width: int, tools: ModuleType) -> dict[str, Any]:
@@ -168,6 +213,8 @@ def polygons(segmentation: list[Any]) -> list[np.ndarray]:
         each = numbers(polygon)
         if each is None or len(each) < 6 or len(each) % 2:
             raise ValueError(f"a polygon is not three or more pairs of numbers: {str(polygon)[:60]}")
+        if np.abs(each).max() > FARTHEST:
+            raise ValueError(f"a polygon has a point {np.abs(each).max():.3g} pixels away")
         found.append(each)
     return found
 

@@ -25,11 +25,17 @@ from frepro.recipes import Recipe
 AnnotatedImages = Scenes | Coco | Ade20k
 
 
-def open_annotated(source: Source, split: str, size: int = SIZE) -> AnnotatedImages:
-    """Return the annotated images of "train" or "test"; ``size`` is that of the embedded scenes, in pixels."""
+def open_annotated(source: Source, split: str, size: int = SIZE, masks: bool = True) -> AnnotatedImages:
+    """Return the annotated images of a split.
+
+    Args:
+        split: "train" or "test".
+        size: Size of the embedded scenes in pixels per side.
+        masks: Read the masks of objects from COCO's files, which may lack them.
+    """
     if source.root is None:
         return Scenes(split, size)
-    return Coco(source.root, split) if source.reader == "coco" else Ade20k(source.root, split)
+    return Coco(source.root, split, masks) if source.reader == "coco" else Ade20k(source.root, split)
 
 
 class DenseSamples(Samples):
@@ -41,9 +47,11 @@ class DenseSamples(Samples):
         return self.transform(item)
 
 
-def dense_samples(source: Source, split: str, recipe: Recipe, transform: Any, seed: int) -> DenseSamples:
-    """Return samples of "train" or "test" of annotated images, as many as the recipe uses."""
-    images = open_annotated(source, split, recipe.img_size)
+def dense_samples(
+    source: Source, split: str, recipe: Recipe, transform: Any, seed: int, masks: bool = True
+) -> DenseSamples:
+    """Return samples of annotated images, as many as the recipe uses; see ``open_annotated``."""
+    images = open_annotated(source, split, recipe.img_size, masks)
     return DenseSamples(images, transform, seed, spread(len(images), split, recipe), split)
 
 
@@ -57,7 +65,8 @@ class Detection:
     """An annotated image in the format of torchvision's detectors, which resize and normalise it themselves.
 
     Returns an image (3, H, W) with values in [0, 1], and a mapping of boxes (N, 4), labels (N,) from 1 (0 is the
-    background), masks (N, H, W) uint8, area (N,), iscrowd (N,) and image_id. In training, crowds are left out.
+    background), masks (N, H, W) uint8 if they were read, area (N,), iscrowd (N,) and image_id. In training, crowds are
+    left out.
 
     Args:
         crop: In training, resize every second image to a short side of 400, 500 or 600, and crop it to sides of 384 to
@@ -77,13 +86,14 @@ class Detection:
     def __call__(self, annotated: AnnotatedImage) -> tuple[Tensor, dict[str, Tensor]]:
         kept = ~annotated.crowd if self.train else torch.ones_like(annotated.crowd)
         image = F.to_dtype(F.to_image(annotated.image), torch.float32, scale=True)
-        target = {
+        target: dict[str, Tensor] = {
             "boxes": tv_tensors.BoundingBoxes(annotated.boxes[kept], format="XYXY", canvas_size=image.shape[-2:]),
             "labels": annotated.labels[kept] + 1,
-            "masks": tv_tensors.Mask(annotated.masks[kept].to(torch.uint8)),
             "area": annotated.areas[kept],
             "iscrowd": annotated.crowd[kept],
         }
+        if annotated.masks is not None:
+            target["masks"] = tv_tensors.Mask(annotated.masks[kept].to(torch.uint8))
         if self.train:
             if self.crop and random.random() < 0.5:
                 image, target = self.resize(image, target)

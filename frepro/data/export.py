@@ -65,6 +65,7 @@ def _coco(folder: Path, split: str, count: int | None, size: int, seed: int) -> 
     annotations: list[dict[str, Any]] = []
     for index in range(len(scenes)):
         scene = scenes.annotated(index)  # used once, so not cached
+        assert scene.masks is not None
         name = f"{index:012d}.png"
         _save(scene.image, folder / coco.FOLDERS[split] / name)
         images.append({"id": index, "file_name": name, "width": size, "height": size})

@@ -126,7 +126,8 @@ def _draw_detections(
     has_masks = "masks" in found[0][0]
     for column, image, *of_learners in zip(grid.T, images, *found, strict=True):
         texts = [str(classes[label]) for label in image.labels]
-        draw_objects(column[0], image.image, image.boxes.numpy(), texts, image.masks.numpy() if has_masks else None)
+        masks = None if image.masks is None or not has_masks else image.masks.numpy()
+        draw_objects(column[0], image.image, image.boxes.numpy(), texts, masks)
         for axes, objects in zip(column[1:], of_learners, strict=True):
             order = objects["scores"].argsort(descending=True)
             shown = order[: max(int((objects["scores"] >= least).sum()), len(image.labels))]

@@ -35,6 +35,7 @@ def scenes(images: Sequence[AnnotatedImage], classes: Sequence[str], semantic: S
     for axes in grid.flat:
         axes.set_axis_off()
     for column, image in zip(grid.T, images, strict=True):
+        assert image.masks is not None  # scenes have them
         column[0].imshow(image.image)
         texts = [classes[label] for label in image.labels]
         draw_objects(column[1], image.image, image.boxes.numpy(), texts, image.masks.numpy())

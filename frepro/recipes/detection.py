@@ -54,6 +54,11 @@ class Detection(Recipe):
     mirror: bool = True
     detector_args: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def uses_masks(self) -> bool:
+        """Whether the detector learns and predicts masks, besides boxes."""
+        return self.detector != "retinanet"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check(self, min_size=PIXELS, max_size=PIXELS)

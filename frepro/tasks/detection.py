@@ -44,7 +44,7 @@ class Detection(Task):
     def samples(self, split: str) -> Any:
         recipe, train = self.recipe, split == "train"
         transform = Transform(train, crop=recipe.crop, mirror=recipe.mirror)
-        return dense_samples(self.run.source, split, recipe, transform, self.run.seed)
+        return dense_samples(self.run.source, split, recipe, transform, self.run.seed, self.recipe.uses_masks)
 
     def network(self, drop_path: float) -> nn.Module:
         recipe = self.recipe
@@ -69,7 +69,7 @@ class Detection(Task):
         return [answers[i] for i in range(len(inputs))]
 
     def evaluator(self) -> "AveragePrecision":
-        return AveragePrecision(masks=self.recipe.detector != "retinanet")
+        return AveragePrecision(masks=self.recipe.uses_masks)
 
 
 class AveragePrecision(Evaluator):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from frepro.data.check import check
 from frepro.data.coco import Coco, _uncompressed, annotation_file
 from frepro.data.export import export
 from frepro.data.scenes import CLASSES, Scenes
@@ -125,8 +126,47 @@ def test_what_is_wrong_is_named(tmp_path):
     assert "annotation 1 has category 3, which is not one of its 2 categories" in label
     mask = message("mask", nothing, [{"segmentation": {"size": [9, 20], "counts": [23, 2, 155]}}])
     assert "the mask of annotation 1 is damaged: it has 20 x 9 pixels, but its image has 20 x 10" in mask
+    far = message("far", nothing, [{"segmentation": [[1, 1, 1e9, 1, 1, 1e9]]}])
+    assert "the mask of annotation 1 is damaged: a polygon has a point 1e+09 pixels away" in far
     assert "is not four numbers" in message("box", nothing, [{"segmentation": POLYGON, "bbox": [1, 2, 3]}])
-    assert "one of its annotations, id 1, has no segmentation" in message("entry", nothing, [{}])
+    assert "annotation 1 has no mask: train RetinaNet, which learns boxes alone" in message("entry", nothing, [{}])
+    lost = message("lost", nothing, [{"segmentation": POLYGON, "image_id": "1"}])
+    assert "annotation 1 belongs to image '1', which the file does not list: run `frepro data check" in lost
+    null = message("null", nothing, [{"segmentation": POLYGON, "image_id": None}])
+    assert "the image_id of annotation 1 is not an integer: None" in null
+
+    def edited(**change):
+        def damage(folder):
+            file = annotation_file(folder, "train")
+            content = json.loads(file.read_text())
+            content["images"][0] |= change
+            file.write_text(json.dumps(content))
+
+        return damage
+
+    assert "the id of one of its images is not an integer: 7" in message("text", edited(id="7"))
+    assert "the width of one of its images is not an integer: None" in message("width", edited(width=None))
+    for place, name in (("absolute", "/etc/hostname"), ("above", "../val2017/b.jpg")):
+        assert "which is outside the folder of images" in message(place, edited(file_name=name))
+
+
+def test_boxes_without_masks_are_enough_where_masks_are_not_used(tmp_path):
+    """An empty mask and an absent area are like none; the area is then that of the box."""
+    for number, change in enumerate(({}, {"segmentation": []}, {"segmentation": None})):
+        folder = write(tmp_path / str(number), [change])
+        file = annotation_file(folder, "train")
+        content = json.loads(file.read_text())
+        for item in content["annotations"]:
+            item.pop("area")
+        file.write_text(json.dumps(content))
+        image = Coco(folder, "train", masks=False)[0]
+        assert image.masks is None
+        width, height = (image.boxes[0, 2:] - image.boxes[0, :2]).tolist()
+        assert image.areas.tolist() == [width * height]
+        with pytest.raises(FreproError, match="annotation 1 has no mask"):
+            Coco(folder, "train")
+        (found,) = [line for line in check(folder).text().splitlines() if "train2017/:" in line]
+        assert "without masks: enough for RetinaNet" in found
 
 
 def test_run_lengths_are_read_as_pycocotools_writes_them():
