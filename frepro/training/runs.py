@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from frepro import paths
+from frepro import papers, paths
 from frepro.data.sources import IDX, Source
 from frepro.errors import FreproError
 from frepro.recipes import Benchmark, Recipe
@@ -81,12 +81,23 @@ class Start:
 
 
 def authors_weights(model: str) -> Path:
-    """Return the file of the weights that a model's authors published.
+    """Return the file of the weights that a model's authors published, which is downloaded unless it is there already.
+
+    For a model of timm, with or without a tag, these are by default the weights that the papers' tables name.
 
     Raises:
-        FreproError: They cannot be fetched.
+        FreproError: None are published, or they cannot be fetched.
     """
-    raise FreproError(f"the authors' weights of {model} cannot be fetched here: download them and give the file")
+    from frepro.models import published  # imports torch
+
+    name, _, tag = model.partition(".")
+    if name not in provenance.own_models() and (tag := tag or papers.weights().get(name, "")):
+        found = published.of_timm(name, tag)
+    else:
+        found = published.of_model(name)[0]
+    if found.url is None or name in published.RELEASES:
+        raise published.unavailable(name)
+    return published.fetch(found.model, found.url)
 
 
 @dataclass(frozen=True)
