@@ -153,7 +153,8 @@ def address(url: str) -> str:
 def size(url: str) -> int | None:
     """Return the size of a published file in bytes, as the server states it; ``None`` if it does not answer."""
     try:
-        with urlopen(Request(address(url), headers={"User-Agent": "frepro"}, method="HEAD"), timeout=PATIENCE) as answer:
+        request = Request(address(url), headers={"User-Agent": "frepro"}, method="HEAD")
+        with urlopen(request, timeout=PATIENCE) as answer:
             length = answer.headers.get("Content-Length") or ""
     except (OSError, HTTPException, ValueError):
         return None
