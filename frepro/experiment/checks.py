@@ -123,7 +123,7 @@ def check_weights(experiment: "Experiment") -> None:
     if experiment.is_of_authors:
         if not experiment.published_weights:
             reasons = "; ".join(dict.fromkeys(experiment.unpublished.values()))
-            raise FreproError(f"no authors' weights for Table {experiment.table} of {experiment.paper}: {reasons}")
+            raise FreproError(f"no weights for Table {experiment.table} of {experiment.paper}: {reasons}")
     elif experiment.checkpoints is not None:
         if not experiment.evaluated:
             names = [

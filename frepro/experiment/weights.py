@@ -66,7 +66,7 @@ def of_authors(spec: "Spec") -> "tuple[dict[str, Published], dict[str, str]]":
         elif (one := published.of_model(model)[0]).url is not None:
             found[label] = one
         elif model in provenance.own_models():
-            lacking[label] = f"weights of {model}: {one.said}"
+            lacking[label] = f"the authors' weights: {one.said}"
         else:
             lacking[label] = f"timm has no weights of {model} from ImageNet-1K alone at this size"
     return found, lacking

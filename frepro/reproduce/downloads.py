@@ -29,7 +29,7 @@ def describe(experiment: Experiment) -> list[str]:
     todo = experiment.to_evaluate()
     done = len(experiment.published_weights) - len(todo)
     described = [
-        f"  authors' weights: {done} evaluated, {len(todo)} to do, {len(experiment.unpublished)} rows without weights"
+        f"  authors' weights: {done} evaluated, {len(todo)} to do, without weights: {len(experiment.unpublished)}"
     ]
     described += lines(of(experiment))
     if todo:
@@ -48,8 +48,8 @@ def lines(weights: "Iterable[Published]") -> list[str]:
     with ThreadPoolExecutor(16) as pool:
         sizes = list(pool.map(published.size, urls))
     known = [size for size in sizes if size is not None]
-    total = f"{in_megabytes(sum(known))} in all" if len(known) == len(urls) else "not all sizes known"
-    found = [f"  to download to {Path(published.cached(urls[0])).parent}: {len(urls)} files, {total}"]
+    total = in_megabytes(sum(known)) if len(known) == len(urls) else f"{len(urls) - len(known)} of unknown size"
+    found = [f"  {len(urls)} to download to {published.cached(urls[0]).parent}, {total}"]
     for url, size in zip(urls, sizes, strict=True):
         shown = "size unknown" if size is None else in_megabytes(size)
         found.append(f"    {published.file_name(url)} from {host(published.address(url))}, {shown}")

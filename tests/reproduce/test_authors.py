@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -12,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
-from frepro import papers, reproduce
+from frepro import papers, report, reproduce
 from frepro.data.export import export
 from frepro.errors import FreproError
 from frepro.experiment import Experiment
@@ -91,7 +93,7 @@ def test_each_row_is_evaluated_with_its_own_weights(served, store, frepro_comman
     assert not list(served.cache.rglob("*.safetensors"))
     host, size = served.address.removeprefix("http://"), (served.folder / PVT).stat().st_size
     assert f"{PVT} from {host}, {size / 1e6:.1f} MB" in plan.stdout
-    assert "authors' weights: 0 evaluated, 4 to do, 1 rows without weights" in plan.stdout
+    assert "authors' weights: 0 evaluated, 4 to do, without weights: 1" in plan.stdout
     assert "an estimate" in plan.stdout
 
     done = frepro_command(*TABLE_2, *chosen)
@@ -116,9 +118,23 @@ def test_each_row_is_evaluated_with_its_own_weights(served, store, frepro_comman
 
 
 def table(served, **more) -> Experiment:
-    variants = [("PVTv2-B0", "pvt_v2_b0", {})]
+    variants = more.pop("variants", [("PVTv2-B0", "pvt_v2_b0", {})])
     settings = {"profile": "paper", "data": served.data, "device": "cpu", "trained": [], "checkpoints": "authors"}
     return Experiment("vim-f", 2, variants, **{**settings, **more})
+
+
+def test_the_measured_column_says_whose_weights_they_are(served):
+    """On ImageNet, which five classes stand in for here."""
+    model = publish(served, "pvt_v2_b0.in1k", PVT)
+    experiment = table(served, variants=[("PVTv2-B0", "pvt_v2_b0", {}), ("Vim-S†", "vim_small", {})])
+    object.__setattr__(experiment, "source", replace(experiment.source, name="ImageNet-1K"))
+    experiment.run()
+    view = report.published_beside_measured(experiment.findings, experiment.published, ["top1"])
+    cells = [[cell.rstrip("*") for cell in row[1:3]] for row in view.rows]
+    assert cells == [["70.5", f"{top1(model, served.data):.2f}"], ["79.6", "not run"]]
+    assert view.rows[0][2].endswith("*" * (1 + view.notes.index("authors' weights, re-evaluated")))
+    assert view.notes[-1].startswith("not run: vim_s_midclstok_80p5acc.pth cannot be downloaded")
+    assert view.rows[1][0] == "Vim-S†" + "*" * len(view.notes)
 
 
 def test_without_network_the_way_by_path_is_one_line(served, monkeypatch):
@@ -150,7 +166,7 @@ def test_what_cannot_be_evaluated_is_refused(served):
         table(served, profile="demo")
     export("ade20k", served.folder / "scenes", counts=(4, 2), size=64)
     for paper, number, said in (
-        ("spanetv2", 2, "no authors' weights for Table 2 of spanetv2: .*not published"),
+        ("spanetv2", 2, "no weights for Table 2 of spanetv2: the authors' weights: not published$"),
         ("dfformer", 3, "nobody has published weights of detectors or segmenters"),
     ):
         with pytest.raises(FreproError, match=said):
@@ -183,6 +199,15 @@ def test_a_run_starts_from_the_authors_weights(served):
     ):
         with pytest.raises(FreproError, match=said):
             Start.named("authors", model)
+
+
+def test_timm_s_weights_are_fetched_for_a_machine_without_network(served, tmp_path, frepro_command):
+    publish(served, "pvt_v2_b0.in1k", PVT)
+    listed = frepro_command("weights").stdout
+    assert re.search(rf"PVTv2-B0 .* 70.5 +pvt_v2_b0.in1k +{published.of_timm('pvt_v2_b0', 'in1k').url}", listed)
+    done = frepro_command("weights", "fetch", "pvt_v2_b0", "--to", str(tmp_path / "fetched"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "fetched" / PVT).read_bytes() == (served.folder / PVT).read_bytes()
 
 
 def test_a_folder_with_timm_s_files_is_found_by_model(served):
