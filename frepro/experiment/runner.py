@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from frepro.errors import FreproError, one_line
 from frepro.experiment.checks import misfit
@@ -58,10 +59,11 @@ def evaluate(experiment: "Experiment", per_device: int | None, workers: int | No
         workers = parallel.loading_processes(experiment.source.embedded, jobs=1)
     execution = Execution(experiment.device_name[0], per_device, workers)
     experiment.failed.clear()
-    errors = []
+    errors: list[FreproError] = []
+    silent: set[str] = set()
     for learner in learners:
         try:
-            checkpoint = fetch(learner.published) if learner.published else learner.checkpoint
+            checkpoint = fetch(learner.published, silent) if learner.published else learner.checkpoint
             assert checkpoint is not None
             evaluate.reevaluate(learner.runs[0], checkpoint, execution)
             log(f"evaluated {checkpoint.file}")
@@ -77,12 +79,24 @@ def evaluate(experiment: "Experiment", per_device: int | None, workers: int | No
         raise errors[0]
 
 
-def fetch(weights: "Published") -> Start:
-    """Return published weights, which are downloaded unless they are there; their checksum is compared."""
+def fetch(weights: "Published", silent: set[str]) -> Start:
+    """Return published weights, which are downloaded unless they are there; their checksum is compared.
+
+    Args:
+        silent: Hosts that did not answer. They are not asked again, since each row would wait for the time limit; a
+            host that does not answer now is added.
+    """
     from frepro.models import published
 
     assert weights.url is not None
-    return Start.of(published.fetch(weights.model, weights.url))
+    host = urlsplit(published.address(weights.url)).netloc
+    if host in silent and not published.cached(weights.url).exists():
+        raise published.no_answer(weights.model, weights.url)
+    try:
+        return Start.of(published.fetch(weights.model, weights.url))
+    except published.NoAnswerError:
+        silent.add(host)
+        raise
 
 
 def check_variants(experiment: "Experiment") -> dict[str, str]:

@@ -187,11 +187,7 @@ def fetch(model: str, url: str, folder: str | Path | None = None) -> Path:
 
 def _download(model: str, url: str, file: Path) -> None:
     """Download a file under a temporary name, and give it its own only if it is complete and readable."""
-    source = address(url)
-    way = (
-        f'download it elsewhere and give its path, frepro.load_official("{model}", "{file.name}") or '
-        f"CHECKPOINT=/path/to/{file.name}, or set {MIRROR} to the address of a mirror"
-    )
+    source, way = address(url), _way(model, file.name)
     # Another process may download the same file. The suffix tells ``read`` the format.
     number, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem}.", suffix=file.suffix)
     try:
@@ -209,6 +205,23 @@ def _download(model: str, url: str, file: Path) -> None:
         os.replace(temporary, file)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _way(model: str, name: str) -> str:
+    return (
+        f'download it elsewhere and give its path, frepro.load_official("{model}", "{name}") or '
+        f"CHECKPOINT=/path/to/{name}, or set {MIRROR} to the address of a mirror"
+    )
+
+
+class NoAnswerError(FreproError):
+    """A host cannot be reached."""
+
+
+def no_answer(model: str, url: str) -> NoAnswerError:
+    """Return the error for a file on a host that has just not answered a request for another one."""
+    name = file_name(url)
+    return NoAnswerError(f"{name} cannot be downloaded from {address(url)} (no answer before): {_way(model, name)}")
 
 
 def _chunks(source: str, name: str, way: str) -> Iterator[bytes]:
@@ -233,7 +246,9 @@ def _chunks(source: str, name: str, way: str) -> Iterator[bytes]:
     except (OSError, HTTPException, ValueError) as error:  # ValueError: not an address
         reason = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
         said = printable(reason) if reason is not error or isinstance(error, OSError) else one_line(error)
-        raise FreproError(f"{name} cannot be downloaded from {source} ({said}): {way}") from error
+        is_silent = received == 0 and isinstance(error, URLError | TimeoutError) and not isinstance(error, HTTPError)
+        kind = NoAnswerError if is_silent and urlsplit(source).netloc else FreproError
+        raise kind(f"{name} cannot be downloaded from {source} ({said}): {way}") from error
 
 
 def _check(file: Path, url: str) -> None:

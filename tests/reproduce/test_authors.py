@@ -142,6 +142,11 @@ def test_without_network_the_way_by_path_is_one_line(served, monkeypatch):
     with pytest.raises(FreproError, match=rf"{PVT} cannot be downloaded from http://127.*CHECKPOINT=") as error:
         table(served).run()
     assert "\n" not in str(error.value)
+    both = table(served, variants=[("PVTv2-B0", "pvt_v2_b0", {}), ("Vim-Ti†", "vim_tiny", {})])
+    with pytest.raises(FreproError, match=PVT):
+        both.run()
+    assert "vim_t_midclstok_76p1acc.pth cannot be downloaded from http://127.0.0.1:9/vim_t" in both.failed["Vim-Ti†"]
+    assert "no answer before" in both.failed["Vim-Ti†"]
 
 
 def test_a_changed_checksum_is_one_line(served):
