@@ -147,9 +147,8 @@ choice_options = together(
     click.option("--paper", callback=blank_as_none, help="Make only the artefacts of this paper. Default: all."),
     click.option(
         "--profile",
-        default="demo",
-        show_default=True,
-        help="smoke (everything in minutes), demo (an hour or more) or paper (weeks on a GPU).",
+        help="smoke (everything in minutes), demo (an hour or more) or paper (weeks on a GPU). Default: demo; with \
+--checkpoint authors, paper.",
     ),
     click.option(
         "--data",
@@ -173,7 +172,8 @@ choice_options = together(
     click.option(
         "--checkpoint",
         callback=file_or_blank,
-        help="Authors' weights to evaluate instead of training: a file such as dfformer_s18.pth, or a folder.",
+        help="Authors' weights to evaluate instead of training: a file such as dfformer_s18.pth, a folder, or the word \
+authors, which downloads what was published for each row.",
     ),
     click.option(
         "--backbones",

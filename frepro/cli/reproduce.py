@@ -18,14 +18,14 @@ from frepro.cli.options import (
     fsdp_option,
 )
 from frepro.errors import FreproError
-from frepro.training.runs import MOST_PROCESSES
+from frepro.training.runs import AUTHORS, MOST_PROCESSES
 
 
 def choose(
     paper: str | None,
     table: int | None,
     figure: int | None,
-    profile: str,
+    profile: str | None,
     data: str | None,
     seeds: list[int] | None,
     device: str,
@@ -45,6 +45,7 @@ def choose(
     chosen, unbuilt = reproduce.find(paper, table, figure)
     if data is not None:
         reproduce.parts(data)  # raise for a typing error, instead of leaving every table out because of it
+    profile = profile or ("paper" if checkpoint == AUTHORS else "demo")
     seeds = seeds or reproduce.SEEDS.get(profile, [0])
     given = {"profile": profile, "data": data, "seeds": seeds, "device": device}
     given |= {name: value for name, value in (("checkpoints", checkpoint), ("backbones", backbones)) if value}

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
+from frepro import papers
 from frepro.cli.options import cli, end
 from frepro.errors import FreproError, unknown
 from frepro.store import provenance
+from frepro.training.runs import published_for
 
 
 @cli.group("weights", invoke_without_command=True)
@@ -22,7 +24,6 @@ def weights_group(context: click.Context) -> None:
         from frepro import report
 
         click.echo(report.weights(provenance.own_models()).text())
-        click.echo("  models of timm in these tables: timm.list_pretrained()")
 
 
 @weights_group.command("fetch")
@@ -36,17 +37,18 @@ def weights_group(context: click.Context) -> None:
 def weights_fetch_command(models: tuple[str, ...], folder: Path | None) -> None:
     """Download published weights, for example on a login node.
 
-    MODEL is the name of a model, with or without tag. Default: all that are published. A file that is there already
+    MODEL is the name of a model, with or without tag; a model of timm must be a row of the papers' tables. Default: all
+    that the papers' authors published. A file that is there already
     is compared with its recorded checksum. To use the files elsewhere, set FREPRO_WEIGHTS_URL=/path/to/folder.
     """
     from frepro.models import published
 
     chosen: dict[str, str] = {}
     for model in models:
-        name = model.removesuffix(f".{published.TAG}")
-        if name not in provenance.own_models():
-            raise unknown("model", model, provenance.own_models())
-        for found in published.of_model(name):
+        name = model.partition(".")[0]
+        if name not in provenance.own_models() and name not in papers.weights():
+            raise unknown("model", model, [*provenance.own_models(), *papers.weights()])
+        for found in published.of_model(name) if name in provenance.own_models() else [published_for(model)]:
             if found.url is None:
                 raise published.unavailable(name)
             chosen[found.model] = found.url

@@ -251,7 +251,12 @@ def samples(source: Source, split: str, recipe: Classification, mean: tuple, std
         )
     else:
         transform = create_transform(
-            recipe.img_size, is_training=False, interpolation="bicubic", crop_pct=recipe.crop_pct, mean=mean, std=std
+            recipe.img_size,
+            is_training=False,
+            interpolation="bicubic" if recipe.interpolation == "random" else recipe.interpolation,
+            crop_pct=recipe.crop_pct,
+            mean=mean,
+            std=std,
         )
     images = open_split(source, split)
     return Samples(images, transform, seed, spread(len(images), split, recipe), split)

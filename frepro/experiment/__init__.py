@@ -17,10 +17,10 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frepro import papers
-from frepro.experiment import claims, findings, origin, runner, variants
+from frepro.experiment import claims, findings, origin, runner, variants, weights
 from frepro.experiment.checks import check_weights
 from frepro.experiment.claims import Outcome
 from frepro.experiment.findings import Finding
@@ -30,6 +30,9 @@ from frepro.experiment.variants import TrainedVariant, Variant
 from frepro.recipes.metrics import THROUGHPUT
 from frepro.training.device import device_name
 from frepro.training.runs import Run, Throughput
+
+if TYPE_CHECKING:
+    from frepro.models.published import Published
 
 __all__ = ["Experiment", "Finding", "Outcome", "Spec", "TrainedVariant", "Variant"]
 
@@ -88,11 +91,32 @@ class Experiment(Spec):
 
         A variant with a file of weights is included too; it is evaluated instead of trained.
         """
+        if self.is_of_authors:
+            return variants.of_authors(self, self.variants, self.published_weights)
         return variants.trained(self, [each for each in self.variants if each[0] not in self.broken])
 
     @cached_property
     def broken(self) -> dict[str, str]:
         """Label -> reason of each variant that cannot be built; empty until ``check_variants`` has run."""
+        return {}
+
+    @cached_property
+    def _of_authors(self) -> "tuple[dict[str, Published], dict[str, str]]":
+        return weights.of_authors(self)
+
+    @property
+    def published_weights(self) -> "dict[str, Published]":
+        """Label of each variant whose authors' weights are evaluated -> what they published."""
+        return self._of_authors[0] if self.is_of_authors else {}
+
+    @property
+    def unpublished(self) -> dict[str, str]:
+        """Label -> reason of each variant without published weights, if those are evaluated."""
+        return self._of_authors[1] if self.is_of_authors else {}
+
+    @cached_property
+    def failed(self) -> dict[str, str]:
+        """Label -> reason of each variant whose published weights could not be fetched or evaluated in this process."""
         return {}
 
     @cached_property
@@ -107,10 +131,14 @@ class Experiment(Spec):
     def to_train(self) -> list[Run]:
         return [run for run in self.runs if run.measurement.record() is None]
 
-    @cached_property
+    @property
     def evaluated(self) -> list[TrainedVariant]:
-        """The variants whose weights come from files."""
-        return [learner for learner in self.trained_variants if learner.checkpoint]
+        """The variants whose weights come from files that are there."""
+        return [each for each in self.trained_variants if each.checkpoint and each.label not in self.failed]
+
+    def to_evaluate(self) -> list[TrainedVariant]:
+        """Return the variants whose weights have not been evaluated, among them those still to be downloaded."""
+        return [each for each in self.trained_variants if (each.checkpoint or each.published) and not each.records()]
 
     @cached_property
     def timings(self) -> dict[str, Throughput]:

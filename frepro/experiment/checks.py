@@ -93,7 +93,7 @@ def check_paper(spec: "Spec", source: Source) -> None:
     if source.embedded:
         raise FreproError(
             "profile paper needs the real data set: add DATA=/path/to/it (for ImageNet, a folder with train/ and "
-            "val/), or use profile demo, which trains on embedded data"
+            "val/; to evaluate weights, val/ alone), or use profile demo, which trains on embedded data"
         )
     if spec.networks and spec.backbones is None and spec.checkpoints is None:
         raise FreproError(
@@ -102,11 +102,29 @@ def check_paper(spec: "Spec", source: Source) -> None:
         )
 
 
+def check_authors(spec: "Spec") -> None:
+    """Raise an error if the authors' weights cannot be evaluated in a profile or for a kind of table."""
+    if spec.networks:
+        raise FreproError(
+            f"nobody has published weights of detectors or segmenters in Table {spec.table} of {spec.paper}: give a "
+            "folder of your own, or omit the table"
+        )
+    if spec.profile != "paper":
+        raise FreproError(
+            f"the authors' weights are for models of full size, not for the small ones of profile {spec.profile}: "
+            "use profile paper"
+        )
+
+
 def check_weights(experiment: "Experiment") -> None:
     """Raise an error if an experiment would train on test images alone, or its weights have none for its variants."""
     if experiment.runs:
         experiment.source.check_can_train()
-    if experiment.checkpoints is not None:
+    if experiment.is_of_authors:
+        if not experiment.published_weights:
+            reasons = "; ".join(dict.fromkeys(experiment.unpublished.values()))
+            raise FreproError(f"no weights for Table {experiment.table} of {experiment.paper}: {reasons}")
+    elif experiment.checkpoints is not None:
         if not experiment.evaluated:
             names = [
                 f"{each.network}_{each.model}" if each.network else each.model for each in experiment.trained_variants

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 ACCURACY = recipes.Classification.main_metric()
 # Columns of a table of classifiers whose values are measured. Other columns are shown as published.
 MEASURED = tuple(metric.name for metric in (*COSTS, ACCURACY))
+# The evidence of an accuracy of weights that the authors published.
+RE_EVALUATED = "authors' weights, re-evaluated"
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,9 @@ class Finding:
         setting: Data set or device of the measurement.
         spread: Standard deviation over the seeds, or over the rounds of a timing.
         n: Number of seeds or rounds.
-        weights: File of the evaluated weights; empty if they were trained here.
+        weights: File of the evaluated weights, or ``RE_EVALUATED``; empty if they were trained here.
         untrained: Number of seeds that did not train (see ``claims.did_train``). Their scores are part of the mean.
-        problem: Why the variant cannot be built; empty for a variant that can be.
+        problem: Why the variant could not be built, or its published weights not be evaluated; else empty.
     """
 
     group: str
@@ -58,14 +60,14 @@ def compute(experiment: "Experiment") -> list[Finding]:
     if (
         experiment.to_train()
         or not experiment.is_timed()
-        or not all(learner.records() for learner in experiment.evaluated)
+        or not all(learner.label in experiment.failed for learner in experiment.to_evaluate())
     ):
         raise FreproError("not everything has been measured: call run() first")
     rates = experiment.rates
     found = []
     for variant in experiment.variants:
         if variant[0] in experiment.broken:
-            problem = {"problem": experiment.broken[variant[0]]}
+            problem = {"problem": f"cannot be built: {experiment.broken[variant[0]]}"}
             found += [_finding(experiment, *variant, metric, problem) for metric in MEASURED]
         elif experiment.networks:
             found += _of_backbone(experiment, *variant, rates.get(variant[0]))
@@ -89,6 +91,8 @@ def _of_classifier(
     for learner in experiment.trained_variants:
         if learner.label == label and (scored := _scored(experiment, learner, ACCURACY.name)):
             values[experiment.own_metric] = scored
+    if reason := {**experiment.unpublished, **experiment.failed}.get(label):
+        values[experiment.own_metric] = {"problem": f"not run: {reason}"}
     metrics = dict.fromkeys([*MEASURED, *values])
     return [_finding(experiment, label, model, args, key, values.get(key, {})) for key in metrics]
 
@@ -99,6 +103,8 @@ def _scored(experiment: "Experiment", learner: TrainedVariant, metric: str) -> d
     if not values or (experiment.checkpoints is not None and learner.checkpoint is None):
         return {}
     weights = learner.checkpoint.file.name if learner.checkpoint else ""
+    if learner.published is not None:
+        weights = RE_EVALUATED
     untrained = len(learner.untrained())
     return {**spread_of(values, mean), "setting": experiment.source.name, "weights": weights, "untrained": untrained}
 
@@ -156,7 +162,7 @@ def _of_backbone(
 def _finding(
     experiment: "Experiment", label: str, model: str, args: dict[str, Any], key: str, measured: dict[str, Any]
 ) -> Finding:
-    table, row = experiment.published, experiment.published.row(model)
+    table, row = experiment.published, experiment.row(model)
     metric = ACCURACY if key == experiment.own_metric else recipes.METRICS[key]
     column = table.column(metric.name)
     published = table.number(row, key) if row and table.column(key) and not args else None
@@ -165,7 +171,7 @@ def _finding(
 
 
 def _group(experiment: "Experiment", model: str) -> str:
-    row = experiment.published.row(model)
+    row = experiment.row(model)
     return experiment.published.group(row) if row else ""
 
 

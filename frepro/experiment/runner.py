@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from frepro.errors import FreproError, one_line
 from frepro.experiment.checks import misfit
 from frepro.store import provenance
 from frepro.training.progress import Progress
-from frepro.training.runs import Run
+from frepro.training.runs import Run, Start
 
 if TYPE_CHECKING:
     from frepro.experiment import Experiment
+    from frepro.models.published import Published
 
 
 def run(
@@ -39,17 +42,61 @@ def run(
 
 
 def evaluate(experiment: "Experiment", per_device: int | None, workers: int | None, log: Callable[[str], None]) -> None:
-    """Evaluate the weights of files that have not been evaluated yet, with the arguments of ``run``."""
-    for learner in experiment.evaluated:
-        if learner.checkpoint is not None and not learner.records():
-            from frepro.training import evaluate, parallel
-            from frepro.training.loop import Execution
+    """Evaluate the weights of files that have not been evaluated yet, with the arguments of ``run``.
 
-            if workers is None:
-                workers = parallel.loading_processes(experiment.source.embedded, jobs=1)
-            execution = Execution(experiment.device_name[0], per_device, workers)
-            evaluate.reevaluate(learner.runs[0], learner.checkpoint, execution)
-            log(f"evaluated {learner.checkpoint.file}")
+    Published weights are downloaded first. If one of them fails, the others are still evaluated, and ``failed`` of the
+    experiment has the reason.
+
+    Raises:
+        FreproError: Weights cannot be evaluated; published ones only if this holds for all of them.
+    """
+    if not (learners := experiment.to_evaluate()):
+        return
+    from frepro.training import evaluate, parallel
+    from frepro.training.loop import Execution
+
+    if workers is None:
+        workers = parallel.loading_processes(experiment.source.embedded, jobs=1)
+    execution = Execution(experiment.device_name[0], per_device, workers)
+    experiment.failed.clear()
+    errors: list[FreproError] = []
+    silent: set[str] = set()
+    for learner in learners:
+        try:
+            checkpoint = fetch(learner.published, silent) if learner.published else learner.checkpoint
+            assert checkpoint is not None
+            evaluate.reevaluate(learner.runs[0], checkpoint, execution)
+            log(f"evaluated {checkpoint.file}")
+        except FreproError as error:
+            if learner.published is None:
+                raise
+            errors.append(error)
+            experiment.failed[learner.label] = one_line(error)
+            log(f"{learner.label} is not run: {one_line(error)}")
+    for name in ("trained_variants", "findings"):  # which files are there has changed
+        experiment.__dict__.pop(name, None)
+    if errors and not experiment.evaluated:
+        raise errors[0]
+
+
+def fetch(weights: "Published", silent: set[str]) -> Start:
+    """Return published weights, which are downloaded unless they are there; their checksum is compared.
+
+    Args:
+        silent: Hosts that did not answer. They are not asked again, since each row would wait for the time limit; a
+            host that does not answer now is added.
+    """
+    from frepro.models import published
+
+    assert weights.url is not None
+    host = urlsplit(published.address(weights.url)).netloc
+    if host in silent and not published.cached(weights.url).exists():
+        raise published.no_answer(weights.model, weights.url)
+    try:
+        return Start.of(published.fetch(weights.model, weights.url))
+    except published.NoAnswerError:
+        silent.add(host)
+        raise
 
 
 def check_variants(experiment: "Experiment") -> dict[str, str]:
@@ -72,7 +119,7 @@ def check_variants(experiment: "Experiment") -> dict[str, str]:
             if problem := (run and misfit(run.recipe, model)) or cost.obstacle(model, args, small):
                 found[label] = problem
     if found:
-        for name in ("measured", "trained_variants", "runs", "evaluated", "timings", "timing_settings", "findings"):
+        for name in ("measured", "trained_variants", "runs", "timings", "timing_settings", "findings"):
             experiment.__dict__.pop(name, None)  # these cached values include the variants that cannot be built
         experiment.__dict__["broken"] = found
     return found

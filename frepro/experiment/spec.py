@@ -8,9 +8,19 @@ from itertools import chain
 from frepro import papers, recipes
 from frepro.data import Source, locate
 from frepro.errors import FreproError, unknown
-from frepro.experiment.checks import check_images, check_model, check_networks, check_paper, check_seeds, check_sizes
+from frepro.experiment.checks import (
+    check_authors,
+    check_images,
+    check_model,
+    check_networks,
+    check_paper,
+    check_seeds,
+    check_sizes,
+)
 from frepro.experiment.variants import Variant
+from frepro.experiment.weights import paper_model, with_releases
 from frepro.training.device import check_device
+from frepro.training.runs import AUTHORS
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,9 @@ class Spec:
             ``None`` for ``sizes``.
         checkpoints: Weights by model, as ``find_weights`` accepts them. They are evaluated, and nothing is trained.
             For a table of detectors or segmenters, these are weights of complete networks as frepro's runs store them,
-            named <network>_<model>.
+            named <network>_<model>. "authors" stands for what the authors of each model published, which is downloaded
+            (``weights.of_authors``), in profile "paper"; a model for which they released different code is followed by
+            variants of that code.
         backbones: Weights from which the backbones of detectors and segmenters start, in the same form; "none" for
             random weights.
         claims: Claims in addition to those of the table. ``better`` and ``worse`` are labels of variants, and ``group``
@@ -70,6 +82,8 @@ class Spec:
             raise FreproError(f"data must be the name of a data set or None, not {self.data!r}")
         if self.published.is_of_backbones:
             check_networks(self)
+        if self.is_of_authors:
+            check_authors(self)
         if self.profile == "paper" and self.trains:
             check_paper(self, source)
         check_seeds(self.seeds)
@@ -94,6 +108,8 @@ class Spec:
             if model not in known:
                 raise unknown("model of this table", model, known)
         kept = tuple(variant for variant in self.variants if not self.models or variant[1] in self.models)
+        if self.is_of_authors:
+            kept = with_releases(kept)
         object.__setattr__(self, "variants", kept)
         for _, model, _ in self.variants:
             check_model(model)
@@ -121,8 +137,19 @@ class Spec:
         return self.published.task.main_metric()
 
     @property
+    def is_of_authors(self) -> bool:
+        """Whether the weights that authors published are evaluated."""
+        return self.checkpoints == AUTHORS
+
+    def row(self, model: str) -> papers.Row | None:
+        """Return the published row of a model, or of the model that a released one is for."""
+        return self.published.row(paper_model(model) if self.is_of_authors else model)
+
+    @property
     def trains(self) -> bool:
         """Whether anything is trained, or evaluated with the weights of files."""
+        if self.is_of_authors:
+            return True
         return self.trained != [] and not (self.published.is_of_backbones and not self.trained)
 
     @cached_property

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from frepro.experiment.claims import did_train
-from frepro.experiment.weights import find_weights
+from frepro.experiment.weights import Variant, evaluated_as, find_weights
 from frepro.store.records import Measurement
 from frepro.training.runs import Run, Start
 
 if TYPE_CHECKING:
     from frepro.experiment.spec import Spec
-
-Variant = tuple[str, str, dict[str, Any]]
+    from frepro.models.published import Published
 
 # timm builds these models only at full size. The small ones use frepro's MetaFormer, which has the same architecture,
 # with their token mixers.
@@ -29,7 +28,9 @@ class TrainedVariant:
     Attributes:
         network: The detector or segmenter that has the model as its backbone; ``None`` for a classifier.
         runs: A training run for each seed. With a checkpoint, only the first is used, to evaluate the file.
-        checkpoint: The file of weights; ``None`` for a trained variant.
+        checkpoint: The file of weights; ``None`` for a trained variant, and for published weights until they are
+            downloaded.
+        published: The weights that the model's authors published, if these are evaluated.
     """
 
     label: str
@@ -38,9 +39,12 @@ class TrainedVariant:
     network: str | None
     runs: list[Run]
     checkpoint: Start | None = None
+    published: "Published | None" = None
 
     def records(self) -> list[dict[str, Any]]:
         """Return the records of all seeds; empty if one is missing."""
+        if self.published is not None and self.checkpoint is None:
+            return []
         measurements = self.measurements()
         found = [record for measurement in measurements if (record := measurement.record())]
         return found if len(found) == len(measurements) else []
@@ -69,6 +73,21 @@ class TrainedVariant:
         """Return the runs that did not train, as "SPANet-S, seed 0"."""
         runs = zip(self.runs, self.trained(), strict=False)  # with a checkpoint, there is only one record
         return tuple(f"{self.label}, seed {run.seed}" for run, is_trained in runs if not is_trained)
+
+
+def of_authors(spec: "Spec", variants: Sequence[Variant], weights: "Mapping[str, Published]") -> list[TrainedVariant]:
+    """Return the variants whose published weights are evaluated, each with its own image size and crop."""
+    from frepro.models.published import cached  # imports torch, which takes seconds
+
+    found = []
+    for label, model, args in variants:
+        if (given := weights.get(label)) is not None:
+            assert given.url is not None  # ``weights.of_authors`` leaves out what has no address
+            run = Run(given.model, evaluated_as(spec.recipe, given), spec.profile, spec.source, spec.seeds[0])
+            file = cached(given.url)
+            start = Start.of(file) if file.exists() else None
+            found.append(TrainedVariant(label, model, args, None, [run], start, given))
+    return found
 
 
 def trained(spec: "Spec", variants: Sequence[Variant]) -> list[TrainedVariant]:

@@ -17,14 +17,17 @@ PUBLISHED, MEASURED = COLOURS[:2]
 
 
 def comparison(experiment: Experiment) -> Figure:
-    """Compare the trained variants: published accuracy, measured accuracy, and relative throughput.
+    """Compare the variants that were trained or evaluated: published and measured accuracy, and relative throughput.
 
     Each accuracy panel has its own range, since absolute accuracies on ImageNet and on embedded data are not
     comparable. Only the order of the variants is.
     """
-    labels = [label for label, *_ in experiment.measured]
     findings = {(f.label, f.metric): f for f in experiment.findings}
     scores = experiment.scores()
+    timed = [label for label, *_ in experiment.measured]
+    labels = [label for label, *_ in experiment.variants if label in timed or scores.get(label)]
+    if not labels:
+        return sentence("Nothing was trained.")
     rows = range(len(labels))
     figure, (left, middle, right) = subplots(1, 3, sharey=True, figsize=(PAGE_WIDTH, 1.4 + 0.38 * len(labels)))
     for axes in (left, middle, right):

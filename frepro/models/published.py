@@ -15,25 +15,30 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import Request, urlopen
 
+import timm
 from timm.models._hub import get_cache_dir
 from tqdm import tqdm
 
-from frepro.errors import FreproError, one_line, printable
+from frepro.errors import FreproError, one_line, printable, unknown
 from frepro.models.official import read
 
 MIRROR = "FREPRO_WEIGHTS_URL"
 TAG = "in1k"  # timm's for training on ImageNet-1K alone, which all of these are
 CHUNK = 1 << 20
 TIMEOUT = 60  # seconds without an answer
+PATIENCE = 5  # the same, where only the size of a file is asked for
 
 _DFFORMER = "https://github.com/okojoalg/dfformer/releases/download/weights"
 _SPANET = "https://github.com/DoranLyong/SPANet-official/releases/download/ImageNet-pretrained"
 _VIMF = "https://github.com/yws-wxs/Vim-F/releases/download"
-_VIM = "https://huggingface.co/hustvl"
+_HUB = "https://huggingface.co"
+_HUB_FILE = "model.safetensors"
+_VIM = f"{_HUB}/hustvl"
 
 # Model -> address of its weights.
 URLS = {
@@ -92,6 +97,22 @@ def of_model(model: str) -> list[Published]:
     return [Published(model, None, said)]
 
 
+def of_timm(model: str, tag: str) -> Published:
+    """Return the weights of one of timm's models, by tag; ``model`` of the result includes the tag.
+
+    Raises:
+        FreproError: timm has no such weights.
+    """
+    name = f"{model}.{tag}"
+    if name not in timm.list_pretrained(f"{model}.*"):
+        raise unknown("weights of timm", name, timm.list_pretrained(f"{model}.*"))
+    config: Any = timm.get_pretrained_cfg(name)
+    url = config.url
+    if config.hf_hub_id:
+        url = f"{_HUB}/{config.hf_hub_id}/resolve/main/{config.hf_hub_filename or _HUB_FILE}"
+    return Published(name, url, url)
+
+
 def model_of(file: str) -> str | None:
     """Return the model whose weights are published as a file of this name; ``None`` for any other name."""
     return next((model for model, url in URLS.items() if file_name(url) == file), None)
@@ -108,8 +129,17 @@ def unavailable(model: str) -> FreproError:
 
 
 def file_name(url: str) -> str:
-    """Return the name of the file at an address."""
-    return unquote(PurePosixPath(urlsplit(url).path).name)
+    """Return the name of the file at an address.
+
+    timm's files on the hub all have the same name; they take the name of their repository, "convnext_tiny.fb_in1k".
+    """
+    path = PurePosixPath(unquote(urlsplit(url).path))
+    return f"{path.parts[2]}{path.suffix}" if path.name == _HUB_FILE and len(path.parts) > 2 else path.name
+
+
+def cached(url: str) -> Path:
+    """Return the path at which timm's folder of weights has the file of an address, once it has been downloaded."""
+    return Path(get_cache_dir()) / file_name(url)
 
 
 def address(url: str) -> str:
@@ -118,6 +148,17 @@ def address(url: str) -> str:
     if mirror and "://" not in mirror:
         mirror = Path(mirror).absolute().as_uri()
     return f"{mirror}/{quote(file_name(url))}" if mirror else url
+
+
+def size(url: str) -> int | None:
+    """Return the size of a published file in bytes, as the server states it; ``None`` if it does not answer."""
+    try:
+        request = Request(address(url), headers={"User-Agent": "frepro"}, method="HEAD")
+        with urlopen(request, timeout=PATIENCE) as answer:
+            length = answer.headers.get("Content-Length") or ""
+    except (OSError, HTTPException, ValueError):
+        return None
+    return int(length) if length.isdigit() else None
 
 
 def fetch(model: str, url: str, folder: str | Path | None = None) -> Path:
@@ -146,11 +187,7 @@ def fetch(model: str, url: str, folder: str | Path | None = None) -> Path:
 
 def _download(model: str, url: str, file: Path) -> None:
     """Download a file under a temporary name, and give it its own only if it is complete and readable."""
-    source = address(url)
-    way = (
-        f'download it elsewhere and give its path, frepro.load_official("{model}", "{file.name}"), '
-        f"or set {MIRROR} to the address of a mirror"
-    )
+    source, way = address(url), _way(model, file.name)
     # Another process may download the same file. The suffix tells ``read`` the format.
     number, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.stem}.", suffix=file.suffix)
     try:
@@ -168,6 +205,23 @@ def _download(model: str, url: str, file: Path) -> None:
         os.replace(temporary, file)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def _way(model: str, name: str) -> str:
+    return (
+        f'download it elsewhere and give its path, frepro.load_official("{model}", "{name}") or '
+        f"CHECKPOINT=/path/to/{name}, or set {MIRROR} to the address of a mirror"
+    )
+
+
+class NoAnswerError(FreproError):
+    """A host cannot be reached."""
+
+
+def no_answer(model: str, url: str) -> NoAnswerError:
+    """Return the error for a file on a host that has just not answered a request for another one."""
+    name = file_name(url)
+    return NoAnswerError(f"{name} cannot be downloaded from {address(url)} (no answer before): {_way(model, name)}")
 
 
 def _chunks(source: str, name: str, way: str) -> Iterator[bytes]:
@@ -192,7 +246,9 @@ def _chunks(source: str, name: str, way: str) -> Iterator[bytes]:
     except (OSError, HTTPException, ValueError) as error:  # ValueError: not an address
         reason = error.reason if isinstance(error, URLError) and not isinstance(error, HTTPError) else error
         said = printable(reason) if reason is not error or isinstance(error, OSError) else one_line(error)
-        raise FreproError(f"{name} cannot be downloaded from {source} ({said}): {way}") from error
+        is_silent = received == 0 and isinstance(error, URLError | TimeoutError) and not isinstance(error, HTTPError)
+        kind = NoAnswerError if is_silent and urlsplit(source).netloc else FreproError
+        raise kind(f"{name} cannot be downloaded from {source} ({said}): {way}") from error
 
 
 def _check(file: Path, url: str) -> None:

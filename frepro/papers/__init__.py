@@ -44,6 +44,8 @@ class Row:
     Attributes:
         model: The timm or frepro model of the row; ``None`` if neither has it. In a table of detectors or segmenters,
             this is the backbone.
+        weights: Tag of timm's weights of the model that were trained on ImageNet-1K alone at the size of the row, as
+            "fb_in1k"; ``None`` if timm has none, and for frepro's models (see ``frepro.models.published``).
         marks: "ours" for the paper's own models, "baseline" for the row that the others are compared with.
         note: A difference between paper and official code, or another remark on the row.
     """
@@ -52,6 +54,7 @@ class Row:
     model: str | None = None
     marks: list[Literal["ours", "baseline"]] = field(default_factory=list)
     note: str | None = None
+    weights: str | None = field(default=None, compare=False)  # not a published value
     line: int = field(default=0, compare=False)
 
 
@@ -186,6 +189,13 @@ def models() -> frozenset[str]:
 
 
 @lru_cache
+def weights() -> dict[str, str]:
+    """Return model -> tag of timm's weights, for all models of timm in the papers' tables that have suitable ones."""
+    tables = [table for name in names() for table in load(name).tables.values()]
+    return {row.model: row.weights for table in tables for row in table.rows if row.model and row.weights}
+
+
+@lru_cache
 def load(name: str) -> Paper:
     """Return a paper by name.
 
@@ -232,6 +242,8 @@ def check_margin(margin: object) -> str:
 def _check(row: Row, table: Table, where: str) -> None:
     if len(row.cells) != len(table.columns):
         raise FreproError(f"{where}: expected {len(table.columns)} cells, one for each column, found {len(row.cells)}")
+    if row.weights and not row.model:
+        raise FreproError(f"{where}: weights {row.weights!r} of a row without a model: add the model")
     for cell, column in zip(row.cells, table.columns, strict=True):
         if cell is None:
             continue

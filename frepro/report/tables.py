@@ -1,12 +1,12 @@
 """Tables of published and measured values, costs and scores."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
 from frepro import papers
 from frepro.experiment.claims import PLATEAU
-from frepro.experiment.findings import MEASURED, Finding
+from frepro.experiment.findings import MEASURED, RE_EVALUATED, Finding
 from frepro.recipes import METRICS, Metric
 from frepro.recipes.metrics import BACKBONE_COSTS, COSTS, FLOPS, PARAMS, THROUGHPUT
 from frepro.report.view import NO_MODEL, NOT_RUN, View, cell, mark, number
@@ -42,7 +42,7 @@ def published_beside_measured(
         if with_notes and row is not None and row.note is not None:
             cells[0] += mark(row.note, notes)
         problems = {finding.problem for finding in by_metric.values() if finding.problem}
-        cells[0] += "".join(mark(f"cannot be built: {problem}", notes) for problem in problems)
+        cells[0] += "".join(mark(problem, notes) for problem in problems)
         for column in columns:
             finding = by_metric.get(column.key)
             value = finding.published if finding else table.value(row, column.key) if row else None
@@ -54,7 +54,7 @@ def published_beside_measured(
                 if finding.untrained:
                     text += mark(untrained(finding), notes)
                 if finding.weights:
-                    text += mark(f"weights of {finding.weights}, evaluated here; nothing was trained", notes)
+                    text += mark(evaluated([finding.weights]), notes)
                 cells.append(text)
         rows.append(cells)
     return View(headings, rows, notes)
@@ -143,7 +143,7 @@ def dense_scores(findings: Sequence[Finding]) -> View:
         first = next(iter(by_metric.values()))
         rows.append([*cells, f"{first.n}*" if first.weights else str(first.n)])
     files = dict.fromkeys(finding.weights for finding in every if finding.weights)
-    notes = [f"weights of {', '.join(files)}, evaluated here; nothing was trained"] if files else []
+    notes = [evaluated(files)] if files else []
     return View([*headings, ("", "n seeds")], rows, notes)
 
 
@@ -183,9 +183,16 @@ def scores(findings: Sequence[Finding], metric: str, name: str) -> View:
     notes: list[str] = []
     for f in chosen:
         marked = mark(untrained(f), notes) if f.untrained else ""
+        marked += mark(evaluated([f.weights]), notes) if f.weights else ""
         rows.append([f.label, _rounded(score, f.measured) + marked, _rounded(score, f.spread), str(f.n)])
     heading = replace(score, label=name).heading
     return View([("", "Variant"), (heading, "mean"), (heading, "std"), (heading, "n seeds")], rows, notes)
+
+
+def evaluated(weights: Iterable[str]) -> str:
+    """Return the note on scores of weights that were not trained here (``Finding.weights``)."""
+    files = ", ".join(weights)
+    return files if files == RE_EVALUATED else f"weights of {files}, evaluated here; nothing was trained"
 
 
 def untrained(finding: Finding) -> str:

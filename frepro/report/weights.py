@@ -13,7 +13,7 @@ def weights(models: Collection[str]) -> View:
     """Return the rows of the papers' tables of classifiers, with the weights that were published for each.
 
     Args:
-        models: Names of the models to show.
+        models: Names of frepro's models to show. Models of timm are shown if their rows name weights.
     """
     from frepro.models import published  # imports torch, which takes seconds
 
@@ -25,10 +25,14 @@ def weights(models: Collection[str]) -> View:
             if table.is_of_backbones or column is None:
                 continue
             for row in table.rows:
-                if row.model is None or row.model not in models:
+                if row.model is None or (row.model not in models and row.weights is None):
                     continue
                 label = str(table.value(row, "label")) if table.column("label") else row.model
                 line = [f"{name} table {number}", label, row.model, cell(table.value(row, TOP1), column.decimals)]
+                if row.weights is not None:
+                    of_timm = published.of_timm(row.model, row.weights)
+                    rows.append([*line, of_timm.model, of_timm.said])
+                    continue
                 for found in published.of_model(row.model):
                     rows.append([*line, f"{found.model}.{published.TAG}" if found.url else "none", found.said])
                     shown.add(found.model)

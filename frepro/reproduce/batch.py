@@ -11,7 +11,7 @@ from pathlib import Path
 from frepro import reproduce
 from frepro.errors import FreproError
 from frepro.report import View
-from frepro.reproduce import Artefact, FigurePlan, Plan, shown
+from frepro.reproduce import Artefact, FigurePlan, Plan, downloads, shown
 from frepro.store import provenance, records
 from frepro.training import parallel
 from frepro.training.device import device_name
@@ -62,9 +62,12 @@ class Made:
 
     @property
     def left_out(self) -> list[str]:
-        """One line for each variant that could not be built."""
-        broken = self.plan.experiment.broken if isinstance(self.plan, Plan) else {}
-        return [f"{self.plan.artefact.title}: {label} is left out: {problem}" for label, problem in broken.items()]
+        """One line for each variant that could not be built, or whose published weights could not be evaluated."""
+        if not isinstance(self.plan, Plan):
+            return []
+        title, experiment = self.plan.artefact.title, self.plan.experiment
+        lines = [f"{title}: {label} is left out: {problem}" for label, problem in experiment.broken.items()]
+        return lines + [f"{title}: {label} is not run: {problem}" for label, problem in experiment.failed.items()]
 
     def cause(self) -> str:
         """Return the failure in one line: the artefact, the cause, and the file with the traceback."""
@@ -114,6 +117,7 @@ class Batch:
             return "\n".join(plan.describe(self.jobs) for plan in self.plans)
         width = max(len(plan.artefact.title) for plan in self.plans)
         lines = [f"{plan.artefact.title:{width}}  {reproduce.because(plan.reasons)}" for plan in self.plans]
+        lines += downloads.lines(dict.fromkeys(each for plan in self.stale for each in plan.downloads))
         if self.stale:
             left = self.progress(print).left() or "time unknown"
             lines.append(
@@ -147,6 +151,7 @@ class Batch:
         with self.progress(log) as progress:
             self._train(made, progress, per_device, workers)
             self._evaluate(made, per_device, workers, log)
+            self._fetch(made)
             self._time(made, progress, log)
             progress.drop(*(("notebook", plan.artefact) for plan in self.stale if made[plan.artefact].failure))
             for is_alone, jobs in ((False, self.jobs), (True, 1)):
@@ -179,6 +184,13 @@ class Batch:
                 watch = Stopwatch()
                 found = parallel.attempt(lambda plan: plan.experiment.evaluate(per_device, workers, log), plan)
                 self._note(made[plan.artefact], found, watch.seconds)
+
+    def _fetch(self, made: dict[Artefact, Made]) -> None:
+        """Download the published weights that figures are about."""
+        for plan in self.stale:
+            if isinstance(plan, FigurePlan):
+                watch = Stopwatch()
+                self._note(made[plan.artefact], parallel.attempt(FigurePlan.fetch, plan), watch.seconds)
 
     def _time(self, made: dict[Artefact, Made], progress: Progress, log: Callable[[str], None]) -> None:
         """Time one table after the other in this process: other work at the same time would distort the timing."""

@@ -14,6 +14,7 @@ from frepro.experiment.trained_networks import Trained
 from frepro.experiment.weights import find_weights
 from frepro.reproduce.artefacts import Artefact, shown
 from frepro.store import provenance
+from frepro.training.runs import AUTHORS, published_for
 
 # The tag of cells that the reader may change: papermill skips them, and the tests run them.
 SKIPPED = "skip-execution"
@@ -130,16 +131,24 @@ class Notebook:
         return recipes.of_dataset(item.dataset).task
 
     def weights(self, given: dict[str, str] | str, is_by_model: bool) -> dict[str, str] | str:
-        """Return weights with absolute paths: those given or, by model, the files in a folder for the named models."""
+        """Return weights with absolute paths: those given or, by model, the files in a folder for the named models.
+
+        "authors" stands for the published weights; by model, these are files that may have to be downloaded.
+        """
         if isinstance(given, dict):
             return {name: str(Path(file).absolute()) for name, file in given.items()}
         if not is_by_model:
-            return str(Path(given).absolute())
+            return given if given == AUTHORS else str(Path(given).absolute())
         constants = [node.value for node in ast.walk(self.code) if isinstance(node, ast.Constant)]
         named = {value for value in constants if isinstance(value, str)}
         tables = [table for paper in papers.names() for table in papers.load(paper).tables.values()]
         published = {row.model for table in tables for row in table.rows if row.model}
         models = sorted(named & {*provenance.own_models(), *published})
+        if given == AUTHORS:
+            from frepro.models.published import cached  # imports torch, which takes seconds
+
+            weights = {model: published_for(model) for model in models}
+            return {model: str(cached(each.url)) for model, each in weights.items() if each.url}
         found = {model: find_weights(given, model) for model in models}
         return {model: str(start.file) for model, start in found.items() if start}
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from frepro import papers, paths, recipes, report
 from frepro.data.sources import absolute, is_there, locate
@@ -13,9 +13,11 @@ from frepro.errors import FreproError, one_line, unknown
 from frepro.experiment import Experiment
 from frepro.experiment.findings import from_csv
 from frepro.experiment.trained_networks import Trained
+from frepro.reproduce import downloads
 from frepro.reproduce.artefacts import Artefact, shown
 from frepro.reproduce.notebook import Notebook
 from frepro.reproduce.staleness import (
+    NOT_MADE,
     because,
     made_with_other_code,
     notebook_dependencies,
@@ -25,7 +27,10 @@ from frepro.reproduce.staleness import (
 )
 from frepro.store import provenance, records
 from frepro.training.progress import minutes
-from frepro.training.runs import Run
+from frepro.training.runs import AUTHORS, Run, authors_weights, published_for
+
+if TYPE_CHECKING:
+    from frepro.models.published import Published
 
 # Default seeds of a profile. A result with fewer seeds gets a folder of its own.
 SEEDS = {"demo": [0, 1, 2]}
@@ -86,7 +91,10 @@ class Plan:
     @cached_property
     def reasons(self) -> list[str]:
         """Why the table must be made again; empty if it is up to date."""
-        return reasons_for(self.made_from, self.folder, self.missing, not self.is_timed)
+        reasons = reasons_for(self.made_from, self.folder, self.missing, not self.is_timed)
+        if self.experiment.to_evaluate() and reasons != [NOT_MADE]:
+            return ["weights have not been evaluated", *reasons]
+        return reasons
 
     @property
     def is_current(self) -> bool:
@@ -95,6 +103,11 @@ class Plan:
     @property
     def is_timed(self) -> bool:
         return self.experiment.is_timed()
+
+    @property
+    def downloads(self) -> "list[Published]":
+        """The published weights that must still be downloaded."""
+        return downloads.of(self.experiment)
 
     def time(self, log: Callable[[str], None] = print) -> None:
         """Time the models of the table, with the argument of ``Experiment.time``."""
@@ -144,7 +157,10 @@ class Plan:
         if self.is_current:
             return "\n".join(lines)
         done = len(experiment.runs) - len(self.missing)
-        lines.append(f"  training runs: {done} cached, {len(self.missing)} to do, {jobs} in parallel")
+        if experiment.is_of_authors:
+            lines += downloads.describe(experiment)
+        else:
+            lines.append(f"  training runs: {done} cached, {len(self.missing)} to do, {jobs} in parallel")
         lines += made_with_other_code(experiment.runs)
         timed, to_time = len(experiment.measured), len(experiment.to_time())
         lines.append(f"  throughput of models at full size: {timed - to_time} cached, {to_time} to do")
@@ -165,12 +181,14 @@ class FigurePlan:
     Attributes:
         parameters: Parameters that the notebook is executed with.
         trained: The trained networks that it analyses; ``None`` for a notebook without training runs.
+        is_of_authors: Whether its checkpoints are published weights, which are downloaded.
     """
 
     artefact: Artefact
     notebook: Notebook
     parameters: dict[str, Any]
     trained: Trained | None = None
+    is_of_authors: bool = False
 
     @property
     def profile(self) -> str:
@@ -209,9 +227,22 @@ class FigurePlan:
         """Model -> file of its weights; empty for a notebook that takes no such files."""
         return self.parameters.get("checkpoints") or {}
 
-    @staticmethod
-    def _state(file: str) -> tuple[int, int]:
+    @property
+    def downloads(self) -> "list[Published]":
+        """The published weights that must still be downloaded."""
+        lacking = [model for model, file in self.checkpoints.items() if self.is_of_authors and not Path(file).exists()]
+        return [published_for(model) for model in lacking]
+
+    def fetch(self) -> None:
+        """Download published weights; those that are there already are compared with their checksums."""
+        if self.is_of_authors:
+            for model in self.checkpoints:
+                authors_weights(model)
+
+    def _state(self, file: str) -> tuple[int, int]:
         """Return size and modification time of a file, to detect other weights under the same name."""
+        if self.is_of_authors and not Path(file).exists():
+            return 0, 0
         try:
             found = Path(file).stat()
         except OSError as error:
@@ -259,7 +290,8 @@ class FigurePlan:
             jobs = jobs or self.trained.default_jobs()
             runs = f"{len(self.missing)} of {len(self.runs)} training runs, {jobs} in parallel"
             runs = "\n".join([runs, *made_with_other_code(self.runs)])
-        return f"{title}\n  to do: one notebook, {runs}\n  result: {shown(self.folder)}"
+        fetched = "".join(f"\n{line}" for line in downloads.lines(self.downloads))
+        return f"{title}{fetched}\n  to do: one notebook, {runs}\n  result: {shown(self.folder)}"
 
     def run(self, *how: Any) -> None:
         """Train what is missing, with the arguments of ``Trained.run``."""
@@ -308,13 +340,14 @@ def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan | FigurePlan:
     # The notebook runs in another folder, so relative paths would not resolve.
     if isinstance(merged.get("data"), str):
         merged["data"] = absolute(fitting(merged["data"], notebook.task(artefact)))
+    is_of_authors = merged.get("checkpoints") == AUTHORS
     for name in WEIGHTS:
         if merged.get(name) and merged[name] != "none":
             merged[name] = notebook.weights(merged[name], is_by_model=artefact.kind == "figure")
     if artefact.kind == "figure":
         if merged["profile"] not in recipes.PROFILES:
             raise unknown("profile", merged["profile"], recipes.PROFILES)
-        return FigurePlan(artefact, notebook, merged, notebook.definition(merged))
+        return FigurePlan(artefact, notebook, merged, notebook.definition(merged), is_of_authors)
     experiment = notebook.definition(merged)
     if not isinstance(experiment, Experiment):
         raise FreproError(f"{shown(notebook.path)} defines no experiment: set one in a cell tagged 'experiment'")

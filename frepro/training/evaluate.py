@@ -13,6 +13,7 @@ from frepro.data.loading import TestBatches, loader
 from frepro.errors import FreproError
 from frepro.models.official import load_strictly, read, unwrap
 from frepro.store import records
+from frepro.tasks.pretrained import classifier_weights
 from frepro.training import loop
 from frepro.training.runs import Run, Start
 
@@ -56,6 +57,8 @@ def evaluate_checkpoint(run: Run, weights: Path, execution: loop.Execution) -> d
     tensors = unwrap(read(weights), named=str(weights))
     found = task.network(drop_path=0.0)
     check_classes(found, tensors, run, weights)
+    if "." in run.model:  # weights of timm by tag, which timm may have to convert
+        tensors = classifier_weights(run, Start.of(weights), tensors)
     load_strictly(found, tensors, str(weights))
     accelerator = loop.make_accelerator(execution.device, run.recipe.precision)
     found.to(accelerator.device)

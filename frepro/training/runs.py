@@ -6,14 +6,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from frepro import paths
+from frepro import papers, paths
 from frepro.data.sources import IDX, Source
 from frepro.errors import FreproError
 from frepro.recipes import Benchmark, Recipe
 from frepro.store import provenance, records, revisions
 from frepro.store.records import Measurement, canonical
+
+if TYPE_CHECKING:
+    from frepro.models.published import Published
 
 # The modules that create or read data, by the source's reader; ``data.loading`` handles all others.
 READERS = {
@@ -81,12 +84,32 @@ class Start:
 
 
 def authors_weights(model: str) -> Path:
-    """Return the file of the weights that a model's authors published.
+    """Return the file of the weights that a model's authors published, which is downloaded unless it is there already.
 
     Raises:
-        FreproError: They cannot be fetched.
+        FreproError: None are published for this very model, or they cannot be fetched.
     """
-    raise FreproError(f"the authors' weights of {model} cannot be fetched here: download them and give the file")
+    from frepro.models import published  # imports torch
+
+    found = published_for(model)
+    if found.url is None:
+        raise published.unavailable(model)
+    return published.fetch(found.model, found.url)
+
+
+def published_for(model: str) -> "Published":
+    """Return the weights that fit a model exactly; without address if there are none.
+
+    For a model of timm, with or without a tag, these are by default the weights that the papers' tables name.
+    """
+    from frepro.models import published
+
+    name, _, tag = model.partition(".")
+    if name in provenance.own_models():
+        found = published.of_model(name)[0]
+        return found if found.model == name else published.Published(name, None, "only for the released code")
+    tag = tag or papers.weights().get(name, "")
+    return published.of_timm(name, tag) if tag else published.of_model(name)[0]
 
 
 @dataclass(frozen=True)
