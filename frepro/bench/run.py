@@ -3,6 +3,7 @@
 Earlier work in a process affects its speed; separate processes make each section's results independent of the others.
 """
 
+import contextlib
 import multiprocessing
 import os
 import time
@@ -209,7 +210,8 @@ def _apart(section: Section, environment: Mapping[str, str], log: Callable[[str]
 
 def _send(section: Section, sender: Connection) -> None:
     processes.end_with_and_without_interrupt()
-    sender.send(attempt(section.measure, sender.send))
+    with contextlib.suppress(BrokenPipeError):  # the parent was killed
+        sender.send(attempt(section.measure, sender.send))
 
 
 def _load() -> float | None:

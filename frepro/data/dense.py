@@ -89,11 +89,10 @@ class Detection:
         target: dict[str, Tensor] = {
             "boxes": tv_tensors.BoundingBoxes(annotated.boxes[kept], format="XYXY", canvas_size=image.shape[-2:]),
             "labels": annotated.labels[kept] + 1,
-            "area": annotated.areas[kept],
-            "iscrowd": annotated.crowd[kept],
         }
         if annotated.masks is not None:
             target["masks"] = tv_tensors.Mask(annotated.masks[kept].to(torch.uint8))
+        target |= {"area": annotated.areas[kept], "iscrowd": annotated.crowd[kept]}
         if self.train:
             if self.crop and random.random() < 0.5:
                 image, target = self.resize(image, target)

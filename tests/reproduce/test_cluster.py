@@ -297,10 +297,11 @@ def test_what_is_queued_is_not_sent_twice(slurm_of_one_node, store):
     waiting = subprocess.Popen(
         [sys.executable, "-m", "frepro", "submit", *options, "--wait"],
         cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if the tests run in the background
     )  # fmt: skip
     assert any(line.startswith("Waiting for job ") for line in waiting.stdout)
     waiting.send_signal(signal.SIGINT)
-    _, told = waiting.communicate(timeout=200)
+    _, told = waiting.communicate(timeout=60)
     assert waiting.returncode == 130, told
     assert f"stopped waiting; job {jobs[0].partition('_')[0]} (2 runs) continue" in told
     assert queued() == jobs
