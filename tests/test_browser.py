@@ -39,7 +39,7 @@ LOOK = """async () => {
     pictures: [...document.images].map((image) => [image.src, image.naturalWidth, image.alt.trim()]),
   };
 }"""
-VERDICTS = ("agrees", "disagrees", "undecided", "did not train", "not run")
+VERDICTS = ("agrees", "disagrees", "equivalent", "undecided", "did not train", "not run")
 TOO_WIDE = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 

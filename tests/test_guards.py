@@ -310,7 +310,7 @@ def test_a_full_disk_costs_no_more_than_the_last_updates(tmp_path):
     assert len(errors) == 1
     assert "the disk is full: free some space and run the same command again" in errors[0]
     assert "Traceback" not in done.stderr
-    assert lines[3].startswith("dfformer_s18, seed 0: test top-1 ")
+    assert lines[3].startswith("reduced dfformer_s18, seed 0: test top-1 ")
     assert lines[-1] == "status 0"  # and no checkpoint is left
     assert f"{loop.run(run, CPU)['values']['top1']:.2f} %" in lines[3]  # as it would have been
 

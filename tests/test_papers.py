@@ -268,6 +268,8 @@ def test_a_bad_row_is_named_by_line(tmp_path, row, message):
         ),
         ("{better: m, wrose: m, text: t}", "unknown key 'wrose': did you mean worse?"),
         ("{better: m, worse: m}", "'text' is missing"),
+        ("{better: m, worse: m, text: t, margin: 0}", "a margin must be a positive number, not 0.0"),
+        ("{better: m, worse: m, text: t, margin: wide}", "expected a number, found 'wide'"),
     ],
 )
 def test_a_bad_claim_is_named_by_line(tmp_path, claim, message):
@@ -276,6 +278,26 @@ def test_a_bad_claim_is_named_by_line(tmp_path, claim, message):
     with pytest.raises(FreproError, match=r"p\.yaml:19: ") as error:
         papers.read(path)
     assert message in str(error.value)
+
+
+def test_the_margin_of_a_table_holds_for_scores_without_one_of_their_own(tmp_path):
+    path = tmp_path / "p.yaml"
+    claims = ["", ", margin: 0.5", ", metric: throughput", ", metric: throughput, margin: 3"]
+    lines = "".join(f"      - {{better: m, worse: m, text: t{more}}}\n" for more in claims)
+    text = TABLE.replace("ROW", "{model: m, cells: [B, 81.0]}").replace("decimals: 1}", 'decimals: 1, unit: "%"}')
+    path.write_text(f"{text}    margin: 1.0\n    claims:\n{lines}")
+    table = papers.read(path).tables[1]
+    assert [table.margin_of(claim) for claim in table.claims] == [1.0, 0.5, None, 3]
+    path.write_text(f"{text}    margin: -1.0\n")
+    with pytest.raises(FreproError, match=r"Table 1: a margin must be a positive number, not -1\.0"):
+        papers.read(path)
+
+
+@pytest.mark.parametrize(("name", "number"), [("dfformer", 4), ("spanet", 5), ("vim-f", 5), ("spanetv2", 2)])
+def test_margins_of_the_ablations_are_at_most_a_point(name, number):
+    table = papers.load(name).tables[number]
+    margins = {table.margin_of(claim) for claim in table.claims if claim.metric == "top1"}
+    assert all(0 < margin <= 1 for margin in margins)
 
 
 def test_two_columns_of_one_key_are_refused(tmp_path):

@@ -13,7 +13,8 @@ from typing import Any
 
 from frepro import papers
 from frepro.bench.results import Found, Line, folders, read
-from frepro.experiment.claims import Outcome, paired
+from frepro.experiment.claims import Outcome
+from frepro.experiment.statistics import paired
 
 BASE, ATTENTION, DEIT = "convformer_s18", "caformer_s18", "deit_tiny_patch16_224"
 # The models of DFFormer's figures, and those whose cost is linear in the number of tokens next to transformers.

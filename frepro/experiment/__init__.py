@@ -10,6 +10,7 @@ Modules::
     weights.py      files of weights by name        claims.py    tests of the paper's claims
     checks.py       checks of the arguments         timings.py   what is timed, and in which session
     trained_networks.py   networks that a figure analyses        origin.py    what is stored of an experiment
+    statistics.py   tests, equivalence, power, bootstrap
 """
 
 from collections.abc import Callable, Mapping

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from frepro.experiment import claims
 from frepro.experiment.findings import to_csv
 from frepro.store import provenance, records
 from frepro.training import runs
@@ -77,11 +78,13 @@ def dependencies(experiment: "Experiment") -> dict[str, str]:
 
 
 def write(experiment: "Experiment", output: str | None, **figures: Any) -> None:
-    """Write findings.csv, origin.json and the figures, given as name=figure, to a folder; ``None`` writes nothing."""
+    """Write the CSV files, origin.json and the figures, given as name=figure, to a folder; ``None`` writes nothing."""
     if output is None:
         return
     folder = Path(output)
     records.write_text(folder / "findings.csv", to_csv(experiment.findings))
+    if outcomes := experiment.outcomes():
+        records.write_text(folder / "claims.csv", claims.to_csv(outcomes))
     records.write_text(
         folder / "origin.json", json.dumps(origin(experiment), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     )

@@ -41,7 +41,7 @@ class Spec:
         backbones: Weights from which the backbones of detectors and segmenters start, in the same form; "none" for
             random weights.
         claims: Claims in addition to those of the table. ``better`` and ``worse`` are labels of variants, and ``group``
-            is a network.
+            is a network. A claim without a margin of its own has that of the table.
     """
 
     paper: str
@@ -101,6 +101,8 @@ class Spec:
         object.__setattr__(self, "source", source)
         labels = [label for label, *_ in self.variants]
         for claim in self.claims:
+            if wrong := papers.check_margin(claim.margin):
+                raise FreproError(f"claim {claim.text!r}: {wrong}")
             for label in (claim.better, claim.worse):
                 if label not in labels:
                     raise unknown("variant in a claim", label, labels)

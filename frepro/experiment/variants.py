@@ -57,6 +57,14 @@ class TrainedVariant:
             for run, record in zip(self.runs, self.records(), strict=False)
         ]
 
+    def correct(self) -> list[Any]:
+        """Return for each seed which test images the classifier got right (``Run.correct``).
+
+        Empty if this is unknown for one of them, and for the weights of a file.
+        """
+        found = [] if self.checkpoint else [run.correct() for run in self.runs]
+        return [] if any(each is None for each in found) else found
+
     def untrained(self) -> tuple[str, ...]:
         """Return the runs that did not train, as "SPANet-S, seed 0"."""
         runs = zip(self.runs, self.trained(), strict=False)  # with a checkpoint, there is only one record

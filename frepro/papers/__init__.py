@@ -3,6 +3,7 @@
 Each paper has one YAML file with published values only. Measured values are stored in ``results/``.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -64,6 +65,9 @@ class Claim:
         text: The claim as a sentence.
         metric: The metric that is compared: a column of the table, or a name in ``recipes.METRICS``.
         group: Section of the two rows, in a table whose sections repeat models.
+        margin: Rows that differ by less count as equivalent, in the unit of the metric; ``None`` for the margin of the
+            table. It must be chosen before anything is measured.
+        confounded: What else differs between the rows, in a few words, if the claim is about only a part of the models.
     """
 
     better: str
@@ -71,6 +75,8 @@ class Claim:
     text: str
     metric: str = recipes.Classification.main_metric().name
     group: str | None = None
+    margin: float | None = None
+    confounded: str | None = None
     line: int = field(default=0, compare=False)
 
 
@@ -80,6 +86,9 @@ class Table:
 
     The column with key "label" names the rows, and the one with key "group" is the section of a row. Labels are unique
     within a section.
+
+    Attributes:
+        margin: Margin of equivalence, in points, of all claims about scores that have none of their own.
     """
 
     caption: str
@@ -88,6 +97,7 @@ class Table:
     dataset: str | None = None
     notes: list[str] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
+    margin: float | None = None
 
     @property
     def task(self) -> type[recipes.Recipe]:
@@ -119,6 +129,12 @@ class Table:
 
     def column(self, key: str) -> Column | None:
         return next((column for column in self.columns if column.key == key), None)
+
+    def margin_of(self, claim: Claim) -> float | None:
+        """Return the margin of equivalence of a claim; ``None`` if neither the claim nor the table has one."""
+        measured = self.column(claim.metric) or recipes.METRICS.get(claim.metric)
+        is_score = measured is not None and measured.unit == "%"
+        return self.margin if claim.margin is None and is_score else claim.margin
 
 
 @dataclass(frozen=True)
@@ -188,7 +204,11 @@ def read(path: Path) -> Paper:
         keys = [column.key for column in table.columns]
         for row in table.rows:
             _check(row, table, f"{path}:{row.line}: Table {number}")
+        if wrong := check_margin(table.margin):
+            raise FreproError(f"{path}: Table {number}: {wrong}")
         for claim in table.claims:
+            if wrong := check_margin(claim.margin):
+                raise FreproError(f"{path}:{claim.line}: Table {number}: {wrong}")
             if claim.metric not in {*keys, *recipes.METRICS}:
                 raise FreproError(
                     f"{path}:{claim.line}: Table {number}: {unknown('metric', claim.metric, [*keys, *recipes.METRICS])}"
@@ -200,6 +220,13 @@ def read(path: Path) -> Paper:
         if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
             raise FreproError(f"{path}: Table {number}: two columns have the key {doubled[0]!r}")
     return paper
+
+
+def check_margin(margin: object) -> str:
+    """Return what is wrong with a margin of equivalence; empty if it is a positive number or ``None``."""
+    if margin is None or (isinstance(margin, int | float) and margin is not True and 0 < margin < math.inf):
+        return ""
+    return f"a margin must be a positive number, not {margin!r}"
 
 
 def _check(row: Row, table: Table, where: str) -> None:

@@ -167,7 +167,7 @@ class Cluster:
             records.make_folder(slurm.folder())
             # A job runs the code in its pickle there: nobody else may put another one in its place.
             slurm.folder().chmod(0o700)
-        tasks = [Task(dataclasses.replace(run), self.execution(run)) for run in runs]
+        tasks = [ArrayTask(dataclasses.replace(run), self.execution(run)) for run in runs]
         try:
             with slurm.outside_jobs():
                 jobs = executor.submit_array(tasks)
@@ -225,7 +225,7 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Task:
+class ArrayTask:
     """The work of one process of a job. submitit stores it as a pickle and calls it in each process.
 
     Attributes:

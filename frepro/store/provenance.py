@@ -175,11 +175,9 @@ def imports(tree: ast.AST, package: str = "") -> tuple[str, ...]:
 
 def module_path(name: str) -> Path | None:
     """Return the file of a frepro module; ``None`` if there is no such module."""
-    base = paths.ROOT.joinpath(*name.split("."))
-    for path in (base.with_suffix(".py"), base / "__init__.py"):
-        if path.exists():
-            return path
-    return None
+    base = os.path.join(paths.ROOT, *name.split("."))  # a plan asks thousands of times, and pathlib is slower
+    found = (path for path in (f"{base}.py", os.path.join(base, "__init__.py")) if os.path.exists(path))
+    return next(map(Path, found), None)
 
 
 @lru_cache

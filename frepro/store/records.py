@@ -5,6 +5,7 @@ Files::
     results/runs/<key>/record.json         the result; it exists only when the run is done
     results/runs/<key>/metrics.jsonl       the course of training, one line per epoch
     results/runs/<key>/checkpoint.safetensors
+    results/runs/<key>/correct.npy         which test images a classifier got right, as packed bits
     results/<profile>/<paper>/<artefact>/  executed notebook, tidy CSV, figure, provenance.json
 
 Numbers are stored unrounded. The report rounds them and adds units.

@@ -55,8 +55,10 @@ def _closure(module: str) -> list[str]:
     waiting = [module]
     while waiting:
         name = waiting.pop()
+        if name in found or name in PARTS or not name.startswith(PARTS):
+            continue
         path = provenance.module_path(name)
-        if name in found or name in PARTS or path is None or not name.startswith(PARTS):
+        if path is None:
             continue
         found[name] = None
         for imported in provenance.imports_of(path):

@@ -32,6 +32,14 @@ class Evaluator(ABC):
     def values(self, accelerator: "Accelerator") -> dict[str, float]:
         """Return the metrics over all batches of all processes, by name in ``Recipe.metrics`` and in their units."""
 
+    def correct(self, accelerator: "Accelerator") -> Tensor | None:
+        """Return which samples of all processes were answered correctly, as booleans (N,) on the CPU.
+
+        They are in the order of the data set if each process has seen its share of ``data.loading.TestBatches``. All
+        processes must call this. ``None`` for tasks whose answers are not simply right or wrong.
+        """
+        return None
+
 
 class Task(ABC):
     """Data, network, loss and evaluator of one training run.

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
@@ -89,6 +90,7 @@ class Accuracy(Evaluator):
 
     def __init__(self) -> None:
         self.sums: Any = 0.0  # seen, top-1, top-5, loss
+        self.hits: list[Tensor] = []
 
     def update(self, inputs: Tensor, targets: Tensor, answers: Tensor) -> None:
         logits = answers.float()
@@ -96,11 +98,19 @@ class Accuracy(Evaluator):
         loss = F.cross_entropy(logits, targets, reduction="sum")
         found = torch.stack([torch.tensor(float(len(targets)), device=loss.device), hits[:, 0].sum(), hits.sum(), loss])
         self.sums = self.sums + found.double()
+        self.hits.append(hits[:, 0])
 
     def values(self, accelerator: Accelerator) -> dict[str, float]:
         sums = torch.zeros(4, dtype=torch.float64, device=accelerator.device) + self.sums
         seen, top1, top5, loss = accelerator.reduce(sums, "sum").tolist()
         return {"top1": 100 * top1 / seen, "top5": 100 * top5 / seen, "test_loss": loss / seen}
+
+    def correct(self, accelerator: Accelerator) -> Tensor:
+        shares = gather_object([torch.cat([torch.empty(0, dtype=torch.bool), *(hit.cpu() for hit in self.hits)])])
+        found = torch.empty(sum(map(len, shares)), dtype=torch.bool)
+        for rank, share in enumerate(shares):  # process number ``rank`` has every so many-th image
+            found[rank :: len(shares)] = share
+        return found
 
 
 task = Classification

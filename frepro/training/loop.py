@@ -13,6 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
@@ -29,12 +30,12 @@ from frepro.data.loading import MODEL, STEP, Samples, TestBatches, TrainBatches,
 from frepro.errors import FreproError, unknown
 from frepro.recipes import Recipe
 from frepro.store import records
-from frepro.tasks import Task
+from frepro.tasks import Evaluator, Task
 from frepro.training import fsdp, nonfinite, saved
 from frepro.training.checkpoint import Checkpoint
 from frepro.training.device import NO_CUDA, check_device
 from frepro.training.optimizers import make_optimizer, make_schedule, total_updates
-from frepro.training.runs import MOST_PROCESSES, Run
+from frepro.training.runs import CORRECT, MOST_PROCESSES, Run
 
 __all__ = ["Execution", "evaluate", "run"]
 
@@ -255,7 +256,10 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
         }
         share_statistics(model, accelerator)
         if (epoch + 1) % recipe.score_every == 0 or epoch + 1 == epochs:
-            entry |= evaluate(task, model, test_loader, accelerator)
+            evaluator = task.evaluator()
+            entry |= evaluate(task, model, test_loader, accelerator, evaluator=evaluator)
+            if epoch + 1 == epochs:  # before the last checkpoint, from which a run is finished without evaluation
+                store_correct(job, evaluator, len(test_set), accelerator)
             entry |= {} if ema is None else evaluate(task, ema.module, test_loader, accelerator, "ema_")
         progress.history.append({**entry, "seconds": round(time.perf_counter() - started, 3)})
         progress.epoch, progress.update, progress.losses, progress.seconds = epoch + 1, 0, [], 0.0
@@ -295,6 +299,17 @@ def train(job: Run, execution: Execution, accelerator: Accelerator) -> dict[str,
     return record
 
 
+def store_correct(job: Run, evaluator: Evaluator, images: int, accelerator: Accelerator) -> None:
+    """Store which test images a classifier got right (``Run.correct``), unless damaged images were left out.
+
+    All processes must call this.
+    """
+    correct = evaluator.correct(accelerator)
+    if correct is not None and len(correct) == images and accelerator.is_main_process:
+        with records.atomic_write(job.measurement.folder / CORRECT) as temporary:
+            np.save(temporary, np.packbits(correct.numpy()))
+
+
 def share_statistics(model: nn.Module, accelerator: Accelerator) -> None:
     """Copy the main process's batch norm statistics to all processes; on GPUs, SyncBatchNorm has made them equal."""
     if accelerator.num_processes > 1 and accelerator.device.type == "cpu":
@@ -324,18 +339,33 @@ def epoch_line(job: Run, entry: dict[str, Any], epochs: int) -> str:
 
 @torch.no_grad()
 def evaluate(
-    task: Task, model: nn.Module, test_loader: DataLoader, accelerator: Accelerator, prefix: str = ""
+    task: Task,
+    model: nn.Module,
+    test_loader: DataLoader,
+    accelerator: Accelerator,
+    prefix: str = "",
+    evaluator: Evaluator | None = None,
 ) -> dict[str, float]:
-    """Return the task's metrics on the test images, each counted once over all processes."""
+    """Return the task's metrics on the test images, each counted once over all processes.
+
+    Args:
+        prefix: Added to the names of the metrics.
+        evaluator: A new evaluator of the task, for what else is to be read from it; ``None`` creates one.
+    """
     model.eval()
     with fsdp.unsharded(model):  # some processes may have one batch more than others
-        return _evaluated(task, model, test_loader, accelerator, prefix)
+        return _evaluated(task, model, test_loader, accelerator, prefix, evaluator or task.evaluator())
 
 
 def _evaluated(
-    task: Task, model: nn.Module, test_loader: DataLoader, accelerator: Accelerator, prefix: str
+    task: Task,
+    model: nn.Module,
+    test_loader: DataLoader,
+    accelerator: Accelerator,
+    prefix: str,
+    evaluator: Evaluator,
 ) -> dict[str, float]:
-    evaluator, seen = task.evaluator(), torch.zeros((), dtype=torch.int64, device=accelerator.device)
+    seen = torch.zeros((), dtype=torch.int64, device=accelerator.device)
     for batch in test_loader:
         if batch is None:  # all of its images are damaged
             continue

@@ -31,6 +31,8 @@ READERS = {
 MOST_PROCESSES = 1024
 # The file of a run's trained weights, and the name that stands for a model's published weights.
 WEIGHTS, AUTHORS = "model.safetensors", "authors"
+# The file that tells which test images a classifier got right: an array of bits, packed by ``numpy.packbits``.
+CORRECT = "correct.npy"
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,27 @@ class Run:
         """Duration of the stored run; ``None`` if there is none."""
         record = self.measurement.record()
         return None if record is None else record["seconds"]
+
+    def correct(self) -> Any:
+        """Return which test images the trained classifier got right, as booleans (test images,) in their order.
+
+        ``None`` if there is no file that fits the record: for runs of earlier versions of frepro, other tasks, and
+        evaluations that left out damaged images.
+        """
+        import numpy as np
+
+        record = self.measurement.record()
+        try:
+            packed = np.load(self.measurement.folder / CORRECT)
+        except (OSError, ValueError, EOFError):
+            return None
+        if record is None or packed.dtype != np.uint8:
+            return None
+        images, score = (record["values"].get(name) for name in ("test_images", self.recipe.main_metric().name))
+        if images is None or score is None or packed.shape != (-(-images // 8),):
+            return None
+        found = np.unpackbits(packed, count=images).astype(bool)
+        return found if found.sum() == round(score / 100 * images) else None
 
     @cached_property
     def measurement(self) -> Measurement:

@@ -1,11 +1,17 @@
 """Verdicts on claims, and the gate for runs that learnt nothing."""
 
+import csv
+import dataclasses
+import io
 import math
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from frepro import papers
 from frepro.experiment import claims
+from frepro.experiment.statistics import holm
 
 
 @pytest.mark.parametrize(
@@ -33,6 +39,100 @@ def test_a_run_that_did_not_train_voids_a_clear_difference():
     assert claims.Outcome(claim, rows, "points", 1.0, 9.0, 8.0, 10.0, 3).verdict == "agrees"
     assert claims.Outcome(claim, rows, "points", 1.0, 9.0, 8.0, 10.0, 3, "", ("b, seed 0",)).verdict == "did not train"
     assert claims.Outcome(claim, rows, "points", 1.0, untrained=("b, seed 0",)).verdict == "not run"
+
+
+CLAIM = papers.load("dfformer").tables[4].claims[0]
+
+
+def outcome(differences, **more) -> claims.Outcome:
+    """The outcome for given paired differences in points."""
+    found = claims.paired(differences, [0.0] * len(differences))
+    return claims.Outcome(CLAIM, ("a", "b"), "points", 0.2, *found, len(differences), "digits", **more)
+
+
+@pytest.mark.parametrize(
+    ("differences", "more", "verdict", "is_within"),
+    [
+        ([0.1, -0.1, 0.2, -0.2], {"margin": 1.0}, "equivalent", True),
+        ([0.1, -0.1, 0.2, -0.2], {}, "undecided", False),
+        ([0.1, -0.1, 0.2, -0.2], {"margin": 0.1}, "undecided", False),
+        ([0.4, 0.5, 0.6], {"margin": 1.0}, "agrees", True),  # significant and small
+        ([-0.4, -0.5, -0.6], {"margin": 1.0}, "disagrees", True),
+        ([4.0, 5.0, 6.0], {"margin": 1.0}, "agrees", False),
+        ([4.0, 5.0, 6.0], {"adjusted_p": 0.06, "margin": 1.0}, "undecided", False),  # the interval excludes zero
+        ([0.4, 0.5, 0.6], {"adjusted_p": 0.06, "margin": 1.0}, "equivalent", True),
+        ([4.0, 5.0, 6.0], {"error": 1.0}, "agrees", False),
+        ([4.0, 5.0, 6.0], {"error": 2.0}, "undecided", False),  # t(0.975, 2) = 4.303: from -3.6 to 13.6
+        ([0.1, -0.1, 0.2, -0.2], {"margin": 1.0, "error": 0.4}, "equivalent", True),  # t(0.95, 3) = 2.353
+        ([0.1, -0.1, 0.2, -0.2], {"margin": 1.0, "error": 0.5}, "undecided", False),
+        ([5.0], {"margin": 1.0}, "undecided", False),
+        ([0.0], {"margin": 1.0}, "undecided", False),
+        ([0.1, -0.1, 0.2, -0.2], {"margin": 1.0, "untrained": ("b, seed 0",)}, "did not train", False),
+    ],
+)
+def test_verdicts_with_a_margin_an_adjustment_and_the_error_of_the_test_set(differences, more, verdict, is_within):
+    found = outcome(differences, **more)
+    assert (found.verdict, found.is_within_margin) == (verdict, is_within)
+
+
+def test_only_what_was_tested_counts_in_the_adjustment():
+    tested = [outcome([1.0, 2.0, 3.0, 2.0]), outcome([1.0, -2.0, 3.0])]
+    others = [claims.Outcome(CLAIM, ("a", "b"), "points", 1.0), outcome([5.0]), outcome([1.0, 2.0], untrained=("b",))]
+    first, *rest, last = claims.adjusted([tested[0], *others, tested[1]])
+    assert [each.adjusted_p for each in (first, last)] == pytest.approx(holm([each.p for each in tested]))
+    assert first.adjusted_p == pytest.approx(2 * tested[0].p)
+    assert rest == others
+
+
+@pytest.mark.parametrize("n", [3, 5, 10])
+def test_five_claims_without_an_effect_are_seldom_decided(n):
+    """Claims that share their first row, as those of an ablation do; at most 5 % of tables decide any."""
+    generator, trials, single, family = np.random.default_rng(n), 600, 0, 0
+    for _ in range(trials):
+        baseline, *others = generator.normal(size=(6, n))
+        alone = [outcome((baseline - other).tolist()) for other in others]
+        single += alone[0].verdict in ("agrees", "disagrees")
+        family += any(each.verdict in ("agrees", "disagrees") for each in claims.adjusted(alone))
+    assert 0 < single <= stats.binom.ppf(0.999, trials, 0.05)
+    assert 0 < family <= stats.binom.ppf(0.999, trials, 0.05)
+
+
+def test_power_is_about_the_published_difference_of_a_score():
+    found = outcome([1.0, 2.0, 3.0])
+    assert found.power == pytest.approx(found.over_seeds.power(0.2))
+    assert found.detectable == pytest.approx(found.over_seeds.detectable())
+    assert dataclasses.replace(found, unit="img/s").power is None  # on another machine
+    assert dataclasses.replace(found, published=None).power is None
+    assert (outcome([1.0]).power, outcome([1.0]).detectable, outcome([1.0]).p) == (None, None, None)
+
+
+def test_outcomes_are_read_as_they_were_written():
+    found = claims.adjusted(
+        [
+            outcome([0.1, -0.1, 0.2, -0.2], margin=1.0, error=0.4),
+            outcome([4.0, 5.0, 6.0]),
+            outcome([1.0, 2.0], untrained=("a, seed 0", "b, seed 1")),
+            claims.Outcome(CLAIM, ("a", "b"), "points", None, reason="not among the models of this run"),
+        ]
+    )
+    text = claims.to_csv(found)
+    assert claims.from_csv(text) == found
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [row["verdict"] for row in rows] == ["equivalent", "agrees", "did not train", "not run"]
+    assert float(rows[1]["adjusted_p"]) == found[1].adjusted_p
+    # Columns that another version does not have count as empty.
+    later = ("error", "low_with_images", "high_with_images", "margin", "confounded", "reason", "adjusted_p")
+    kept = [{name: value for name, value in row.items() if name not in later} for row in rows]
+    short = io.StringIO()
+    writer = csv.DictWriter(short, list(kept[0]))
+    writer.writeheader()
+    writer.writerows(kept)
+    assert [each.verdict for each in claims.from_csv(short.getvalue())] == [
+        "undecided",
+        "agrees",
+        "did not train",
+        "not run",
+    ]
 
 
 def test_pairs_of_different_length_are_refused():

@@ -8,12 +8,15 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from frepro import figures, papers, recipes, report
 from frepro.analysis import cost
 from frepro.errors import FreproError
-from frepro.experiment import Experiment, findings
+from frepro.experiment import Experiment, Outcome, claims, findings
+from frepro.experiment.statistics import crossed_error
 from frepro.experiment.timings import LATER
 
 VARIANTS = [
@@ -85,10 +88,58 @@ def test_a_claim_is_tested_seed_by_seed(experiment):
     assert better.high - better.measured == pytest.approx(12.7062 * abs(differences[0] - differences[1]) / 2)
     assert (faster.published, faster.n) == (535 - 389, 1)  # smoke times one round
     assert faster.verdict == "undecided"
+    assert (better.margin, faster.margin) == (1.0, None)
+    assert dataclasses.replace(better, untrained=()).p == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
     text = report.claims([better, faster]).text()
     assert "DFFormer-S18 > DF → AFNO" in text
     assert f"{better.measured:+.2f} points" in text
     assert better.verdict in text
+
+
+def test_the_error_of_the_test_set_is_in_where_it_is_known(experiment, runs, store, monkeypatch):
+    def claim() -> Outcome:
+        return next(o for o in experiment.outcomes() if o.rows == ("DFFormer-S18", "DF → AFNO") and o.unit == "points")
+
+    both = claim()
+    right = {each.label: np.array(each.correct(), dtype=float) for each in experiment.trained_variants}
+    differences = 100 * (right["DFFormer-S18"] - right["DF → AFNO"])
+    assert both.measured == pytest.approx(differences.mean())
+    assert both.error == pytest.approx(crossed_error(differences))
+    low, high = dataclasses.replace(both, untrained=()).over_both.interval()  # smoke runs learn nothing
+    assert low < both.low < both.high < high
+    # Runs of earlier versions do not say which images they got right.
+    copy = store / "copy"
+    shutil.copytree(runs, copy)
+    monkeypatch.setenv("FREPRO_RESULTS", str(copy))
+    (experiment.runs[0].measurement.folder / "correct.npy").unlink()
+    assert claim() == dataclasses.replace(both, error=None)
+
+
+def test_all_claims_are_listed_also_those_about_models_that_are_left_out(experiment):
+    narrow = dataclasses.replace(experiment, models=["dfformer_s18"])
+    outcomes = narrow.outcomes()
+    assert [outcome.claim for outcome in outcomes] == experiment.published.claims
+    assert {(o.verdict, o.reason) for o in outcomes} == {("not run", "not among the models of this run")}
+    assert {o.rows[1] for o in outcomes} >= {"DF → AFNO", "GFFormer-S18"}  # as printed
+    view = report.claims(outcomes)
+    assert {row[1] for row in view.rows} == {"not run*"}
+    assert view.notes == ["not among the models of this run"]
+
+
+def test_claims_are_stored_and_read(experiment, tmp_path):
+    experiment.write(str(tmp_path))
+    stored = claims.from_csv((tmp_path / "claims.csv").read_text())
+    assert stored == experiment.outcomes()
+    assert [o.verdict for o in stored] == [o.verdict for o in experiment.outcomes()]
+
+
+def test_a_claim_of_ones_own_has_its_margin(experiment):
+    own = papers.Claim("N = 4 → 8", "DFFormer-S18", "Eight filters outperform four.", margin=0.3)
+    for claim, margin in ((own, 0.3), (dataclasses.replace(own, margin=None), 1.0)):
+        *_, last = dataclasses.replace(experiment, claims=[claim]).outcomes()
+        assert (last.claim, last.margin, last.n) == (claim, margin, 2)
+    with pytest.raises(FreproError, match=r"claim 'Eight.*': a margin must be a positive number, not -1"):
+        dataclasses.replace(experiment, claims=[dataclasses.replace(own, margin=-1)])
 
 
 def test_a_lower_value_supports_a_claim_about_a_metric_that_is_better_if_lower(experiment, monkeypatch):
@@ -116,6 +167,7 @@ def test_runs_that_did_not_train_are_marked_and_void_the_claim(experiment, runs,
     assert (claim.verdict, claim.untrained) == ("did not train", ("DF → AFNO, seed 1",))
     view = report.claims([claim])
     assert view.rows[0][1] == "did not train*"
+    assert claim.adjusted_p is None
     assert "DF → AFNO, seed 1" in view.text()
     scores = report.scores(experiment.findings, experiment.own_metric, experiment.own_title)
     assert {row[0]: row[1] for row in scores.rows} == {
@@ -127,6 +179,13 @@ def test_runs_that_did_not_train_are_marked_and_void_the_claim(experiment, runs,
     assert findings.from_csv(findings.to_csv(experiment.findings)) == list(experiment.findings)
     legend = figures.comparison(experiment).legends[0]
     assert any("did not train" in text.get_text() for text in legend.get_texts())
+    for run in experiment.runs:
+        path = run.measurement.folder / "record.json"
+        record = json.loads(path.read_text())
+        record["values"] |= {"train_loss": 1.0, "top1": 60.0 + 10 * (run.model == "dfformer_s18") + run.seed}
+        path.write_text(json.dumps(record))
+    claim = next(o for o in experiment.outcomes() if o.rows == claim.rows and o.unit == "points")
+    assert (claim.verdict, claim.adjusted_p) == ("agrees", claim.p)  # of the table's claims, only this one was tested
 
 
 def test_a_variant_of_ones_own_brings_its_claim_and_only_it_is_new(experiment, runs, store, monkeypatch):
@@ -358,7 +417,10 @@ def test_claims_of_segmenters_are_tested_where_they_were_trained(segmentation):
     assert trained.measured == pytest.approx(sum(better) / 2 - sum(worse) / 2)
     assert (trained.n, trained.setting) == (2, "scenes")
     assert (untrained.claim.group, untrained.measured, untrained.verdict) == ("UperNet", None, "not run")
-    assert report.claims([untrained]).rows[0][1::2] == ["not run", "+0.4 points", ""]
+    assert report.claims([untrained]).rows[0][1:] == [
+        *("not run", "SPANetV2-S18-hybrid > SPANetV2-S18-pure", "+0.4 points"),
+        *("", "", "", "0", "", "", ""),
+    ]
 
 
 def test_weights_of_files_are_evaluated_and_nothing_is_trained(segmentation, tmp_path):

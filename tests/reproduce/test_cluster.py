@@ -190,7 +190,7 @@ class Deafness(Dataset):
 def deaf(run: Run) -> list[bool]:
     """Whether a process in which the run's job began is deaf, and one forked to load its data."""
     with contextlib.suppress(RuntimeError):  # no further than to the question where in Slurm it is
-        cluster.Task(run, {})()
+        cluster.ArrayTask(run, {})()
     (loaded,) = DataLoader(Deafness(), num_workers=1, multiprocessing_context="fork")
     return [signal.getsignal(signal.SIGUSR2) == signal.SIG_IGN, loaded.item()]
 

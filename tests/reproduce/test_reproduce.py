@@ -36,6 +36,7 @@ def test_a_table_is_made_then_cached_then_renewed(frepro_command, store):
     assert "textured test top-1" in first.stdout
     folder = store / "smoke-models-dfformer_s18-gfformer_s18" / "dfformer" / "table_4"  # narrowed: never over the whole
     assert sorted(path.name for path in folder.iterdir()) == [
+        "claims.csv",
         "comparison.png",
         "findings.csv",
         "origin.json",

@@ -14,6 +14,7 @@ import sys
 import time
 from functools import partial
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -54,6 +55,7 @@ def test_a_run_is_made_once_and_leaves_what_it_should():
     assert record["provenance"]["device"] == {**record["provenance"]["device"], "device": "cpu"}
     assert sorted(p.name for p in run.measurement.folder.iterdir() if p.name[0] != ".") == [
         "config.json",
+        "correct.npy",
         "ema.safetensors",
         "metrics.jsonl",
         "model.safetensors",
@@ -203,6 +205,8 @@ def test_killed_again_and_again_equals_straight(monkeypatch, tmp_path, optimizer
     straight = job(**changes)
     finish(start(straight, processes))
     expected, average, log = weights(straight), weights(straight, "ema"), history(straight)
+    right = straight.correct()
+    assert right.shape == (10,)
 
     monkeypatch.setenv("FREPRO_RESULTS", str(tmp_path / "killed"))
     killed, rng, done = job(**changes), random.Random(0), 0
@@ -229,7 +233,9 @@ def test_killed_again_and_again_equals_straight(monkeypatch, tmp_path, optimizer
     assert same_but_for_time(history(killed), log)
     assert checkpoints(killed) == []
     left = {path.name for path in killed.measurement.folder.iterdir()}
-    assert left == {".lock", "ema.safetensors", "metrics.jsonl", "model.safetensors", "record.json"}
+    stored = {"config.json", "correct.npy", "ema.safetensors", "metrics.jsonl", "model.safetensors", "record.json"}
+    assert left == {".lock", *stored}
+    assert np.array_equal(killed.correct(), right)
 
 
 def checkpoints(run: Run) -> list[str]:
@@ -376,6 +382,37 @@ def test_a_run_killed_before_its_record_has_all_of_its_history(monkeypatch):
     log.write_text("".join(log.read_text().splitlines(keepends=True)[:-1]))
     assert loop.run(killed, CPU)["values"].keys() == expected.keys()
     assert same_but_for_time(history(killed), whole)
+    assert killed.correct() is not None  # the last evaluation is not repeated
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_run_tells_which_test_images_it_got_right(processes):
+    """In their order, whatever the number of processes; 61 images, so that shares and bytes are uneven."""
+    run = job(samples=(64, 61))
+    finish(start(run, processes, per_device=4))
+    samples = tasks.of(run).samples("test")
+    inputs, targets = torch.utils.data.default_collate([samples[0, index] for index in range(61)])
+    with torch.no_grad():
+        expected = network(run)(inputs).argmax(1) == targets
+    assert 0 < expected.sum() < 61
+    assert run.correct().tolist() == expected.tolist()
+
+
+def test_what_does_not_fit_the_record_tells_nothing():
+    run = job()
+    loop.run(run, CPU)
+    path = run.measurement.folder / "correct.npy"
+    packed = np.load(path)
+    assert packed.nbytes == -(-len(run.correct()) // 8)
+    for content in (packed ^ np.eye(1, len(packed), dtype=np.uint8)[0], packed[1:], packed.astype(float), packed[None]):
+        np.save(path, content)
+        assert run.correct() is None
+    for damaged in (b"", path.read_bytes()[:-1], b"no array"):
+        path.write_bytes(damaged)
+        assert run.correct() is None
+    path.unlink()
+    assert run.correct() is None
+    assert run.measurement.record() is not None  # runs of earlier versions have no such file
 
 
 def test_weights_are_in_the_record_and_checked_when_they_are_read():
@@ -526,6 +563,7 @@ def test_damaged_images_stop_a_run_or_are_counted(damaged_folder):
             dataclasses.replace(run, seed=workers), loop.Execution(device="cpu", damaged="skip", workers=workers)
         )
         assert record["values"]["damaged_images"] == 3
+    assert run.correct() is None  # the order of the others is unknown
     names = (run.measurement.folder / "damaged.txt").read_text()
     assert names.count(".png") >= 3
 
