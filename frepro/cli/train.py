@@ -104,6 +104,49 @@ def train_command(
         click.echo(f"  {reproduce.shown(job.measurement.folder)}")
 
 
+@cli.command("sweep")
+@training_options
+@click.option("--lr", "lrs", type=click.FloatRange(0, min_open=True), multiple=True, help="Peak learning rate.")
+@click.option("--warmup", "warmups", type=click.IntRange(0), multiple=True, help="Epochs of warm-up.")
+@click.option("--epochs", "lengths", type=click.IntRange(1), multiple=True, help="Epochs.")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Number of seeds of each.")
+@click.option("--jobs", type=click.IntRange(1), help="Runs in parallel. Default: one per core, or one on a GPU.")
+def sweep_command(
+    model: str,
+    recipe: str | None,
+    profile: str | None,
+    data: str | None,
+    split: float | None,
+    split_seed: int,
+    img_size: int | None,
+    lrs: tuple[float, ...],
+    warmups: tuple[int, ...],
+    lengths: tuple[int, ...],
+    seeds: int,
+    jobs: int | None,
+    device: str,
+    per_device: int | None,
+    workers: int | None,
+    args: tuple,
+) -> None:
+    """Train a model in several ways and compare their scores.
+
+    Options that can be repeated (--lr, --warmup, --epochs) are combined. Use validation images, such as --data
+    textured-validation or idx-validation:/path, so that the test images stay unseen.
+    """
+    from frepro.experiment import sweep
+    from frepro.experiment.runner import default_jobs
+    from frepro.training.device import device_name
+
+    found, profile, source = resolve(model, recipe, profile, data, split, split_seed)
+    found = recipes.adjusted(found, model, img_size=img_size)
+    runs = sweep.runs_of(model, dict(args), found, profile, source, lrs, warmups, lengths, range(seeds))
+    name = recipe or recipes.of_family(provenance.own_models().get(model, "").rpartition(".")[2]) or model
+    on = device_name(device)[0]
+    file = sweep.sweep(runs, name, on, jobs or default_jobs(on, profile), per_device, workers, click.echo)
+    click.echo(f"  {reproduce.shown(file)}")
+
+
 @cli.command("eval")
 @training_options
 @click.option(

@@ -200,6 +200,7 @@ def open_split(source: Source, split: str) -> Images:
         embedded: dict[str, Callable[[str], Images]] = {
             "digits": Digits,
             "textured": compositions.Textured,
+            "textured-validation": lambda split: compositions.Textured({"train": "fit", "test": "validation"}[split]),
             "cues": compositions.Cues,
         }
         return embedded[source.reader](split)

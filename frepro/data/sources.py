@@ -62,16 +62,24 @@ ADE20K_FOLDERS = {"train": "training", "test": "validation"}  # in images/ and i
 # The first 1,297 scans are for training, the last 500 for test. Neighbours in the file were written by the same people,
 # so this split, unlike a shuffled one, tests mostly on handwriting that is not in the training data.
 DIGITS_TRAIN, DIGITS_TEST = 1297, 500
+# The scans of the training split that remain for training if recipes are chosen on the others.
+DIGITS_FIT = 1081
 
-# Textured images: each training scan is used four times, each test scan twice.
-COMPOSED_TRAIN, COMPOSED_TEST = 4 * DIGITS_TRAIN, 2 * DIGITS_TEST
+# Textured images of each part: each scan for training is used four times, each test scan twenty times.
+COMPOSED = {
+    "train": 4 * DIGITS_TRAIN,
+    "test": 20 * DIGITS_TEST,
+    "fit": 4 * DIGITS_FIT,
+    "validation": 20 * (DIGITS_TRAIN - DIGITS_FIT),
+}
 
 SCENES_TRAIN, SCENES_TEST = 2048, 256
 
 # Embedded data by name, with the numbers of training and test images. All show the ten digits.
 EMBEDDED = {
     "digits": (DIGITS_TRAIN, DIGITS_TEST),
-    "textured": (COMPOSED_TRAIN, COMPOSED_TEST),
+    "textured": (COMPOSED["train"], COMPOSED["test"]),
+    "textured-validation": (COMPOSED["fit"], COMPOSED["validation"]),
     "cues": (DIGITS_TRAIN, DIGITS_TEST),
     "scenes": (SCENES_TRAIN, SCENES_TEST),
 }

@@ -213,6 +213,7 @@ def adjusted(
     model: str,
     *,
     epochs: int | None = None,
+    warmup_epochs: int | None = None,
     lr: float | None = None,
     batch_size: int | None = None,
     img_size: int | None = None,
@@ -233,6 +234,8 @@ def adjusted(
                 "this recipe lowers the rate at given epochs: change them in a recipe of your own instead"
             )
         changes |= {"epochs": epochs, "updates": None, "warmup_epochs": min(recipe.warmup_epochs, epochs - 1)}
+    if warmup_epochs is not None:
+        changes["warmup_epochs"] = warmup_epochs
     if lr is not None:
         ratio = lr / recipe.lr
         changes |= {"lr": lr, "warmup_lr": recipe.warmup_lr * ratio, "min_lr": recipe.min_lr * ratio}

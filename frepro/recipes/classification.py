@@ -29,7 +29,7 @@ class Classification(Recipe):
         Metric("test_loss", "test loss", "", higher_is_better=False, decimals=4, in_tables=False),
     )
     layout = "imagenet"
-    embedded = ("textured", "digits", "cues")
+    embedded = ("textured", "digits", "cues", "textured-validation")
 
     smoothing: float
     mixup: float

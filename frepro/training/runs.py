@@ -24,6 +24,7 @@ READERS = {
     "list": "frepro.data.lists",
     **dict.fromkeys(IDX, "frepro.data.idx"),
     "textured": "frepro.data.compositions",
+    "textured-validation": "frepro.data.compositions",
     "cues": "frepro.data.compositions",
     "scenes": "frepro.data.scenes",
     "coco": "frepro.data.coco",

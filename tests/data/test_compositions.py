@@ -8,8 +8,9 @@ import pytest
 from sklearn.datasets import load_digits
 
 from frepro import paths
-from frepro.data import compositions
+from frepro.data import compositions, locate
 from frepro.data.compositions import CUES, SIZE, Cues, Textured, conflicts, grating
+from frepro.data.loading import open_split
 
 
 @pytest.mark.parametrize("frequency", [4, 7, 12])
@@ -43,6 +44,17 @@ def test_targets_are_those_of_the_scans(split, scans):
     assert textured[0][0].size == cues[0][0].size == (SIZE, SIZE)
 
 
+def test_no_scan_of_validation_is_in_what_is_trained_on_for_it():
+    """The scans for fit and validation make up those for training, in other compositions than there."""
+    train, fit, validation = (compositions._scans(part)[0] for part in ("train", "fit", "validation"))
+    assert np.array_equal(np.concatenate([fit, validation]), train)
+    source = locate("textured-validation")
+    parts = [open_split(source, split) for split in ("train", "test")]
+    assert [len(part) for part in parts] == [source.train, source.test]
+    assert [part.part for part in parts] == ["fit", "validation"]
+    assert not np.array_equal(np.asarray(parts[0][3][0]), np.asarray(Textured("train")[3][0]))
+
+
 def test_the_same_scan_is_composed_anew_each_time():
     textured = Textured("train")
     first, second = (np.asarray(textured[i][0]) for i in (5, 5 + 1297))
@@ -57,7 +69,7 @@ def test_no_place_is_in_training_and_test_photographs():
 
 
 def test_brightness_alone_does_not_tell_the_digit():
-    """A digit is brighter than its ground about as often as it is darker, and often hardly either."""
+    """A digit is brighter than its background about as often as it is darker, and often by little."""
     differences = []
     for index in range(200):
         rng = np.random.default_rng((compositions.TEXTURED, 1, index))
