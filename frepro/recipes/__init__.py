@@ -233,9 +233,11 @@ def adjusted(
             raise FreproError(
                 "this recipe lowers the rate at given epochs: change them in a recipe of your own instead"
             )
-        changes |= {"epochs": epochs, "updates": None, "warmup_epochs": min(recipe.warmup_epochs, epochs - 1)}
+        share = recipe.warmup_updates / recipe.updates if recipe.updates else 0.0
+        warmup = recipe.warmup_epochs or round(share * epochs)
+        changes |= {"epochs": epochs, "updates": None, "warmup_epochs": min(warmup, epochs - 1), "warmup_updates": 0}
     if warmup_epochs is not None:
-        changes["warmup_epochs"] = warmup_epochs
+        changes |= {"warmup_epochs": warmup_epochs, "warmup_updates": 0}
     if lr is not None:
         ratio = lr / recipe.lr
         changes |= {"lr": lr, "warmup_lr": recipe.warmup_lr * ratio, "min_lr": recipe.min_lr * ratio}
