@@ -337,7 +337,7 @@ def classification() -> list[float]:
     recipe = dataclasses.replace(
         recipes.load("spanet", "paper"), img_size=32, samples=None, model_args=SMALL, by_model={}
     )
-    return task_values(Run("spanet_small", recipe, "smoke", locate(None), 0))
+    return task_values(Run("spanet_small", recipe, "smoke", locate("digits"), 0))
 
 
 @probe("detection")
