@@ -361,3 +361,12 @@ def test_a_recipe_with_other_values():
     assert (updates.epochs, updates.updates) == (3, None)
     with pytest.raises(FreproError, match="in a recipe of your own"):
         recipes.adjusted(recipes.load("spanet-mask_rcnn", "paper"), "spanet_small", epochs=3)
+
+
+@pytest.mark.parametrize("name", ["spanet", "vim-f", "spanetv2-upernet"])
+@pytest.mark.parametrize("profile", ["smoke", "demo", "paper"])
+@pytest.mark.parametrize("epochs", [1, 2, 40])
+def test_a_length_in_epochs_replaces_that_of_a_recipe(name, profile, epochs):
+    changed = recipes.of_length(recipes.load(name, profile), epochs)
+    assert (changed.epochs, changed.updates, changed.warmup_updates) == (epochs, None, 0)
+    assert changed.warmup_epochs < epochs

@@ -52,6 +52,7 @@ class Spec:
             variants of that code.
         backbones: Weights from which the backbones of detectors and segmenters start, in the same form; "none" for
             random weights.
+        epochs: Epochs of the training of classifiers, instead of the length in the recipe.
         claims: Claims in addition to those of the table. ``better`` and ``worse`` are labels of variants, and ``group``
             is a network. A claim without a margin of its own has that of the table.
     """
@@ -70,6 +71,7 @@ class Spec:
     native_size: int | None = None
     checkpoints: Mapping[str, str] | str | None = None
     backbones: Mapping[str, str] | str | None = None
+    epochs: int | None = None
     claims: Sequence[papers.Claim] = ()
     recipe: recipes.Classification = field(init=False)
     source: Source = field(init=False)
@@ -113,7 +115,12 @@ class Spec:
         object.__setattr__(self, "variants", kept)
         for _, model, _ in self.variants:
             check_model(model)
-        object.__setattr__(self, "recipe", recipes.of_classifiers(self.paper, self.profile))
+        recipe = recipes.of_classifiers(self.paper, self.profile)
+        if self.epochs is not None:
+            if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
+                raise FreproError(f"epochs must be a positive integer, or None for the recipe's, not {self.epochs!r}")
+            recipe = recipes.of_length(recipe, self.epochs)
+        object.__setattr__(self, "recipe", recipe)
         object.__setattr__(self, "source", source)
         labels = [label for label, *_ in self.variants]
         for claim in self.claims:

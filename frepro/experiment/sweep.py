@@ -7,13 +7,14 @@ data set, with its provenance, and a later sweep adds to it.
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from frepro import paths, recipes
 from frepro.data import Source
+from frepro.errors import FreproError
 from frepro.experiment.claims import did_train
 from frepro.experiment.runner import train_missing
 from frepro.recipes import Recipe
@@ -42,7 +43,14 @@ def runs_of(
         lrs: Peak learning rates; empty for the recipe's.
         warmups: Lengths of the warm-up in epochs; empty for the recipe's.
         lengths: Numbers of epochs; empty for the recipe's.
+
+    Raises:
+        FreproError: No lengths are given, and that of the recipe is a number of optimizer steps.
     """
+    if recipe.updates is not None and not lengths:
+        raise FreproError("the length of this recipe is a number of optimizer steps: give --epochs")
+    values: tuple[Sequence[int | None], Sequence[int | None], Sequence[float | None]]
+    values = (lengths or [None], warmups or [None], lrs or [None])
     return [
         Run(
             model,
@@ -52,7 +60,7 @@ def runs_of(
             seed,
             model_args,
         )
-        for length, warmup, lr, seed in product(lengths or [None], warmups or [None], lrs or [None], seeds)
+        for length, warmup, lr, seed in product(*values, seeds)
     ]
 
 
@@ -94,7 +102,7 @@ def read(file: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(file.read_text(encoding="utf-8"))))
 
 
-def _order(row: dict[str, str]) -> tuple[Any, ...]:
+def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     numbers = (float(row[column]) for column in ("epochs", "warmup_epochs", "lr", "seed"))
     return row["model"], row["model_args"], *numbers
 

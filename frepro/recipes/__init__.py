@@ -21,7 +21,7 @@ importing torch: its metrics, data and networks. ``TASKS`` lists these classes.
 from dataclasses import replace
 from functools import lru_cache, reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from frepro.errors import FreproError, unknown
 from frepro.recipes.classification import Classification
@@ -58,6 +58,8 @@ __all__ = [
     "profiles",
     "read",
 ]
+
+R = TypeVar("R", bound=Recipe)
 
 # What tables and figures are made with, and what a single model can be trained with.
 PROFILES = ("smoke", "demo", "paper")
@@ -208,6 +210,20 @@ def _profiles(document: Document) -> dict[str, tuple[Any, Document]]:
     return found
 
 
+def of_length(recipe: R, epochs: int) -> R:
+    """Return a recipe with another number of epochs.
+
+    A warm-up that is too long for them is shortened. One in optimizer steps becomes the same share of the training.
+
+    Raises:
+        FreproError: The recipe changes its learning rate at given epochs.
+    """
+    if recipe.milestones:
+        raise FreproError("this recipe lowers the rate at given epochs: change them in a recipe of your own instead")
+    warmup = round(recipe.warmup_updates / recipe.updates * epochs) if recipe.updates else recipe.warmup_epochs
+    return replace(recipe, epochs=epochs, updates=None, warmup_epochs=min(warmup, epochs - 1), warmup_updates=0)
+
+
 def adjusted(
     recipe: Recipe,
     model: str,
@@ -220,22 +236,15 @@ def adjusted(
 ) -> Recipe:
     """Return a recipe for one model with other values; ``None`` keeps those of the recipe.
 
-    A warm-up that is too long for the epochs is shortened. The initial and last learning rates keep their ratio to the
-    peak rate.
+    For the number of epochs see ``of_length``. The initial and last learning rates keep their ratio to the peak rate.
 
     Raises:
         FreproError: The recipe cannot have such values.
     """
     recipe = recipe.of(model)
-    changes: dict[str, Any] = {}
     if epochs is not None:
-        if recipe.milestones:
-            raise FreproError(
-                "this recipe lowers the rate at given epochs: change them in a recipe of your own instead"
-            )
-        share = recipe.warmup_updates / recipe.updates if recipe.updates else 0.0
-        warmup = recipe.warmup_epochs or round(share * epochs)
-        changes |= {"epochs": epochs, "updates": None, "warmup_epochs": min(warmup, epochs - 1), "warmup_updates": 0}
+        recipe = of_length(recipe, epochs)
+    changes: dict[str, Any] = {}
     if warmup_epochs is not None:
         changes |= {"warmup_epochs": warmup_epochs, "warmup_updates": 0}
     if lr is not None:

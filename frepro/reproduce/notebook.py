@@ -179,6 +179,7 @@ KINDS = {
     "backbones": (str, dict, type(None)),
     "photographs": (str, type(None)),
     "images": (dict, type(None)),
+    "epochs": (int, type(None)),
     "native_size": (int, type(None)),
     "output": (str, type(None)),
 }

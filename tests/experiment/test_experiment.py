@@ -513,6 +513,8 @@ def test_findings_before_the_runs_are_an_error():
         ({"data": "scenes"}, "scenes is not data for classification"),
         ({"sizes": [512, 512]}, r"sizes must be a list of \[height, width\] in pixels, such as \[\[512, 512\]\]"),
         ({"sizes": [[512, 0]]}, r"sizes must be a list of \[height, width\]"),
+        ({"epochs": 0}, "epochs must be a positive integer"),
+        ({"epochs": True}, "epochs must be a positive integer"),
         ({"native_size": "224"}, "native_size must be a number of pixels"),
         ({"images": {"upernet": [512, 512]}}, "unknown network of this table 'upernet'"),
         ({"images": [512, 512]}, "images must map networks to"),
@@ -527,3 +529,10 @@ def test_bad_parameters(changes, message):
 def test_models_narrow_the_variants():
     made = Experiment("dfformer", 4, VARIANTS, "smoke", models=["dfformer_s18_afno"])
     assert [label for label, *_ in made.variants] == ["DF → AFNO"]
+
+
+def test_the_length_of_the_training_is_a_parameter():
+    made = Experiment("dfformer", 4, VARIANTS, "demo", epochs=20)
+    assert {run.recipe.epochs for each in made.trained_variants for run in each.runs} == {20}
+    usual = Experiment("dfformer", 4, VARIANTS, "demo")
+    assert made.recipe.warmup_epochs / 20 == usual.recipe.warmup_updates / usual.recipe.updates

@@ -7,6 +7,7 @@ import pytest
 
 from frepro import recipes
 from frepro.data import locate
+from frepro.errors import FreproError
 from frepro.experiment import sweep
 
 COMMAND = ("sweep", "--model", "spanet_small", "--profile", "smoke", "--data", "textured-validation", "--jobs", "1")
@@ -38,3 +39,10 @@ def test_runs_differ_in_what_is_swept_alone():
     assert {(run.recipe.lr, run.recipe.warmup_epochs) for run in runs} == {(1e-3, 1), (2e-3, 1), (1e-3, 2), (2e-3, 2)}
     for run in runs:
         assert run.recipe.min_lr / run.recipe.lr == pytest.approx(recipe.min_lr / recipe.lr)
+
+
+def test_a_recipe_in_steps_needs_epochs():
+    with pytest.raises(FreproError, match="give --epochs"):
+        sweep.runs_of(
+            "spanet_small", {}, recipes.load("spanet", "demo"), "demo", locate(None), [1e-3], [], [], range(1)
+        )
