@@ -27,7 +27,7 @@ endif
 PYTHON := $(BIN)/python
 
 # Without this check, a misspelled variable would be ignored silently, and everything would be reproduced.
-KNOWN := TABLE FIGURE PAPER PROFILE DATA CHECKPOINT BACKBONES SEEDS DEVICE JOBS PER_DEVICE RETRAIN ONLY ROUNDS BESIDE COVERAGE \
+KNOWN := TABLE FIGURE PAPER PROFILE DATA CHECKPOINT BACKBONES SEEDS BUDGET DEVICE JOBS PER_DEVICE RETRAIN ONLY ROUNDS BESIDE COVERAGE \
 	PYTHON3
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 ifneq ($(filter-out $(KNOWN) -%,$(GIVEN)),)
@@ -41,7 +41,7 @@ help:  ## show this list
 reproduce: $(READY)  ## make all, or: TABLE= FIGURE= PAPER= PROFILE= DATA= CHECKPOINT= BACKBONES= SEEDS= JOBS= RETRAIN=1 ...
 	@$(PYTHON) -m frepro reproduce $${TABLE:+--table "$$TABLE"} $${FIGURE:+--figure "$$FIGURE"} \
 		$${PAPER:+--paper "$$PAPER"} $${PROFILE:+--profile "$$PROFILE"} $${DATA:+--data "$$DATA"} \
-		$${SEEDS:+--seeds "$$SEEDS"} $${DEVICE:+--device "$$DEVICE"} $${JOBS:+--jobs "$$JOBS"} \
+		$${SEEDS:+--seeds "$$SEEDS"} $${BUDGET:+--budget "$$BUDGET"} $${DEVICE:+--device "$$DEVICE"} $${JOBS:+--jobs "$$JOBS"} \
 		$${PER_DEVICE:+--per-device "$$PER_DEVICE"} $${CHECKPOINT:+--checkpoint "$$CHECKPOINT"} \
 		$${BACKBONES:+--backbones "$$BACKBONES"} $(if $(filter-out 0,$(RETRAIN)),--retrain)
 

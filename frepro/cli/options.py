@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +14,7 @@ import click
 
 import frepro
 from frepro.errors import FreproError
-from frepro.experiment.checks import MOST_SEEDS, check_seeds
+from frepro.experiment.checks import AUTO, MOST_SEEDS, check_seeds
 from frepro.training.runs import MOST_PROCESSES
 
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
@@ -28,17 +29,19 @@ detectors and segmenters."
 
 
 class Seeds(click.ParamType):
-    """A number of seeds (3 means 0, 1 and 2) or a list of them (0,7,11)."""
+    """A number of seeds (3 means 0, 1 and 2), a list of them (0,7,11), or "auto"."""
 
-    name = "N or LIST"
+    name = "N, LIST or auto"
 
-    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> list[int]:
-        if isinstance(value, list):
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> list[int] | str:
+        if isinstance(value, list) or value == AUTO:
             return value
         try:
             numbers = [int(part) for part in str(value).split(",")]
         except ValueError:
-            self.fail(f"{value!r} is neither a number of seeds nor a list of them like 0,1,2", parameter, context)
+            self.fail(
+                f"{value!r} is neither a number of seeds, nor a list of them like 0,1,2, nor auto", parameter, context
+            )
         if "," not in str(value):
             if not 1 <= numbers[0] <= MOST_SEEDS:
                 self.fail(
@@ -52,6 +55,20 @@ class Seeds(click.ParamType):
         except FreproError as error:
             self.fail(str(error), parameter, context)
         return numbers
+
+
+class Duration(click.ParamType):
+    """A duration such as 90s, 30m or 2h, converted to seconds."""
+
+    name = "TIME"
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smh])", str(value), re.ASCII)
+        if not match:
+            self.fail(f"{value!r} is not a duration: use for example 90s, 30m or 2h", parameter, context)
+        return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 class FilePath(click.Path):
@@ -158,7 +175,8 @@ choice_options = together(
     click.option(
         "--seeds",
         type=Seeds(),
-        help="Number of seeds, or a list such as 0,7,11. Default: 3 in profile demo, else 1.",
+        help="Number of seeds, a list such as 0,7,11, or auto: add one to a table until all its claims are decided. \
+Default: 3 in profile demo, else 1.",
     ),
     click.option(
         "-p",

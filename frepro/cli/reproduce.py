@@ -12,12 +12,14 @@ from click.core import ParameterSource
 
 from frepro import processes, reproduce
 from frepro.cli.options import (
+    Duration,
     choice_options,
     cli,
     end,
     fsdp_option,
 )
 from frepro.errors import FreproError
+from frepro.experiment.checks import AUTO
 from frepro.training.runs import AUTHORS, MOST_PROCESSES
 
 
@@ -27,7 +29,7 @@ def choose(
     figure: int | None,
     profile: str | None,
     data: str | None,
-    seeds: list[int] | None,
+    seeds: list[int] | str | None,
     device: str,
     checkpoint: str | None,
     backbones: str | None,
@@ -79,10 +81,19 @@ def choose(
     help="Runs and notebooks in parallel. Default: one per CPU core, or one on a GPU.",
 )
 @click.option(
+    "--budget", type=Duration(), help="With --seeds auto: time after which no more seeds are added, for example 30m."
+)
+@click.option(
     "--retrain", is_flag=True, help="Repeat stored runs and timings; the old ones are kept under another name."
 )
 def reproduce_command(
-    jobs: int | None, per_device: int | None, workers: int | None, retrain: bool, dry_run: bool, **choice: Any
+    jobs: int | None,
+    per_device: int | None,
+    workers: int | None,
+    budget: float | None,
+    retrain: bool,
+    dry_run: bool,
+    **choice: Any,
 ) -> None:
     """Reproduce tables and figures of the papers.
 
@@ -93,10 +104,12 @@ def reproduce_command(
     """
     from frepro.reproduce.batch import Batch
 
+    if budget is not None and choice["seeds"] != AUTO:
+        raise FreproError("--budget limits the seeds that are added: give --seeds auto as well")
     plans, left_out, unbuilt = choose(**choice)
     if retrain and not dry_run:
         set_aside(plans)
-    batch = Batch(plans, choice["device"], jobs)
+    batch = Batch(plans, choice["device"], jobs, budget)
     click.echo(batch.describe())
     if unbuilt:
         click.echo(f"Not built yet: {reproduce.listed(unbuilt)}.")
@@ -242,6 +255,8 @@ def submit_command(
         workers=workers,
         fsdp=fsdp,
     )
+    if choice["seeds"] == AUTO:
+        raise FreproError("a number of seeds that depends on results cannot be submitted: give a number of seeds")
     plans, left_out, _ = choose(**choice)
     for plan in plans:
         click.echo(f"{plan.artefact.title}, profile {plan.profile}: {reproduce.because(plan.reasons)}")

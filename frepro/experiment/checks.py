@@ -16,6 +16,31 @@ if TYPE_CHECKING:
 MOST_SEEDS = 1000  # more are likely a typing error: each seed is a training run of every variant
 
 
+# Stands for seeds whose number is chosen by results: the least, with which a claim can be decided, up to the most.
+AUTO = "auto"
+FIRST_SEEDS, LAST_SEEDS = 3, 50
+
+
+class GrownSeeds(tuple[int, ...]):
+    """Seeds 0, 1, ... whose number was chosen by results, as by ``SEEDS=auto``."""
+
+
+def read_seeds(seeds: Any) -> Any:
+    """Return ``GrownSeeds`` for "auto:12", the first twelve, and any other value as it is.
+
+    Raises:
+        FreproError: The text is another, or the number is too small or too large.
+    """
+    if not isinstance(seeds, str):
+        return seeds
+    word, _, count = seeds.partition(":")
+    if word != AUTO or not count.isascii() or not count.isdigit() or len(count) > 3:
+        raise FreproError(f"seeds must be a list of integers, or text like 'auto:12', not {seeds!r}")
+    if not FIRST_SEEDS <= int(count) <= LAST_SEEDS:
+        raise FreproError(f"seeds that are chosen by results are {FIRST_SEEDS} to {LAST_SEEDS}, not {count}")
+    return GrownSeeds(range(int(count)))
+
+
 def check_seeds(seeds: Any) -> None:
     found = seeds if isinstance(seeds, list | tuple) else []
     if not found or not all(type(s) is int and s >= 0 for s in found) or len(set(found)) != len(found):

@@ -11,6 +11,10 @@ The methods and their sources are in ``statistics``. A claim is decided as follo
   smaller: the 90 % interval lies within the margin, over the seeds and, where known, over seeds and test images.
 - **undecided**: otherwise, and always with a single pair.
 
+Where seeds are added until claims are decided, tests and intervals over the seeds hold for any such rule (see
+``statistics``). The interval over seeds and test images is always that of Student's t: it has to agree as well, and
+only the number of seeds is chosen by results.
+
 A difference that is both significant and within the margin agrees or disagrees, and tables say that it is within the
 margin. The intervals that are shown are ordinary 95 % ones, which are not adjusted; nor are the tests of equivalence.
 The claims that a notebook adds to those of the table are adjusted among themselves, so that adding one changes no
@@ -25,7 +29,16 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from frepro import papers, recipes
-from frepro.experiment.statistics import CONFIDENCE, LEVEL, Estimate, crossed_error, holm, paired, quantile
+from frepro.experiment.statistics import (
+    CONFIDENCE,
+    LEVEL,
+    Estimate,
+    anytime_quantile,
+    crossed_error,
+    holm,
+    paired,
+    quantile,
+)
 from frepro.recipes.metrics import THROUGHPUT
 
 if TYPE_CHECKING:
@@ -64,6 +77,7 @@ class Outcome:
         error: Standard error over seeds and test images (``statistics.crossed_error``); ``None`` if it is unknown which
             images the runs got right.
         margin: Largest difference that counts as equivalent; ``None`` if equivalence is not tested.
+        is_sequential: Whether the number of pairs was chosen by results (``checks.GrownSeeds``).
         reason: Why it was not run; empty if its rows were simply not both measured.
     """
 
@@ -80,6 +94,7 @@ class Outcome:
     adjusted_p: float | None = None
     error: float | None = None
     margin: float | None = None
+    is_sequential: bool = False
     reason: str = ""
 
     @property
@@ -87,14 +102,15 @@ class Outcome:
         """The mean difference with its error over the pairs; ``None`` if it was not tested."""
         if self.measured is None or self.low is None or self.high is None or self.untrained:
             return None
-        return Estimate(self.measured, (self.high - self.low) / 2 / quantile(CONFIDENCE, self.n), self.n)
+        reach = (anytime_quantile if self.is_sequential else quantile)(CONFIDENCE, self.n)
+        return Estimate(self.measured, (self.high - self.low) / 2 / reach, self.n, self.is_sequential)
 
     @property
     def over_both(self) -> Estimate | None:
         """The mean difference with its error over seeds and test images; ``None`` if that is unknown."""
         if self.over_seeds is None or self.error is None:
             return None
-        return replace(self.over_seeds, error=self.error)
+        return replace(self.over_seeds, error=self.error, is_sequential=False)
 
     @property
     def estimates(self) -> list[Estimate]:
@@ -139,6 +155,11 @@ class Outcome:
         if p is not None and p < LEVEL and all(verdict(*each.interval()) == direction for each in self.estimates):
             return direction
         return "equivalent" if self.is_within_margin else "undecided"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether more seeds can still decide it."""
+        return self.is_sequential and self.over_seeds is not None and self.verdict == "undecided"
 
 
 def verdict(low: float | None, high: float | None) -> str:
@@ -231,17 +252,19 @@ def _tested(experiment: "Experiment", claim: papers.Claim, rows: tuple[str, str]
     setting = experiment.device_name[1] if is_speed else experiment.source.name
     untrained = () if is_speed else _untrained(experiment, network, rows)
     error = _error(experiment, rows) if name == ACCURACY and network is None else None
+    is_sequential = experiment.is_sequential and not is_speed
     return Outcome(
         claim,
         rows,
         unit,
         published,
-        *paired(better, worse),
+        *paired(better, worse, is_sequential),
         len(better),
         setting,
         untrained,
         error=error,
         margin=margin,
+        is_sequential=is_sequential,
     )
 
 
@@ -312,6 +335,7 @@ def _cells(outcome: Outcome) -> dict[str, Any]:
         "low": outcome.low,
         "high": outcome.high,
         "n": outcome.n,
+        "is_sequential": outcome.is_sequential,
         "p": outcome.p,
         "adjusted_p": outcome.adjusted_p,
         "error": outcome.error,
@@ -351,6 +375,7 @@ def from_csv(text: str) -> list[Outcome]:
             n=int(row["n"]),
             setting=row["setting"],
             untrained=tuple(row["untrained"].split("; ")) if row["untrained"] else (),
+            is_sequential=row.get("is_sequential") == "True",
             reason=row.get("reason") or "",
             **found,
         )

@@ -9,6 +9,7 @@ from frepro import papers, recipes
 from frepro.data import Source, locate
 from frepro.errors import FreproError, unknown
 from frepro.experiment.checks import (
+    GrownSeeds,
     check_authors,
     check_images,
     check_model,
@@ -16,6 +17,7 @@ from frepro.experiment.checks import (
     check_paper,
     check_seeds,
     check_sizes,
+    read_seeds,
 )
 from frepro.experiment.variants import Variant
 from frepro.experiment.weights import paper_model, with_releases
@@ -32,7 +34,8 @@ class Spec:
         variants: (label, model, model_args) in the order of display. A variant whose model is a row of the table is
             shown next to the published values of that row.
         profile: "smoke", "demo" or "paper".
-        seeds: Each seed is one training run of each variant.
+        seeds: Each seed is one training run of each variant. "auto:12" stands for the first twelve, a number that was
+            chosen by results: claims are then tested in a way that allows for that (``claims``).
         models: Keep only the variants of these models; ``None`` for all.
         data: Training data as ``data.locate`` accepts it; ``None`` for the embedded data.
         device: "auto", "cpu" or "cuda".
@@ -88,6 +91,7 @@ class Spec:
             check_authors(self)
         if self.profile == "paper" and self.trains:
             check_paper(self, source)
+        object.__setattr__(self, "seeds", read_seeds(self.seeds))
         check_seeds(self.seeds)
         for name in ("models", "trained"):
             given = getattr(self, name)
@@ -151,6 +155,11 @@ class Spec:
     def row(self, model: str) -> papers.Row | None:
         """Return the published row of a model, or of the model that a released one is for."""
         return self.published.row(paper_model(model) if self.is_of_authors else model)
+
+    @property
+    def is_sequential(self) -> bool:
+        """Whether the number of seeds was chosen by results."""
+        return isinstance(self.seeds, GrownSeeds)
 
     @property
     def trains(self) -> bool:

@@ -5,6 +5,12 @@ Nothing here knows about experiments. The methods and their sources:
 - The mean of paired differences is tested by Student's t. A pair is two runs with the same seed.
 - Equivalence is shown by two one-sided tests, each at 5 % (Schuirmann, Journal of Pharmacokinetics and
   Biopharmaceutics 15 (1987), 657-680). Both reject exactly if the 90 % interval lies within the margin.
+- Where seeds are added until claims are decided, the t test is replaced by one that holds for any rule of stopping. The
+  likelihood ratio of the t statistic, with a normal prior on the effect in standard deviations, is an e-process: under
+  the null hypothesis, the probability that it ever exceeds 1 / level is at most the level (Wang and Ramdas,
+  Anytime-valid t-tests and confidence sequences for Gaussian means with unknown variance, Sequential Analysis 44, 2025;
+  the ratio is that of Rouder et al., Psychonomic Bulletin & Review 16 (2009), 225-237, with a fixed variance). Its
+  inverse is a p value at any time, so Holm's procedure and the two one-sided tests apply to it.
 - Several claims are tested together by Holm's step-down procedure (Scandinavian Journal of Statistics 6 (1979), 65-70).
   It bounds the probability of any false rejection, whatever the dependence between the claims.
 - Power is that of the two-sided t test, by the noncentral t distribution (Cohen, Statistical Power Analysis for the
@@ -17,6 +23,7 @@ Nothing here knows about experiments. The methods and their sources:
   Annals of Applied Statistics 1 (2007), 386-411).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +35,10 @@ LEVEL = 0.05
 CONFIDENCE = 1 - LEVEL
 POWER = 0.8
 
+# Variance of the prior on the mean paired difference, in standard deviations of a single difference. Where seeds are
+# few, only effects of one to four standard deviations are found, and with this value three seeds suffice for intervals.
+EFFECT_VARIANCE = 9.0
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -37,19 +48,24 @@ class Estimate:
         mean: The mean difference, in any unit.
         error: Its standard error in this unit; zero if all differences are equal.
         n: Number of pairs, at least 2.
+        is_sequential: Whether n was chosen by results. Interval and p value then hold for any such choice.
     """
 
     mean: float
     error: float
     n: int
+    is_sequential: bool = False
 
     def interval(self, confidence: float = CONFIDENCE) -> tuple[float, float]:
-        """Return the confidence interval of the mean by Student's t."""
-        reach = quantile(confidence, self.n) * self.error
+        """Return the confidence interval of the mean, by Student's t or for any choice of n."""
+        reach = (anytime_quantile if self.is_sequential else quantile)(confidence, self.n) * self.error
         return self.mean - reach, self.mean + reach
 
     def p(self) -> float:
         """Return the two-sided p value of the hypothesis that the true difference is zero."""
+        if self.is_sequential:
+            t = abs(self.mean) / self.error if self.error else float("inf") if self.mean else 0.0
+            return min(1.0, 1 / e_value(t, self.n))
         if self.error == 0:
             return float(self.mean == 0)
         from scipy import stats
@@ -95,16 +111,43 @@ def quantile(confidence: float, n: int) -> float:
     return float(stats.t.ppf((1 + confidence) / 2, n - 1))
 
 
-def paired(better: Sequence[float], worse: Sequence[float]) -> tuple[float, float | None, float | None]:
-    """Return the mean of the paired differences (better - worse), and its 95 % confidence interval by Student's t.
+def e_value(t: float, n: int) -> float:
+    """Return the likelihood ratio of a t statistic of n pairs: an effect by the prior, to none.
 
-    The interval is ``None`` for a single pair, and has zero width if all differences are equal.
+    With c = 1 + n ``EFFECT_VARIANCE``, it is c^(-1/2) ((1 + t²/(n-1)) / (1 + t²/(c (n-1))))^(n/2).
+    """
+    c = 1 + n * EFFECT_VARIANCE
+    if math.isinf(t):
+        return float(c ** ((n - 1) / 2))
+    u = t**2 / (n - 1)
+    return float(c**-0.5 * ((1 + u) / (1 + u / c)) ** (n / 2))
+
+
+@lru_cache
+def anytime_quantile(confidence: float, n: int) -> float:
+    """Return half the width of a confidence interval that holds for any choice of n, in standard errors.
+
+    All such intervals, for n = 2, 3, ..., contain the true mean together with this confidence. The width is the t
+    statistic at which ``e_value`` is 1 / (1 - confidence), and infinite if no t statistic reaches that.
+    """
+    c = 1 + n * EFFECT_VARIANCE
+    ratio = (c**0.5 / (1 - confidence)) ** (2 / n)
+    return math.sqrt((n - 1) * (ratio - 1) / (1 - ratio / c)) if ratio < c else math.inf
+
+
+def paired(
+    better: Sequence[float], worse: Sequence[float], is_sequential: bool = False
+) -> tuple[float, float | None, float | None]:
+    """Return the mean of the paired differences (better - worse), and its 95 % confidence interval.
+
+    The interval is by Student's t or, if the number of pairs was chosen by results, holds for any such choice. It is
+    ``None`` for a single pair, and has zero width if all differences are equal.
     """
     differences = [b - w for b, w in zip(better, worse, strict=True)]
     n = len(differences)
     if n == 1:
         return differences[0], None, None
-    estimate = Estimate(mean(differences), stdev(differences) / n**0.5, n)
+    estimate = Estimate(mean(differences), stdev(differences) / n**0.5, n, is_sequential)
     return estimate.mean, *estimate.interval()
 
 

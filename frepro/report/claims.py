@@ -6,6 +6,10 @@ from frepro.experiment.claims import Outcome
 from frepro.experiment.statistics import Estimate
 from frepro.report.view import View, mark
 
+GROWN = (
+    "seeds were added until claims were decided; interval and p value over the seeds hold for any such rule of stopping"
+)
+
 
 def claims(outcomes: Sequence[Outcome]) -> View:
     """Return the claims of a table. The verdict is the second column, so that it is visible on narrow pages.
@@ -27,7 +31,7 @@ def claims(outcomes: Sequence[Outcome]) -> View:
             "" if outcome.measured is None else f"{outcome.measured:+.2f} {outcome.unit}",
             "" if outcome.low is None else f"{outcome.low:+.2f} to {outcome.high:+.2f} {outcome.unit}",
             _interval(outcome.over_both, outcome.unit),
-            str(outcome.n),
+            str(outcome.n) + (mark(GROWN, notes) if outcome.is_sequential and outcome.measured is not None else ""),
             _p(outcome.p if outcome.adjusted_p is None else outcome.adjusted_p),
             "" if outcome.detectable is None else f"{outcome.detectable:.2f} {outcome.unit}",
             "" if outcome.power is None else f"{outcome.power:.2f}",

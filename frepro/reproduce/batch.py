@@ -83,10 +83,18 @@ class Batch:
         plans: The plan of each artefact.
         device: Device to compute on: "auto", "cpu" or "cuda".
         jobs: Runs and notebooks in parallel; ``None`` for a default that suits the machine.
+        budget: Seconds after which no more seeds are added to tables whose number of seeds is chosen by results;
+            ``None`` for no limit.
     """
 
-    def __init__(self, plans: Sequence[Plan | FigurePlan], device: str = "auto", jobs: int | None = None) -> None:
-        self.plans, self.device = plans, device
+    def __init__(
+        self,
+        plans: Sequence[Plan | FigurePlan],
+        device: str = "auto",
+        jobs: int | None = None,
+        budget: float | None = None,
+    ) -> None:
+        self.plans, self.device, self.budget = list(plans), device, budget
         self.stale = [plan for plan in plans if not plan.is_current]
         self.runs: dict[str, Run] = {run.measurement.key: run for plan in self.stale for run in plan.missing}
         self.jobs = jobs or self._default_jobs()
@@ -140,6 +148,7 @@ class Batch:
             records.sweep(plan.folder.parent)
             for run in plan.runs:
                 run.measurement.tidy()
+        watch = Stopwatch()
         made = {plan.artefact: Made(plan, plan.is_current) for plan in self.plans}
         for plan in self.stale:
             if isinstance(plan, Plan) and (plan.missing or not plan.is_timed):
@@ -153,6 +162,7 @@ class Batch:
             self._evaluate(made, per_device, workers, log)
             self._fetch(made)
             self._time(made, progress, log)
+            self._add_seeds(made, progress, watch, per_device, workers, log)
             progress.drop(*(("notebook", plan.artefact) for plan in self.stale if made[plan.artefact].failure))
             for is_alone, jobs in ((False, self.jobs), (True, 1)):
                 plans = [
@@ -206,6 +216,44 @@ class Batch:
             what = f"models of {plan.artefact.title}"
             line = f"{what} not timed: {found.cause}" if isinstance(found, Failure) else f"{what} timed"
             progress.done(("timing", plan.artefact), watch.seconds, line)
+
+    def _add_seeds(
+        self,
+        made: dict[Artefact, Made],
+        progress: Progress,
+        watch: Stopwatch,
+        per_device: int | None,
+        workers: int | None,
+        log: Callable[[str], None],
+    ) -> None:
+        """Add one seed after the other to tables with open claims, until the next would not be done in the budget."""
+        took = 0.0  # seconds of the last round
+        while still_open := [
+            plan for plan in self.plans if isinstance(plan, Plan) and not made[plan.artefact].failure and plan.is_open
+        ]:
+            if self.budget is not None and watch.seconds + took > self.budget:
+                log(f"No more seeds, since the budget of {minutes(self.budget)} is used up")
+                return
+            before = watch.seconds
+            self.runs = {}
+            for plan in still_open:
+                grown = plan.with_another_seed()
+                self._note(made[plan.artefact], parallel.attempt(Batch._check, grown), 0.0)
+                self._replace(plan, grown, made, progress)
+                self.runs |= {run.measurement.key: run for run in grown.missing}
+            progress.add({("run", key): run.seconds for key, run in self.runs.items()})
+            self._train(made, progress, per_device, workers)
+            took = watch.seconds - before
+
+    def _replace(self, plan: Plan, grown: Plan, made: dict[Artefact, Made], progress: Progress) -> None:
+        """Make another plan for an artefact, whose result is then out of date."""
+        self.plans[self.plans.index(plan)] = grown
+        if plan in self.stale:
+            self.stale[self.stale.index(plan)] = grown
+        else:
+            self.stale.append(grown)
+            progress.add({("notebook", grown.artefact): reproduce.rendered_in(grown.folder)})
+        made[plan.artefact].plan, made[plan.artefact].was_current = grown, False
 
     @staticmethod
     def _check(plan: Plan) -> None:

@@ -171,8 +171,9 @@ class Notebook:
 
 
 # Types of parameters that may have another type than their default.
-KINDS = {
+KINDS: dict[str, tuple[type, ...]] = {
     "data": (str, type(None)),
+    "seeds": (list, str),
     "models": (list, type(None)),
     "trained": (list, dict, type(None)),
     "checkpoints": (str, dict, type(None)),

@@ -11,6 +11,7 @@ from frepro import papers, paths, recipes, report
 from frepro.data.sources import absolute, is_there, locate
 from frepro.errors import FreproError, one_line, unknown
 from frepro.experiment import Experiment
+from frepro.experiment.checks import AUTO, FIRST_SEEDS, LAST_SEEDS
 from frepro.experiment.findings import from_csv
 from frepro.experiment.trained_networks import Trained
 from frepro.reproduce import downloads
@@ -105,6 +106,19 @@ class Plan:
         return self.experiment.is_timed()
 
     @property
+    def is_open(self) -> bool:
+        """Whether another seed could decide one of its claims, for a number of seeds that is chosen by results."""
+        experiment = self.experiment
+        if not experiment.is_sequential or len(experiment.seeds) >= LAST_SEEDS or experiment.to_train():
+            return False
+        return any(outcome.is_open for outcome in experiment.outcomes())
+
+    def with_another_seed(self) -> "Plan":
+        """Return the plan with one more seed."""
+        parameters = {**self.parameters, "seeds": f"{AUTO}:{len(self.experiment.seeds) + 1}"}
+        return Plan(self.artefact, self.notebook, experiment_of(self.artefact, self.notebook, parameters), parameters)
+
+    @property
     def downloads(self) -> "list[Published]":
         """The published weights that must still be downloaded."""
         return downloads.of(self.experiment)
@@ -152,6 +166,7 @@ class Plan:
         lines = [
             f"{self.artefact.title}: profile {experiment.profile}, data {experiment.source}, "
             f"{len(experiment.seeds)} seed{'s' * (len(experiment.seeds) > 1)}"
+            + (", more until all claims are decided" if experiment.is_sequential else "")
         ]
         lines.append(f"  {because(self.reasons)}")
         if self.is_current:
@@ -317,8 +332,10 @@ def narrowed(notebook: Notebook, parameters: dict[str, Any]) -> str:
     defaults = notebook.parameters()
     given = {name: value for name, value in parameters.items() if name not in (*PLACES, *WEIGHTS, "seeds")}
     changed = {name: value for name, value in given.items() if value != defaults.get(name)}
-    if len(parameters.get("seeds") or ()) < len(SEEDS.get(parameters["profile"], ())) and "seeds" in defaults:
-        changed["seeds"] = parameters["seeds"]
+    seeds = parameters.get("seeds") or ()
+    is_fewer = not isinstance(seeds, str) and len(seeds) < len(SEEDS.get(parameters["profile"], ()))
+    if is_fewer and "seeds" in defaults:
+        changed["seeds"] = seeds
     parts = [f"{name}={value}" for name, value in changed.items()]
     text = re.sub(r"\W+", "-", "-".join(parts)).strip("-")
     return "" if not text else f"-{text}" if len(text) <= 60 else f"-{text[:40]}-{provenance.sha256(*parts)[:8]}"
@@ -345,14 +362,28 @@ def plan(artefact: Artefact, parameters: dict[str, Any]) -> Plan | FigurePlan:
         if merged.get(name) and merged[name] != "none":
             merged[name] = notebook.weights(merged[name], is_by_model=artefact.kind == "figure")
     if artefact.kind == "figure":
+        if merged.get("seeds") == AUTO:  # a figure has no claims
+            merged["seeds"] = SEEDS.get(merged["profile"], [0])
         if merged["profile"] not in recipes.PROFILES:
             raise unknown("profile", merged["profile"], recipes.PROFILES)
         return FigurePlan(artefact, notebook, merged, notebook.definition(merged), is_of_authors)
-    experiment = notebook.definition(merged)
+    is_grown = merged.get("seeds") == AUTO
+    if is_grown:
+        merged["seeds"] = f"{AUTO}:{FIRST_SEEDS}"
+    found = Plan(artefact, notebook, experiment_of(artefact, notebook, merged), merged)
+    # As many seeds as are stored and were needed, so that a finished table is found to be up to date.
+    while is_grown and found.is_open and not (more := found.with_another_seed()).missing:
+        found = more
+    return found
+
+
+def experiment_of(artefact: Artefact, notebook: Notebook, parameters: dict[str, Any]) -> Experiment:
+    """Return the experiment that the notebook of a table defines with these parameters."""
+    experiment = notebook.definition(parameters)
     if not isinstance(experiment, Experiment):
         raise FreproError(f"{shown(notebook.path)} defines no experiment: set one in a cell tagged 'experiment'")
     check_named(notebook, artefact, experiment.paper, "table", experiment.table)
-    return Plan(artefact, notebook, experiment, merged)
+    return experiment
 
 
 def check_named(notebook: Notebook, artefact: Artefact, paper: str, kind: str, number: int) -> None:

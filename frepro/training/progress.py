@@ -51,6 +51,12 @@ class Progress:
         if self.bar.disable:
             self.log(f"[{len(self.took)}/{len(self.expected)}] {line}{f'; {left}' if left else ''}")
 
+    def add(self, expected: Mapping[Thing, float | None]) -> None:
+        """Add items to be done, with the seconds that each took before."""
+        self.expected |= expected
+        self.bar.total = len(self.expected)
+        self.bar.refresh()
+
     def drop(self, *things: Thing) -> None:
         """Remove items that will not be done because something that they depend on has failed."""
         for thing in things:

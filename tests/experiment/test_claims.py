@@ -156,3 +156,20 @@ def test_pairs_of_different_length_are_refused():
 )
 def test_the_gate(values, classes, is_trained):
     assert claims.did_train(values, classes) is is_trained
+
+
+def test_seeds_that_were_added_by_results_need_a_clearer_difference():
+    differences = [4.0, 5.0, 6.0, 5.0]
+    for is_sequential, verdict in ((False, "agrees"), (True, "agrees")):
+        found = claims.paired(differences, [0.0] * 4, is_sequential)
+        tested = claims.Outcome(CLAIM, ("a", "b"), "points", 0.2, *found, 4, "digits", is_sequential=is_sequential)
+        assert tested.verdict == verdict
+        assert tested.over_seeds.error == pytest.approx(np.std(differences, ddof=1) / 2)
+        assert not tested.is_open
+    found = claims.paired([1.0, 2.0, 3.0, 4.0], [0.0] * 4, True)
+    tested = claims.Outcome(CLAIM, ("a", "b"), "points", 0.2, *found, 4, "digits", is_sequential=True)
+    assert (tested.verdict, tested.is_open) == ("undecided", True)  # a single t test would decide it
+    assert stats.ttest_1samp([1.0, 2.0, 3.0, 4.0], 0).pvalue < 0.05
+    (read,) = claims.from_csv(claims.to_csv([tested]))
+    assert (read.verdict, read.is_open, read.p) == (tested.verdict, True, pytest.approx(tested.p))
+    assert not dataclasses.replace(tested, untrained=("b, seed 0",)).is_open  # more seeds would not help

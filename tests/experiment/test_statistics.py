@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from frepro.experiment.statistics import CONFIDENCE, LEVEL, Estimate, crossed_error, holm, paired, quantile
+from frepro.experiment.statistics import (
+    CONFIDENCE,
+    EFFECT_VARIANCE,
+    LEVEL,
+    Estimate,
+    anytime_quantile,
+    crossed_error,
+    e_value,
+    holm,
+    paired,
+    quantile,
+)
 
 
 def most(trials: int, level: float = LEVEL) -> int:
@@ -115,3 +126,75 @@ def test_a_test_set_that_favours_one_of_two_equal_networks_decides_nothing():
         by_both += Estimate(estimate.mean, crossed_error(differences), n).p() < 0.05
     assert by_seeds > 4 * most(trials)
     assert by_both <= most(trials)
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+@pytest.mark.parametrize("t", [0.0, 0.7, -3.0, 12.0])
+def test_the_e_value_is_a_ratio_of_likelihoods(n, t):
+    """Of the t statistic: noncentral with a normal prior on the effect, to central."""
+    from scipy import integrate
+
+    scale = EFFECT_VARIANCE**0.5
+
+    def weighted(effect: float) -> float:
+        return stats.nct.pdf(t, n - 1, effect * n**0.5) * stats.norm.pdf(effect, scale=scale)
+
+    likelihood, _ = integrate.quad(weighted, -6 * scale, 6 * scale, points=[0, t / n**0.5], limit=400)
+    assert e_value(t, n) == pytest.approx(likelihood / stats.t.pdf(t, n - 1), rel=1e-3)
+
+
+def test_sequential_intervals_are_those_of_the_test():
+    for n in (3, 4, 10, 50):
+        estimate = Estimate(0.0, 0.7, n, is_sequential=True)
+        _, high = estimate.interval()
+        assert Estimate(high, 0.7, n, is_sequential=True).p() == pytest.approx(LEVEL)
+        assert high > Estimate(0.0, 0.7, n).interval()[1]
+    assert anytime_quantile(CONFIDENCE, 2) == np.inf  # two seeds decide nothing
+    assert Estimate(1.0, 0.0, 5, is_sequential=True).p() == pytest.approx((1 + 5 * EFFECT_VARIANCE) ** -2)
+    assert Estimate(0.0, 0.0, 5, is_sequential=True).p() == 1
+
+
+def stopped(differences: np.ndarray, margin: float) -> tuple[bool, bool]:
+    """Add seeds to a table until each claim is decided or equivalent; return whether any was decided, or equivalent.
+
+    Args:
+        differences: Paired differences, (claims, most seeds).
+    """
+    for n in range(3, differences.shape[1] + 1):
+        found = [
+            Estimate(*each, n, is_sequential=True)
+            for each in zip(
+                differences[:, :n].mean(axis=1).tolist(),
+                (differences[:, :n].std(axis=1, ddof=1) / n**0.5).tolist(),
+                strict=True,
+            )
+        ]
+        decided = [p < LEVEL for p in holm([each.p() for each in found])]
+        equivalent = [each.is_within(margin) for each in found]
+        if all(a or b for a, b in zip(decided, equivalent, strict=True)):
+            break
+    return any(decided), any(equivalent)
+
+
+def test_stopping_when_decided_makes_few_false_decisions():
+    trials, rng = 300, np.random.default_rng(0)
+    null = [stopped(rng.normal(size=(4, 30)), margin=0.0)[0] for _ in range(trials)]
+    assert sum(null) <= most(trials)
+    # A t test at each look would make many.
+    samples = rng.normal(size=(trials, 30))
+    looks = [[stats.ttest_1samp(each[:n], 0).pvalue < LEVEL for n in range(3, 31)] for each in samples[:100]]
+    assert sum(map(any, looks)) > most(100)
+
+
+def test_stopping_when_decided_finds_few_false_equivalences():
+    trials, rng = 300, np.random.default_rng(1)
+    at_the_margin = [stopped(rng.normal(1.0, 1.0, size=(1, 40)), margin=1.0)[1] for _ in range(trials)]
+    assert sum(at_the_margin) <= most(trials)
+
+
+def test_stopping_finds_what_is_there():
+    rng = np.random.default_rng(2)
+    large = [stopped(rng.normal(2.0, 1.0, size=(4, 30)), margin=1.0) for _ in range(50)]
+    small = [stopped(rng.normal(0.0, 1.0, size=(1, 50)), margin=1.0) for _ in range(50)]
+    assert np.mean([decided for decided, _ in large]) > 0.95
+    assert np.mean([equivalent for _, equivalent in small]) > 0.95

@@ -72,6 +72,25 @@ def test_a_narrowed_run_never_replaces_a_whole_result():
     assert reproduce.plan(figure, whole).folder.parts[-3] == "demo"
 
 
+def test_seeds_are_added_until_claims_are_decided_or_time_is_up(frepro_command, store):
+    made = ("--data", "digits", "-p", "epochs", "12", *TWO)  # enough to train, so that the claim can be decided
+    first = frepro_command(*TABLE_4, *made, "--seeds", "auto", "--budget", "1s")
+    assert first.returncode == 0, first.stderr
+    assert "3 seeds, more until all claims are decided" in first.stdout
+    assert "No more seeds, since the budget of 1 s is used up" in first.stdout
+    (table,) = store.glob("smoke-*/dfformer/table_4")
+    (claim,) = [row for row in csv.DictReader((table / "claims.csv").open()) if row["unit"] == "points" and row["p"]]
+    assert (claim["n"], claim["is_sequential"], claim["verdict"]) == ("3", "True", "undecided")
+    assert "auto:3" in (table / "table_4.ipynb").read_text()
+
+    again = frepro_command(*TABLE_4, *made, "--seeds", "auto", "--budget", "1s")  # begins with a round
+    assert again.returncode == 0, again.stderr
+    plan = frepro_command(*TABLE_4, *made, "--seeds", "auto", "--dry-run")
+    assert "4 seeds, more until" in plan.stdout
+    assert "up to date" in plan.stdout
+    assert len(list(store.glob("runs/*/record.json"))) == 4 * 2 + 2  # four seeds of two models, and two timings
+
+
 def test_runs_are_made_again_when_asked(frepro_command, store):
     one = ("-p", "models", '["dfformer_s18"]')
     assert frepro_command(*TABLE_4, *one).returncode == 0
@@ -214,6 +233,7 @@ def test_ctrl_c_keeps_what_is_done(frepro_command, store, jobs):
         (["--table", "4", "--profile", "dmeo"], "did you mean demo"),
         (["--table", "4", "--data", "/nowhere"], "no data at /nowhere"),
         (["--table", "4", "-p", "seds", "3"], "unknown parameter of table_4.ipynb 'seds': did you mean seeds"),
+        (["--table", "4", "--budget", "30m"], "give --seeds auto as well"),
         (["--table", "4", "-p", "models", '["dfformer_s81"]'], "unknown model of this table 'dfformer_s81'"),
     ],
 )
@@ -277,7 +297,10 @@ def test_one_line_says_what_is_not_built(frepro_command):
 def test_bad_options_are_explained(frepro_command):
     done = frepro_command("reproduce", "--seeds", "many")
     assert done.returncode == 2
-    assert "neither a number of seeds nor a list" in done.stderr
+    assert "neither a number of seeds, nor a list" in done.stderr
+    done = frepro_command("reproduce", "--seeds", "auto", "--budget", "soon")
+    assert done.returncode == 2
+    assert "not a duration: use for example 90s, 30m or 2h" in done.stderr
 
 
 def test_a_damaged_image_ends_in_one_line(frepro_command, tmp_path):
