@@ -27,7 +27,7 @@ endif
 PYTHON := $(BIN)/python
 
 # Without this check, a misspelled variable would be ignored silently, and everything would be reproduced.
-KNOWN := TABLE FIGURE PAPER PROFILE DATA CHECKPOINT BACKBONES SEEDS BUDGET DEVICE JOBS PER_DEVICE RETRAIN ONLY ROUNDS BESIDE COVERAGE \
+KNOWN := TABLE FIGURE PAPER PROFILE DATA CHECKPOINT BACKBONES SEEDS BUDGET DEVICE JOBS PER_DEVICE ADOPT RETRAIN ONLY ROUNDS BESIDE COVERAGE \
 	PYTHON3
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))
 ifneq ($(filter-out $(KNOWN) -%,$(GIVEN)),)
@@ -43,7 +43,7 @@ reproduce: $(READY)  ## make all, or: TABLE= FIGURE= PAPER= PROFILE= DATA= CHECK
 		$${PAPER:+--paper "$$PAPER"} $${PROFILE:+--profile "$$PROFILE"} $${DATA:+--data "$$DATA"} \
 		$${SEEDS:+--seeds "$$SEEDS"} $${BUDGET:+--budget "$$BUDGET"} $${DEVICE:+--device "$$DEVICE"} $${JOBS:+--jobs "$$JOBS"} \
 		$${PER_DEVICE:+--per-device "$$PER_DEVICE"} $${CHECKPOINT:+--checkpoint "$$CHECKPOINT"} \
-		$${BACKBONES:+--backbones "$$BACKBONES"} $(if $(filter-out 0,$(RETRAIN)),--retrain)
+		$${BACKBONES:+--backbones "$$BACKBONES"} $(if $(filter-out 0,$(ADOPT)),--adopt) $(if $(filter-out 0,$(RETRAIN)),--retrain)
 
 bench: $(READY)  ## measure speed and memory, needs an idle machine; options: ONLY= ROUNDS= BESIDE= DEVICE=
 	@$(PYTHON) -m frepro bench $${ONLY:+--only "$$ONLY"} $${ROUNDS:+--rounds "$$ROUNDS"} \

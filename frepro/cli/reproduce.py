@@ -34,6 +34,7 @@ def choose(
     checkpoint: str | None,
     backbones: str | None,
     extra: tuple[tuple[str, Any], ...],
+    adopt: bool = False,
 ) -> tuple[list[reproduce.Plan | reproduce.FigurePlan], list[str], list[reproduce.Artefact]]:
     """Plan the artefacts that the shared options select, and print a line if they use embedded data.
 
@@ -54,7 +55,11 @@ def choose(
     plans, obstacles = [], {}
     for artefact in chosen:
         try:
-            plans.append(reproduce.plan(artefact, {**given, **dict(extra)}))
+            plan = reproduce.plan(artefact, {**given, **dict(extra)})
+            if adopt and isinstance(plan, reproduce.Plan) and (count := plan.adopt()):
+                click.echo(f"{artefact.title}: {count} runs adopted that were made elsewhere")
+                plan = reproduce.plan(artefact, {**given, **dict(extra)})
+            plans.append(plan)
         except FreproError as error:
             obstacles[artefact] = error
     if not plans:
@@ -84,6 +89,12 @@ def choose(
     "--budget", type=Duration(), help="With --seeds auto: time after which no more seeds are added, for example 30m."
 )
 @click.option(
+    "--adopt",
+    is_flag=True,
+    help="Go on from the runs that are stored with the results of the tables, made on another machine, instead of \
+repeating them.",
+)
+@click.option(
     "--retrain", is_flag=True, help="Repeat stored runs and timings; the old ones are kept under another name."
 )
 def reproduce_command(
@@ -91,6 +102,7 @@ def reproduce_command(
     per_device: int | None,
     workers: int | None,
     budget: float | None,
+    adopt: bool,
     retrain: bool,
     dry_run: bool,
     **choice: Any,
@@ -106,7 +118,7 @@ def reproduce_command(
 
     if budget is not None and choice["seeds"] != AUTO:
         raise FreproError("--budget limits the seeds that are added: give --seeds auto as well")
-    plans, left_out, unbuilt = choose(**choice)
+    plans, left_out, unbuilt = choose(**choice, adopt=adopt)
     if retrain and not dry_run:
         set_aside(plans)
     batch = Batch(plans, choice["device"], jobs, budget)

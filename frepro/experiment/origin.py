@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from frepro.experiment import claims
+from frepro.experiment import claims, seed_records
 from frepro.experiment.findings import to_csv
 from frepro.store import provenance, records
 from frepro.training import runs
@@ -88,9 +88,12 @@ def write(experiment: "Experiment", output: str | None, **figures: Any) -> None:
     records.write_text(
         folder / "origin.json", json.dumps(origin(experiment), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     )
+    if lines := seed_records.to_lines(experiment):
+        records.write_text(folder / seed_records.NAME, lines)
     for name, figure in figures.items():
         figure.savefig(folder / f"{name}.png")
 
 
 def _origin(record: dict[str, Any]) -> dict[str, Any]:
-    return {"code": record["code"], **record["provenance"]}
+    adopted = {"adopted": True} if record.get("adopted") else {}
+    return {"code": record["code"], **adopted, **record["provenance"]}

@@ -81,7 +81,7 @@ class Trained:
         return [run for of_seed in zip(*self.by_label.values(), strict=True) for run in of_seed]
 
     def to_train(self) -> list[Run]:
-        return [run for run in self.runs if run.measurement.record() is None]
+        return [run for run in self.runs if run.own_record() is None]
 
     @property
     def made_from(self) -> dict[str, str]:

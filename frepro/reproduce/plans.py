@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from frepro import papers, paths, recipes, report
 from frepro.data.sources import absolute, is_there, locate
 from frepro.errors import FreproError, one_line, unknown
-from frepro.experiment import Experiment
+from frepro.experiment import Experiment, seed_records
 from frepro.experiment.checks import AUTO, FIRST_SEEDS, LAST_SEEDS
 from frepro.experiment.findings import from_csv
 from frepro.experiment.trained_networks import Trained
@@ -112,6 +112,11 @@ class Plan:
         if not experiment.is_sequential or len(experiment.seeds) >= LAST_SEEDS or experiment.to_train():
             return False
         return any(outcome.is_open for outcome in experiment.outcomes())
+
+    def adopt(self) -> int:
+        """Put the runs that are stored with the result into the store, and return how many were not there."""
+        file = self.folder / seed_records.NAME
+        return seed_records.adopt(file) if file.exists() else 0
 
     def with_another_seed(self) -> "Plan":
         """Return the plan with one more seed."""

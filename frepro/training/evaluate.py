@@ -28,7 +28,7 @@ def network(run: Run) -> nn.Module:
     Raises:
         FreproError: The run has not been trained, or its weights are missing or damaged.
     """
-    if run.measurement.record() is None:
+    if run.own_record() is None:
         raise FreproError(f"{run.title} has not been trained yet: train it first")
     weights = run.measurement.folder / "model.safetensors"
     if not weights.exists():

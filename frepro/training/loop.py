@@ -83,7 +83,7 @@ class Execution:
 
 def run(job: Run, execution: Execution) -> dict[str, Any]:
     """Return the record of a run: the stored one if there is one, else train it, resuming from its last checkpoint."""
-    record = job.measurement.record()
+    record = job.own_record()
     if record is not None:
         job.measurement.tidy()
         return record
@@ -118,8 +118,8 @@ def alone(job: Run, execution: Execution, accelerator: Accelerator) -> Iterator[
         return
     log = execution.log or warn
     with job.measurement.lock(log, lambda: tell(True, None)):
-        record = job.measurement.record()
-        if record is None and job.measurement.file.exists():
+        record = job.own_record()
+        if job.measurement.record() is None and job.measurement.file.exists():
             log(f"{job.measurement.file} is damaged: the run is repeated")
         tell(False, record)
         yield record

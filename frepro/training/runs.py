@@ -164,6 +164,11 @@ class Run:
         record = self.measurement.record()
         return None if record is None else record["seconds"]
 
+    def own_record(self) -> dict[str, Any] | None:
+        """Return the record if the run was made in this store, with its weights; an adopted one has none."""
+        record = self.measurement.record()
+        return None if record is None or record.get("adopted") else record
+
     def correct(self) -> Any:
         """Return which test images the trained classifier got right, as booleans (test images,) in their order.
 

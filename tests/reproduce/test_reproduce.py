@@ -41,6 +41,7 @@ def test_a_table_is_made_then_cached_then_renewed(frepro_command, store):
         "findings.csv",
         "origin.json",
         "provenance.json",
+        "seeds.jsonl",
         "table_4.ipynb",
     ]
     executed = (folder / "table_4.ipynb").read_text()
@@ -89,6 +90,41 @@ def test_seeds_are_added_until_claims_are_decided_or_time_is_up(frepro_command, 
     assert "4 seeds, more until" in plan.stdout
     assert "up to date" in plan.stdout
     assert len(list(store.glob("runs/*/record.json"))) == 4 * 2 + 2  # four seeds of two models, and two timings
+
+
+def test_another_machine_goes_on_from_stored_seeds(frepro_command, store):
+    made = frepro_command(*TABLE_4, *TWO, "--seeds", "2")
+    assert made.returncode == 0, made.stderr
+    (table,) = store.glob("smoke-*/dfformer/table_4")
+    findings = (table / "findings.csv").read_text()
+    runs = [path.parent for path in store.glob("runs/*/record.json") if json.loads(path.read_text())["kind"] == "train"]
+    assert len(runs) == 4
+    for folder in runs:
+        shutil.rmtree(folder)
+    plain = frepro_command(*TABLE_4, *TWO, "--seeds", "2", "--dry-run")
+    assert "0 cached, 4 to do" in plain.stdout  # measured here unless asked
+
+    adopted = frepro_command(*TABLE_4, *TWO, "--seeds", "2", "--adopt")
+    assert adopted.returncode == 0, adopted.stderr
+    assert "4 runs adopted" in adopted.stdout
+    assert "up to date" in adopted.stdout
+    assert (table / "findings.csv").read_text() == findings
+    records_ = [json.loads((folder / "record.json").read_text()) for folder in runs]
+    assert all(record["adopted"] for record in records_)
+    assert all((folder / "correct.npy").exists() for folder in runs)
+    more = frepro_command(*TABLE_4, *TWO, "--seeds", "3", "--dry-run")
+    assert "4 cached, 2 to do" in more.stdout
+
+    # What needs the network repeats the run.
+    model, seed = ("dfformer_s18", "0")
+    trained = frepro_command("train", "--model", model, "--profile", "smoke", "--device", "cpu", "--seed", seed)
+    assert trained.returncode == 0, trained.stderr
+    assert sum((folder / "model.safetensors").exists() for folder in runs) == 1
+
+    (table / "seeds.jsonl").write_text('{"key": "../../x"}\n')
+    damaged = frepro_command(*TABLE_4, *TWO, "--seeds", "2", "--adopt")
+    assert damaged.returncode == 1
+    assert "seeds.jsonl, line 1: not the record of a run" in damaged.stderr
 
 
 def test_runs_are_made_again_when_asked(frepro_command, store):
