@@ -54,8 +54,8 @@ class Classification(Task):
             num_classes=self.num_classes,
             drop_path_rate=drop_path,
         )
-        if self.run.start is not None:
-            self.notes.append(start_classifier(network, self.run, self.run.start))
+        if (start := self.run.initial_weights()) is not None:
+            self.notes.append(start_classifier(network, self.run, start))
         return network
 
     def loss(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -44,8 +44,8 @@ def make_network(task: "Task", *args: Any, **settings: Any) -> nn.Module:
             **run.all_model_args,
         )
     check_parameters(network, run.model, run.all_model_args)
-    if run.start is not None:
-        task.notes.append(start_network(network, run, run.start))
+    if (start := run.initial_weights()) is not None:
+        task.notes.append(start_network(network, run, start))
     return network
 
 
