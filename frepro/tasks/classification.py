@@ -10,7 +10,7 @@ from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from frepro.data.loading import Samples, count_classes, samples
+from frepro.data.loading import Samples, class_names, count_classes, samples
 from frepro.errors import FreproError
 from frepro.models.create import create_model, normalisation
 from frepro.recipes import Classification as Recipe
@@ -55,7 +55,8 @@ class Classification(Task):
             drop_path_rate=drop_path,
         )
         if (start := self.run.initial_weights()) is not None:
-            self.notes.append(start_classifier(network, self.run, start))
+            classes = class_names(self.samples("train"), self.num_classes)
+            self.notes.append(start_classifier(network, self.run, start, classes))
         return network
 
     def loss(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
