@@ -87,10 +87,11 @@ def test_numbers_are_as_exact_as_the_print_and_possible(name, number):
 @pytest.mark.parametrize(("name", "number"), [t for t in TABLES if papers.load(t[0]).tables[t[1]].claims])
 def test_claims_are_what_the_table_prints(name, number):
     """Of two of its rows that have a model, in the direction of the printed numbers."""
-    table = papers.load(name).tables[number]
+    paper = papers.load(name)
+    table = paper.tables[number]
     for claim in table.claims:
-        rows = (table.row(model, claim.group) for model in (claim.better, claim.worse))
-        better, worse = (table.value(row, claim.metric) for row in rows)
+        rows = ((table, claim.better), (paper.tables[claim.other_table or number], claim.worse))
+        better, worse = (each.value(each.row(model, claim.group), claim.metric) for each, model in rows)
         assert better > worse, claim
     assert len({(claim.better, claim.worse, claim.metric, claim.group) for claim in table.claims}) == len(table.claims)
     assert len({claim.text for claim in table.claims}) == len(table.claims)
@@ -270,6 +271,7 @@ def test_a_bad_row_is_named_by_line(tmp_path, row, message):
         ("{better: m, worse: m}", "'text' is missing"),
         ("{better: m, worse: m, text: t, margin: 0}", "a margin must be a positive number, not 0.0"),
         ("{better: m, worse: m, text: t, margin: wide}", "expected a number, found 'wide'"),
+        ("{better: m, worse: m, text: t, other_table: 9}", "unknown table 9"),
     ],
 )
 def test_a_bad_claim_is_named_by_line(tmp_path, claim, message):

@@ -20,7 +20,7 @@ from frepro.cli.options import (
 )
 from frepro.errors import FreproError
 from frepro.experiment.checks import AUTO
-from frepro.training.runs import AUTHORS, MOST_PROCESSES
+from frepro.training.runs import AUTHORS, MOST_PROCESSES, Run
 
 
 def choose(
@@ -274,6 +274,9 @@ def submit_command(
         click.echo(f"{plan.artefact.title}, profile {plan.profile}: {reproduce.because(plan.reasons)}")
     runs = {run.measurement.key: run for plan in plans for run in plan.missing}
     where.check(runs.values())
+    # The job of a run first trains the run that it starts from, which needs no job of its own.
+    first = {run.start.measurement.key for run in runs.values() if isinstance(run.start, Run)}
+    runs = {key: run for key, run in runs.items() if key not in first}
     found = cluster.survey(runs.values())
     live, new = [sent for sent in found if sent.is_live], [sent.run for sent in found if not sent.is_live]
     click.echo(f"Training runs: {len(new)} to submit, {len(live)} queued or running")

@@ -28,7 +28,7 @@ from frepro.store import provenance
 @click.option(
     "--init",
     help="Weights to start from, for fine-tuning: a file, the folder or key of a run, or authors for the published \
-weights of the model. The last layer is new if the number of classes differs.",
+weights of the model. The last layer is new if the classes differ.",
 )
 @click.option(
     "--backbone",

@@ -232,7 +232,8 @@ def layout(root: Path) -> str:
     if idx.is_present(root):
         return "idx"
     raise FreproError(
-        f"{root} has no known layout: ImageNet has train/ and val/, COCO has train2017/, val2017/ and annotations/, "
+        f"{root} has no known layout: a folder for each class needs --split 0.2, ImageNet has train/ and val/, "
+        "COCO has train2017/, val2017/ and annotations/, "
         f"ADE20K has images/training/ and annotations/training/, MNIST has {idx.FILES['train'][0]} and others"
     )
 

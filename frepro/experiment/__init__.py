@@ -29,7 +29,7 @@ from frepro.experiment.timings import Timings
 from frepro.experiment.variants import TrainedVariant, Variant
 from frepro.recipes.metrics import THROUGHPUT
 from frepro.training.device import device_name
-from frepro.training.runs import Run, Throughput
+from frepro.training.runs import Run, Throughput, with_starts
 
 if TYPE_CHECKING:
     from frepro.models.published import Published
@@ -47,7 +47,13 @@ class Experiment(Spec):
             check_weights(self)
 
     def with_variant(
-        self, label: str, model: str, claim: str | None = None, over: str | None = None, **model_args: Any
+        self,
+        label: str,
+        model: str,
+        claim: str | None = None,
+        over: str | None = None,
+        starts_from: str | None = None,
+        **model_args: Any,
     ) -> "Experiment":
         """Return this experiment with one more variant, which is trained, timed and counted like the others.
 
@@ -55,6 +61,7 @@ class Experiment(Spec):
             claim: A sentence that states what the variant shows. It is tested as: its score is better than that of
                 ``over``.
             over: Label of the variant to compare it with; ``None`` for the first.
+            starts_from: Label of the variant whose trained weights it starts from; ``None`` for random weights.
             **model_args: Arguments of the model. Give activations and norms by name, as ``act_layer="tanh"``.
 
         Raises:
@@ -75,6 +82,7 @@ class Experiment(Spec):
             models=[*self.models, model] if self.models else self.models,
             trained=trained,
             claims=claims,
+            starts={**(self.starts or {}), label: starts_from} if starts_from else self.starts,
         )
 
     @cached_property
@@ -121,12 +129,14 @@ class Experiment(Spec):
 
     @cached_property
     def runs(self) -> list[Run]:
-        """Every training run, ordered by seed, so that early results compare all variants."""
+        """Every training run, ordered by seed, so that early results compare all variants.
+
+        Runs that others start from come first.
+        """
         if self.checkpoints is not None:
             return []
-        return [
-            run for of_seed in zip(*(learner.runs for learner in self.trained_variants), strict=True) for run in of_seed
-        ]
+        by_seed = zip(*(learner.runs for learner in self.trained_variants), strict=True)
+        return with_starts(run for of_seed in by_seed for run in of_seed)
 
     def to_train(self) -> list[Run]:
         return [run for run in self.runs if run.measurement.record() is None]

@@ -8,6 +8,7 @@ from frepro.data import Source
 from frepro.errors import FreproError, unknown
 from frepro.recipes import Recipe
 from frepro.store import provenance
+from frepro.training.runs import Run
 
 if TYPE_CHECKING:
     from frepro.experiment import Experiment
@@ -113,6 +114,20 @@ def check_networks(spec: "Spec") -> None:
             raise unknown("network of this table", network, spec.networks)
 
 
+def check_starts(spec: "Spec") -> None:
+    """Raise an error unless ``starts`` maps classifiers to variants that start from random weights themselves."""
+    labels, starts = [label for label, *_ in spec.variants], spec.starts or {}
+    if not isinstance(starts, Mapping):
+        raise FreproError(f"starts must map labels of variants to labels, not {spec.starts!r}")
+    if starts and spec.networks:
+        raise FreproError("starts is for tables of classifiers: give the weights of backbones as backbones")
+    for label in (*starts, *starts.values()):
+        if label not in labels:
+            raise unknown("variant in starts", label, labels)
+    if again := [label for label in starts.values() if label in starts]:
+        raise FreproError(f"{again[0]} starts from another variant itself: start from that one")
+
+
 def check_paper(spec: "Spec", source: Source) -> None:
     """Raise an error if profile "paper" would train on embedded data, or without weights of the backbones."""
     if source.embedded:
@@ -157,9 +172,11 @@ def check_weights(experiment: "Experiment") -> None:
             given = experiment.checkpoints
             files = given if isinstance(given, str) else ", ".join(given)
             raise FreproError(f"no weights of this table at {files}: add files such as {names[0]}.pth")
-    elif experiment.networks and experiment.backbones not in (None, "none"):
+    elif experiment.backbones not in (None, "none"):
         for learner in experiment.trained_variants:
-            if learner.runs[0].start is None:
+            if not experiment.networks and learner.label not in (experiment.starts or {}):
+                continue
+            if (start := learner.runs[0].start) is None or isinstance(start, Run):
                 given = experiment.backbones if isinstance(experiment.backbones, str) else "backbones"
-                model = learner.model
+                model = learner.model if start is None else start.model
                 raise FreproError(f"no weights of {model} in {given}: add {model}.pth, or omit the model")

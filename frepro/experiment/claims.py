@@ -212,12 +212,19 @@ def compared(spec: "Spec") -> list[tuple[papers.Claim, tuple[str, str]]]:
 
 
 def _printed_label(spec: "Spec", model: str, claim: papers.Claim) -> str:
-    return str(spec.published.value(_row(spec, model, claim), "label"))
+    return str(_table(spec, model, claim).value(_row(spec, model, claim), "label"))
+
+
+def _table(spec: "Spec", model: str, claim: papers.Claim) -> papers.Table:
+    """Return the table with the row of a model in a claim."""
+    if model == claim.better or claim.other_table is None:
+        return spec.published
+    return papers.load(spec.paper).tables[claim.other_table]
 
 
 def _row(spec: "Spec", model: str, claim: papers.Claim) -> papers.Row:
     """Return the row of a model in a claim of the table, which has one: ``papers.read`` checks that."""
-    row = spec.published.row(model, claim.group)
+    row = _table(spec, model, claim).row(model, claim.group)
     assert row is not None
     return row
 
@@ -299,8 +306,10 @@ def _untrained(experiment: "Experiment", network: str | None, rows: Sequence[str
 def _published_difference(experiment: "Experiment", claim: papers.Claim, sign: int) -> float | None:
     if claim in experiment.claims or experiment.published.column(claim.metric) is None:
         return None
-    rows = [_row(experiment, model, claim) for model in (claim.better, claim.worse)]
-    better, worse = (experiment.published.number(row, claim.metric) for row in rows)
+    better, worse = (
+        _table(experiment, model, claim).number(_row(experiment, model, claim), claim.metric)
+        for model in (claim.better, claim.worse)
+    )
     return None if better is None or worse is None else sign * (better - worse)
 
 

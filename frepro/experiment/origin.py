@@ -28,6 +28,7 @@ def origin(experiment: "Experiment") -> dict[str, Any]:
         "profile": experiment.profile,
         "data": asdict(experiment.source) | {"root": None, "folders": {}},
         "recipe": {name: asdict(recipe) for name, recipe in experiment.networks.items()} or asdict(experiment.recipe),
+        **({"fine_tuning": asdict(experiment.fine_tuning)} if experiment.starts else {}),
         "runs": [
             {
                 "key": record["key"],
@@ -35,6 +36,7 @@ def origin(experiment: "Experiment") -> dict[str, Any]:
                 "model_args": run.all_model_args,
                 "network": run.recipe.network,
                 "seed": run.seed,
+                **({"start": run.start.measurement.key} if isinstance(run.start, runs.Run) else {}),
                 "weights": weights,
                 "values": record["values"],
                 "seconds": record["seconds"],

@@ -17,6 +17,7 @@ from frepro.experiment.checks import (
     check_paper,
     check_seeds,
     check_sizes,
+    check_starts,
     read_seeds,
 )
 from frepro.experiment.variants import Variant
@@ -54,10 +55,13 @@ class Spec:
             (``weights.of_authors``), in profile "paper"; a model for which they released different code is followed by
             variants of that code.
         backbones: Weights from which the backbones of detectors and segmenters start, in the same form; "none" for
-            random weights.
+            random weights. In a table of classifiers, weights of the variants that others start from, which are then
+            not trained.
         epochs: Epochs of the training of classifiers, instead of the length in the recipe.
         claims: Claims in addition to those of the table. ``better`` and ``worse`` are labels of variants, and ``group``
             is a network. A claim without a margin of its own has that of the table.
+        starts: Label of a classifier -> label of the variant whose weights, trained with the same seed, it starts from.
+            It is trained with the recipe ``recipes.of_fine_tuning`` of the paper.
     """
 
     paper: str
@@ -76,6 +80,7 @@ class Spec:
     backbones: Mapping[str, str] | str | None = None
     epochs: int | None = None
     claims: Sequence[papers.Claim] = ()
+    starts: Mapping[str, str] | None = None
     recipe: recipes.Classification = field(init=False)
     source: Source = field(init=False)
 
@@ -113,7 +118,11 @@ class Spec:
         for model in [*(self.models or ()), *named]:
             if model not in known:
                 raise unknown("model of this table", model, known)
+        check_starts(self)
         kept = tuple(variant for variant in self.variants if not self.models or variant[1] in self.models)
+        if self.models and self.starts:
+            needed = [self.starts[label] for label, *_ in kept if label in self.starts]
+            kept = tuple(variant for variant in self.variants if variant in kept or variant[0] in needed)
         if self.is_of_authors:
             kept = with_releases(kept)
         object.__setattr__(self, "variants", kept)
@@ -155,6 +164,11 @@ class Spec:
     def row(self, model: str) -> papers.Row | None:
         """Return the published row of a model, or of the model that a released one is for."""
         return self.published.row(paper_model(model) if self.is_of_authors else model)
+
+    @cached_property
+    def fine_tuning(self) -> recipes.Classification:
+        """The recipe of the variants that start from others."""
+        return recipes.of_fine_tuning(self.paper, self.profile)
 
     @property
     def is_sequential(self) -> bool:

@@ -93,10 +93,11 @@ def of_authors(spec: "Spec", variants: Sequence[Variant], weights: "Mapping[str,
 def trained(spec: "Spec", variants: Sequence[Variant]) -> list[TrainedVariant]:
     """Return what is trained: the variants themselves, or the networks of ``spec.trained`` with them as backbones.
 
-    A variant with a file of weights is included too.
+    A variant with a file of weights is included too, but not one that others start from if its weights are given.
     """
     networks = dict.fromkeys([*(spec.trained or ()), *spec.networks]) if spec.networks else [None]
-    every = [_trained(spec, variant, network) for network in networks for variant in variants]
+    given = [label for label, model, _ in variants if label in (spec.starts or {}).values() and _weights(spec, model)]
+    every = [_trained(spec, each, network) for network in networks for each in variants if each[0] not in given]
     return [each for each in every if each.checkpoint or _is_trained(spec, each.model, each.network)]
 
 
@@ -108,12 +109,34 @@ def _is_trained(spec: "Spec", model: str, network: str | None) -> bool:
 
 def _trained(spec: "Spec", variant: Variant, network: str | None) -> TrainedVariant:
     label, model, args = variant
-    recipe = spec.networks[network] if network else spec.recipe
-    start = find_weights(spec.backbones, model) if network and spec.backbones != "none" else None
-    built, mixers = built_as(model, spec.profile)
-    runs = [Run(built, recipe, spec.profile, spec.source, seed, {**mixers, **args}, start) for seed in spec.seeds]
     checkpoint = find_weights(spec.checkpoints, f"{network}_{model}" if network else model)
+    starts: Sequence[Start | Run | None] = [None] * len(spec.seeds)
+    if network:
+        recipe, starts = spec.networks[network], [_weights(spec, model)] * len(spec.seeds)
+    elif label not in (spec.starts or {}):
+        recipe = spec.recipe
+    else:
+        recipe = spec.fine_tuning
+        if checkpoint is None:
+            starts = _bases(spec, label)
+    built, mixers = built_as(model, spec.profile)
+    runs = [
+        Run(built, recipe, spec.profile, spec.source, seed, {**mixers, **args}, start)
+        for seed, start in zip(spec.seeds, starts, strict=True)
+    ]
     return TrainedVariant(label, model, args, network, runs, checkpoint)
+
+
+def _bases(spec: "Spec", label: str) -> Sequence[Start | Run]:
+    """Return for each seed what a variant in ``spec.starts`` starts from: a file of weights if given, else a run."""
+    assert spec.starts is not None
+    base = next(variant for variant in spec.variants if variant[0] == spec.starts[label])
+    weights = _weights(spec, base[1])
+    return _trained(spec, base, None).runs if weights is None else [weights] * len(spec.seeds)
+
+
+def _weights(spec: "Spec", model: str) -> Start | None:
+    return None if spec.backbones == "none" else find_weights(spec.backbones, model)
 
 
 def built_as(model: str, profile: str) -> tuple[str, dict[str, Any]]:

@@ -71,6 +71,7 @@ class Claim:
         margin: Rows that differ by less count as equivalent, in the unit of the metric; ``None`` for the margin of the
             table. It must be chosen before anything is measured.
         confounded: What else differs between the rows, in a few words, if the claim is about only a part of the models.
+        other_table: Number of the table of the worse row, if it is another one of the paper.
     """
 
     better: str
@@ -80,6 +81,7 @@ class Claim:
     group: str | None = None
     margin: float | None = None
     confounded: str | None = None
+    other_table: int | None = None
     line: int = field(default=0, compare=False)
 
 
@@ -223,10 +225,15 @@ def read(path: Path) -> Paper:
                 raise FreproError(
                     f"{path}:{claim.line}: Table {number}: {unknown('metric', claim.metric, [*keys, *recipes.METRICS])}"
                 )
-            for model in (claim.better, claim.worse):
-                if table.row(model, claim.group) is None:
-                    known = [row.model for row in table.rows if row.model]
-                    raise FreproError(f"{path}:{claim.line}: Table {number}: {unknown('row of model', model, known)}")
+            other = number if claim.other_table is None else claim.other_table
+            if other not in paper.tables:
+                raise FreproError(f"{path}:{claim.line}: Table {number}: {unknown('table', other, paper.tables)}")
+            for model, of in ((claim.better, number), (claim.worse, other)):
+                if paper.tables[of].row(model, claim.group) is None:
+                    known = [row.model for row in paper.tables[of].rows if row.model]
+                    raise FreproError(f"{path}:{claim.line}: Table {of}: {unknown('row of model', model, known)}")
+            if paper.tables[other].column(claim.metric) is None and claim.other_table is not None:
+                raise FreproError(f"{path}:{claim.line}: Table {other}: it has no column {claim.metric!r}")
         if doubled := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
             raise FreproError(f"{path}: Table {number}: two columns have the key {doubled[0]!r}")
     return paper

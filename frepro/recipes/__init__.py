@@ -7,8 +7,9 @@ common part is in ``classification.yaml``. Tables and figures do not use it, so 
 
 The classifiers of a paper are trained with the recipe of the same name, as "spanet", and each of its detectors and
 segmenters with a recipe of its own, as "spanet-mask_rcnn". The common parts of these are in ``detection.yaml`` and
-``segmentation.yaml``: a recipe names one of them as its ``base`` and overrides individual keys. A recipe in a file of
-the user's own may also have any recipe of the package as its base.
+``segmentation.yaml``: a recipe names one of them as its ``base`` and overrides individual keys. A base may also be
+another recipe of the package, for a recipe in a file of the user's own, too. Classifiers that a paper trains further
+have the recipe of the paper's name and ``-fine_tuning``, as "vim-f-fine_tuning".
 
 ``differs`` lists where the ``paper`` profile differs from the authors' configuration, with the reason for each.
 ``tests/data/official_recipes.yaml`` holds the configurations' values. One difference is common to all classifiers: the
@@ -54,6 +55,7 @@ __all__ = [
     "of_classifiers",
     "of_dataset",
     "of_family",
+    "of_fine_tuning",
     "of_task",
     "profiles",
     "read",
@@ -104,6 +106,15 @@ def differences(name: str) -> dict[str, str]:
     """Return parameter -> reason for the differences of a recipe from the authors' configuration."""
     document = _profiles(Document.read(Path(__file__).parent / f"{name}.yaml")).get("differs")
     return document[1].bind(dict[str, str]) if document else {}
+
+
+def of_fine_tuning(paper: str, profile: str) -> Classification:
+    """Return the recipe with which a paper trains classifiers further that its main recipe has trained.
+
+    Raises:
+        FreproError: The paper has no such recipe.
+    """
+    return of_classifiers(f"{paper}-fine_tuning", profile)
 
 
 def dense_recipes(paper: str, task: str, profile: str) -> dict[str, Recipe]:
@@ -194,8 +205,7 @@ def _layers(path: Path) -> list[dict[str, tuple[Any, Document]]]:
         return [found]
     base, folder = found["base"][1], Path(__file__).parent
     bases = [name for name in TASKS if (folder / f"{name}.yaml").exists()]
-    if path.parent != folder:
-        bases += names()
+    bases += [name for name in names() if path != folder / f"{name}.yaml"]
     if base.scalar() not in bases:
         raise base.error(str(unknown("base", base.scalar(), bases)))
     return [*_layers(folder / f"{base.scalar()}.yaml"), found]

@@ -10,7 +10,7 @@ from timm.data import Mixup
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor, nn
 
-from frepro.data.loading import Samples, count_classes, samples
+from frepro.data.loading import Samples, class_names, count_classes, samples
 from frepro.errors import FreproError
 from frepro.models.create import create_model, normalisation
 from frepro.recipes import Classification as Recipe
@@ -54,8 +54,9 @@ class Classification(Task):
             num_classes=self.num_classes,
             drop_path_rate=drop_path,
         )
-        if self.run.start is not None:
-            self.notes.append(start_classifier(network, self.run, self.run.start))
+        if (start := self.run.initial_weights()) is not None:
+            classes = class_names(self.samples("train"), self.num_classes)
+            self.notes.append(start_classifier(network, self.run, start, classes))
         return network
 
     def loss(self, network: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -1,11 +1,13 @@
 """Networks that start from the weights of a file: classifiers that are fine-tuned, detectors and segmenters."""
 
+import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import timm
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from frepro.errors import FreproError, one_line, printable
@@ -44,8 +46,8 @@ def make_network(task: "Task", *args: Any, **settings: Any) -> nn.Module:
             **run.all_model_args,
         )
     check_parameters(network, run.model, run.all_model_args)
-    if run.start is not None:
-        task.notes.append(start_network(network, run, run.start))
+    if (start := run.initial_weights()) is not None:
+        task.notes.append(start_network(network, run, start))
     return network
 
 
@@ -84,24 +86,36 @@ def start_network(network: nn.Module, run: "Run", start: "Start") -> str:
     return f"the network starts from the weights in {printable(start.file)}{_anew(sorted(new))}"
 
 
-def start_classifier(network: nn.Module, run: "Run", start: "Start") -> str:
+def start_classifier(network: nn.Module, run: "Run", start: "Start", classes: Sequence[str]) -> str:
     """Load the weights that a run starts from into a classifier, and return what was loaded, in words.
 
-    The classifier layer keeps its new, random weights if the file has another number of classes. Filters and position
-    embeddings are resized to the recipe's image size.
+    The classifier layer keeps its new, random weights if the file is for another number of classes or, as far as it
+    names them, for other classes. Filters and position embeddings are resized to the recipe's image size.
+
+    Args:
+        classes: Names of the classes in their order.
 
     Raises:
         FreproError: The file does not match the model.
     """
     weights, own = classifier_weights(run, start), network.state_dict()
-    heads = classifier_layers(network)
-    new = [
-        name
-        for name, tensor in own.items()
-        if name.startswith(heads) and name in weights and weights[name].shape != tensor.shape
-    ]
+    heads = [name for name in own if name.startswith(classifier_layers(network)) and name in weights]
+    new = [name for name in heads if weights[name].shape != own[name].shape]
+    differs = "the number of classes differs"
+    if not new and classes_of(start.file) not in (None, list(classes)):
+        new, differs = heads, "the classes differ"
     _copy(network, {**weights, **{name: own[name] for name in new}}, start)
-    return f"{run.model} starts from the weights in {printable(start.file)}{_anew(new)}"
+    return f"{run.model} starts from the weights in {printable(start.file)}{_anew(new, differs)}"
+
+
+def classes_of(file: Path) -> list[str] | None:
+    """Return the names of the classes that a run's classifier was trained on; ``None`` for another file of weights."""
+    try:
+        with safe_open(file, "pt") as opened:
+            described = json.loads((opened.metadata() or {})["frepro"])
+        return described["config"]["label_names"]
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def classifier_layers(network: Any) -> tuple[str, ...]:
@@ -171,9 +185,9 @@ def _copy(module: nn.Module, weights: Mapping[str, Tensor], start: "Start") -> N
     module.load_state_dict({name: weights[name] for name in own})
 
 
-def _anew(names: list[str]) -> str:
-    """Return, in words, which layers have new weights because the number of classes differs."""
+def _anew(names: list[str], differs: str = "the number of classes differs") -> str:
+    """Return, in words, which layers have new weights, and why."""
     if not names:
         return ""
     layers = ", ".join(dict.fromkeys(name.rpartition(".")[0] for name in names))
-    return f"; the number of classes differs, so {layers} has new, random weights"
+    return f"; {differs}, so {layers} has new, random weights"

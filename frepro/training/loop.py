@@ -82,11 +82,16 @@ class Execution:
 
 
 def run(job: Run, execution: Execution) -> dict[str, Any]:
-    """Return the record of a run: the stored one if there is one, else train it, resuming from its last checkpoint."""
+    """Return the record of a run: the stored one if there is one, else train it, resuming from its last checkpoint.
+
+    A run that it starts from is trained first unless it is stored, too.
+    """
     record = job.own_record()
     if record is not None:
         job.measurement.tidy()
         return record
+    if isinstance(job.start, Run):
+        run(job.start, execution)
     accelerator = make_accelerator(execution.device, job.recipe.precision)
     with alone(job, execution, accelerator) as record:
         if record is not None:

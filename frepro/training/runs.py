@@ -2,7 +2,7 @@
 
 import errno
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -120,6 +120,10 @@ class Run:
     ``recipe`` is resolved for the model, and also determines the task. For a detector or segmenter, ``model`` is the
     backbone. ``model_args`` are those of the variant; the recipe's (which make models small for embedded data) are
     added.
+
+    Attributes:
+        start: Weights that the network starts from: those of a file, or those that another run trains. ``None`` for
+            random weights.
     """
 
     model: str
@@ -128,7 +132,7 @@ class Run:
     source: Source
     seed: int
     model_args: dict[str, Any] = field(default_factory=dict)
-    start: Start | None = None
+    start: "Start | Run | None" = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "recipe", self.recipe.of(self.model))
@@ -152,6 +156,22 @@ class Run:
     def name(self) -> str:
         """The title, which also says whether the model is a reduced one."""
         return f"reduced {self.title}" if self.reduced else self.title
+
+    def initial_weights(self) -> Start | None:
+        """Return the file of weights that the network starts from; ``None`` for random weights.
+
+        Raises:
+            FreproError: They are those of another run, which has not stored them, or whose file has changed.
+        """
+        if not isinstance(self.start, Run):
+            return self.start
+        folder = self.start.measurement.folder
+        if self.start.own_record() is None or not (folder / WEIGHTS).exists():
+            raise FreproError(
+                f"{self.title} starts from {self.start.title}, but {folder} has no {WEIGHTS}: delete that folder and "
+                "run the same command again, which trains it"
+            )
+        return Start.of(folder / WEIGHTS)
 
     def score_line(self, values: dict[str, Any]) -> str:
         """Return the run's main metric in words, from the values of its record."""
@@ -203,7 +223,9 @@ class Run:
             "data": self.source.spec(),
             "seed": self.seed,
         }
-        if self.start is not None:
+        if isinstance(self.start, Run):  # what it is asked to train, since its weights may not exist yet
+            spec["start"] = {"run": self.start.measurement.key}
+        elif self.start is not None:
             spec["start"] = self.start.fingerprint
         return Measurement("train", spec, self.revisions, self.modules)
 
@@ -228,6 +250,15 @@ class Run:
     def modules(self) -> tuple[str, ...]:
         """The modules whose code the run executes."""
         return ("frepro.training.loop", f"frepro.tasks.{self.recipe.task}", *model_modules(self.model))
+
+
+def with_starts(runs: Iterable[Run]) -> list[Run]:
+    """Return runs and the runs that they start from, each once, and each after the one that it starts from."""
+    runs = list(runs)
+    starts = [run.start for run in runs if isinstance(run.start, Run)]
+    if not starts:
+        return runs
+    return list({run.measurement.key: run for run in [*with_starts(starts), *runs]}.values())
 
 
 @dataclass(frozen=True)

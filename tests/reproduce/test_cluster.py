@@ -78,6 +78,13 @@ def test_dry_run_prints_plan_and_script_without_slurm(without_slurm, store):
     assert f"export FREPRO_RESULTS={store}\n" in done.output
     assert "export SRUN_CPUS_PER_TASK=12\n" in done.output
     assert sys.executable in done.output
+
+
+def test_a_run_that_another_starts_from_needs_no_job_of_its_own(without_slurm, store):
+    options = ("--gpus", "1", "--seeds", "2", "--profile", "smoke", "--dry-run")
+    done = submit("--paper", "vim-f", "--table", "3", *options)
+    assert done.exit_code == 0, done.output
+    assert "Training runs: 2 to submit, 0 queued or running\n  vimf_tiny_h_stride8, seed 0: to submit\n" in done.output
     assert not store.exists()
 
 

@@ -1,6 +1,8 @@
 """Networks start from the weights of a file, refitted to the size and the classes that they are made for."""
 
 import dataclasses
+from collections import Counter
+from pathlib import Path
 
 import pytest
 import timm
@@ -8,8 +10,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from frepro import recipes, tasks
-from frepro.data import locate
+from frepro.data import Source, locate
+from frepro.data.compositions import Textured
 from frepro.errors import FreproError
+from frepro.experiment.statistics import paired
 from frepro.models.create import create_model
 from frepro.tasks.pyramid import Stages
 from frepro.training import evaluate, loop
@@ -206,3 +210,46 @@ def test_fine_tuning_is_another_run_and_its_network_needs_no_file(tmp_path):
     assert all(line.startswith("reduced spanet_small, seed 0: epoch") for line in lines if "epoch" in line)
     start.file.unlink()
     assert evaluate.network(run).num_classes == 10
+
+
+def textured_folder(folder: Path, classes: range, train: int, val: int) -> Source:
+    """A folder with some images of each of some classes of the textured ones."""
+    for part, split, count in (("train", "train", train), ("test", "val", val)):
+        images, found, index = Textured(part), Counter(), 0
+        while sum(found.values()) < count * len(classes):
+            image, label = images[index]
+            index += 1
+            if label in classes and found[label] < count:
+                found[label] += 1
+                file = folder / split / str(label) / f"{index}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                image.save(file)
+    return locate(str(folder))
+
+
+def test_fine_tuning_shows(store, tmp_path):
+    """A network trained on half of the classes, then on few images of the others, beats one trained on these alone."""
+    first = textured_folder(tmp_path / "first", range(5), 160, 10)
+    second = textured_folder(tmp_path / "second", range(5, 10), 20, 100)
+    before = dataclasses.replace(
+        recipes.load("dfformer", "smoke"),
+        **{"img_size": 64, "lr": 3e-3, "epochs": 6, "samples": None, "crop_pct": 1.0, "score_every": 100},
+        **{"mixup": 0.0, "cutmix": 0.0, "auto_augment": None, "reprob": 0.0, "drop_path": 0.0},
+    )
+    after = dataclasses.replace(before, batch_size=20)
+    fine, scratch = [], []
+    for seed in range(5):
+        trained = Run("dfformer_s18", before, "smoke", first, seed)
+        for scores, start in ((fine, trained), (scratch, None)):
+            run = Run("dfformer_s18", after, "smoke", second, seed, start=start)
+            scores.append(loop.run(run, CPU)["values"]["top1"])
+    _, low, _ = paired(fine, scratch)
+    assert low is not None
+    assert low > 0, (fine, scratch)
+    # As many classes as before, but others: the head starts anew.
+    task = tasks.of(dataclasses.replace(run, start=trained))
+    network = task.network(0.0)
+    assert "; the classes differ, so head" in task.notes[0]
+    stored = load_file(trained.measurement.folder / "model.safetensors")
+    differing = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, stored[name])}
+    assert differing == {f"{network.pretrained_cfg['classifier']}.{kind}" for kind in ("weight", "bias")}
