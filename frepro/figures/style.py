@@ -45,7 +45,8 @@ def noted(figure: Figure, note: str) -> Figure:
 
     Such a note states the weights of the networks (``Trained.note``), above all if they are random.
     """
-    lines = fill(note[:1].upper() + note[1:], round(14 * figure.get_figwidth()))
+    lines = fill(note[:1].upper() + note[1:], round(13 * figure.get_figwidth()))
+    figure.set_figheight(figure.get_figheight() + 0.16 * (lines.count("\n") + 1) + 0.1)
     figure.suptitle(lines, fontsize=9, color="0.25")
     return figure
 
