@@ -59,7 +59,7 @@ def spectrum_maps(models: Mapping[str, Spectrum | Tensor]) -> Figure:
     values = torch.cat([item.flatten() for item in maps.values()]).double()
     low, high = (float(values.quantile(q)) for q in (0.01, 0.99))
     figure, panels = _panels(len(maps), ratio=1, columns=5, pictures=True)
-    figure.set_figheight(figure.get_figheight() + 0.4)  # for the labels below
+    figure.set_figheight(figure.get_figheight() + 0.15)  # for the labels below
     for axes, (label, item) in zip(panels, maps.items(), strict=True):
         (bottom, top), (left, right) = (_edges(side) for side in item.shape)
         image = axes.imshow(
@@ -111,7 +111,7 @@ def filter_gallery(amplitudes: Mapping[str, Tensor], count: int = 8) -> Figure:
     for row in range(rows):
         grid[row, 0].set_ylabel(str(row + 1), rotation=0, ha="right", va="center", fontsize=8)
     figure.supxlabel(
-        "layer (column) and size of its map;\neach filter from its lowest (dark) to its highest amplitude (yellow), zero frequency in the centre",
+        "layer (column) and size of its map;\neach filter from its lowest (dark) to its highest amplitude (yellow)",
         fontsize=9,
     )
     figure.supylabel("filter", fontsize=9)
