@@ -1,5 +1,7 @@
 """Context maps of a SPANet: where in an image it looks (SPANet Figure 4)."""
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,6 +39,24 @@ def context_maps(model: nn.Module, images: Tensor) -> dict[int, Tensor]:
         mean = torch.cat(blocks, dim=1).abs().mean(dim=1, keepdim=True)
         maps[number] = F.interpolate(mean, size=images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     return maps
+
+
+def on_object(maps: Mapping[int, Tensor], masks: Tensor) -> dict[int, float]:
+    """Return the mean of context maps inside objects, relative to that outside them: above 1 if larger inside.
+
+    Args:
+        maps: Stage -> (B, H, W), as returned by ``context_maps``.
+        masks: (B, h, w), 1 inside and 0 outside; they are resized to the maps.
+
+    Returns:
+        Stage -> the geometric mean of the ratio over images.
+    """
+    found = {}
+    for stage, values in maps.items():
+        inside = F.interpolate(masks[:, None].to(values), size=values.shape[-2:], mode="area")[:, 0]
+        means = [(values * of).sum((1, 2)) / of.sum((1, 2)) for of in (inside, 1 - inside)]
+        found[stage] = float((means[0] / means[1]).log().mean().exp())
+    return found
 
 
 def contexts(model: nn.Module, images: Tensor) -> dict[Mixer, Tensor]:

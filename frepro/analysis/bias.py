@@ -18,6 +18,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor, resize
 from frepro.data import compositions
 from frepro.errors import FreproError
 
+MOST_NEITHER = 0.5  # share of decisions for neither cue above which no shape bias is stated
+
 # The classes of ImageNet-1K in each of Geirhos et al.'s 16 categories (helper/human_categories.py of their repository).
 IMAGENET_CATEGORIES = {
     "airplane": [404],
@@ -128,11 +130,22 @@ def shape_bias(decisions: Sequence[str], shapes: Sequence[str], textures: Sequen
     return by_shape / (by_shape + by_texture) if by_shape + by_texture else float("nan")
 
 
+def shape_bias_if_meaningful(decisions: Sequence[str], shapes: Sequence[str], textures: Sequence[str]) -> float:
+    """Return the shape bias, or NaN if most decisions follow neither cue: those that do may then be chance hits."""
+    neither = cue_accuracy(decisions, shapes, textures)["neither"]
+    return float("nan") if neither > MOST_NEITHER else shape_bias(decisions, shapes, textures)
+
+
 def shape_bias_by_category(
     decisions: Sequence[str], shapes: Sequence[str], textures: Sequence[str]
 ) -> dict[str, float]:
-    """Return the shape bias over the images of each shape category, sorted by name."""
+    """Return the shape bias over the images of each shape category, sorted by name.
+
+    All are NaN if most decisions on all images follow neither cue, as in ``shape_bias_if_meaningful``.
+    """
     rows = list(zip(decisions, shapes, textures, strict=True))
+    if cue_accuracy(decisions, shapes, textures)["neither"] > MOST_NEITHER:
+        return dict.fromkeys(sorted(set(shapes)), float("nan"))
     return {
         category: shape_bias(*zip(*(row for row in rows if row[1] == category), strict=True))
         for category in sorted(set(shapes))

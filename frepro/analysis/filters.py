@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from frepro.models import dfformer, gfnet, spanet, spanetv2
 from frepro.ops.precision import float32_or_more
 
+SMALLEST = 4  # frequencies per side of the smallest filters that are compared or classified
+PASSES = ("low", "band", "high", "notch", "flat")
+FLAT = 0.1  # least difference between the mean amplitudes of two bands, relative to the highest
+
 
 def amplitudes(model: nn.Module) -> dict[str, Tensor]:
     """Return the amplitude of every filter of a model, by the name of its parameter, in the order of the blocks.
@@ -52,7 +56,7 @@ def alikeness(amplitudes: Tensor) -> float:
     return float((correlations.sum() - correlations.trace()) / (count * (count - 1)))
 
 
-def alikeness_by_layer(networks: Mapping[str, Sequence[nn.Module]], smallest: int = 4) -> list[dict[str, Any]]:
+def alikeness_by_layer(networks: Mapping[str, Sequence[nn.Module]], smallest: int = SMALLEST) -> list[dict[str, Any]]:
     """Return the similarity of the filters in each layer of several networks, one row per layer.
 
     Args:
@@ -66,6 +70,55 @@ def alikeness_by_layer(networks: Mapping[str, Sequence[nn.Module]], smallest: in
         for layer, item in enumerate(amplitudes(network).values(), start=1)
         if min(item.shape[1:]) >= smallest
     ]
+
+
+def kind(amplitude: Tensor) -> str:
+    """Return "low", "high" or "band" for a filter: the band of frequencies with its highest mean amplitude.
+
+    The radius of a frequency, relative to the highest along an axis (pi), is below 1/3 in the low band, above 2/3 in
+    the high one, which includes the corners, and in between in the middle one. A filter is "flat" if its band means
+    differ by less than a tenth of the highest, and "notch" if it passes low and high frequencies about equally, but
+    less in between.
+
+    Args:
+        amplitude: (H, W), zero frequency at (H // 2, W // 2), at least ``SMALLEST`` per side.
+    """
+    y, x = (torch.fft.fftshift(torch.fft.fftfreq(size)) * 2 for size in amplitude.shape)
+    radius = (y[:, None] ** 2 + x[None, :] ** 2).sqrt()
+    amplitude = amplitude.detach().cpu().double()
+    low, band, high = (
+        float(amplitude[within].mean())
+        for within in (radius < 1 / 3, (radius >= 1 / 3) & (radius <= 2 / 3), radius > 2 / 3)
+    )
+    most, least = max(low, band, high), min(low, band, high)
+    if most - least < FLAT * most:
+        return "flat"
+    if least == band and abs(low - high) < FLAT * most:
+        return "notch"
+    return {low: "low", band: "band", high: "high"}[most]
+
+
+def shares(networks: Mapping[str, Sequence[nn.Module]]) -> list[dict[str, Any]]:
+    """Return the share of each kind of filter by size of the map, one row per network and size.
+
+    The size stands for the stage. Maps smaller than ``SMALLEST`` have too few frequencies and are left out.
+
+    Args:
+        networks: Label -> networks, such as those of several seeds.
+    """
+    rows = []
+    for label, found in networks.items():
+        for number, network in enumerate(found):
+            sides: dict[int, list[str]] = {}
+            for item in amplitudes(network).values():
+                if min(item.shape[1:]) >= SMALLEST:
+                    sides.setdefault(item.shape[1], []).extend(kind(each) for each in item)
+            rows += [
+                {"model": label, "network": number, "side": side, "filters": len(of)}
+                | {each: of.count(each) / len(of) for each in PASSES}
+                for side, of in sides.items()
+            ]
+    return rows
 
 
 def _amplitudes(module: nn.Module) -> list[tuple[str, Tensor]]:

@@ -11,8 +11,9 @@ maps and then draws all curves from 0 to 1, including those of 7 x 7 maps, which
 its own frequency.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ from frepro.ops.precision import float32_or_more
 
 # Keeps the logarithm of an empty frequency finite; the released notebook adds the same to an unnormalised transform.
 EPSILON = 1e-6
+
+SMALLEST = 4  # samples per side of the smallest maps whose high frequencies are compared
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,43 @@ def relative_log_amplitude(log_amplitude: Tensor) -> tuple[Tensor, Tensor]:
     centre = height // 2
     values = log_amplitude.diagonal()[: centre + 1].flip(0)
     return torch.arange(centre + 1) * (2 / height), values - values[0]
+
+
+def of_similar_size(models: Mapping[str, Sequence[Spectrum]]) -> dict[str, Spectrum]:
+    """Return the spectrum of one layer of each model, such that their maps have the same size, or nearly so.
+
+    The size is the largest that every model reaches: 14 x 14 at full size with a ViT among them. Of each model,
+    this is the last layer whose size is nearest.
+    """
+    side = min(max(len(layer.log_amplitude) for layer in layers) for layers in models.values())
+    return {
+        label: min(reversed(layers), key=lambda layer: abs(len(layer.log_amplitude) - side))
+        for label, layers in models.items()
+    }
+
+
+def high_frequencies(models: Mapping[str, Sequence[Sequence[Spectrum]]]) -> list[dict[str, Any]]:
+    """Return how much high frequencies each layer's maps have, one row per layer of each network.
+
+    "high" is the mean relative log amplitude (``relative_log_amplitude``) over the upper half of the frequencies, from
+    pi / 2: the lower, the more they are attenuated. Layers whose maps have fewer than four samples per side have too
+    few frequencies and are left out.
+
+    Args:
+        models: Label -> the spectra of each network, such as those of several seeds.
+    """
+    rows = []
+    for label, networks in models.items():
+        for number, layers in enumerate(networks):
+            for layer in layers:
+                if len(layer.log_amplitude) < SMALLEST:
+                    continue
+                frequency, values = relative_log_amplitude(layer.log_amplitude)
+                high = float(values[frequency >= 0.5].mean())
+                rows.append(
+                    {"model": label, "network": number, "stage": layer.stage, "block": layer.depth, "high": high}
+                )
+    return rows
 
 
 def frequencies(size: int) -> Tensor:

@@ -77,10 +77,19 @@ class Cues(Dataset):
         return _cue(self.part, index), self.targets[index]
 
 
+def digit_masks(part: str, count: int) -> np.ndarray:
+    """Return where the digit is in the first images of ``Textured``: (count, SIZE, SIZE), 1 inside and 0 outside."""
+    return np.stack([_shape(_generator(part, index), part, index) for index in range(count)])
+
+
+def _generator(part: str, index: int) -> Generator:
+    return default_rng((TEXTURED, PARTS.index(part), index))
+
+
 # Every epoch, and every run in the same process, uses the same images again.
 @lru_cache(COMPOSED["train"] + COMPOSED["test"])
 def _textured(part: str, index: int) -> Image.Image:
-    rng = default_rng((TEXTURED, PARTS.index(part), index))
+    rng = _generator(part, index)
     shape = _shape(rng, part, index)
     figure, ground, bar = (_texture(rng, part) for _ in range(3))
     apart = rng.choice([-1, 1]) * (LEAST_APART + abs(rng.normal(0, MEANS_APART)))

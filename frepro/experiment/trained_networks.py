@@ -7,6 +7,7 @@ the same cells to find out what must still be trained. Creating a ``Trained`` do
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import mean
 from typing import Any
 
 from frepro import recipes
@@ -151,6 +152,25 @@ class Trained:
         count = min(count, len(found))
         images = torch.stack([sample[0] for index in range(count) if (sample := found[0, index])])
         return images, f"{count} test images of the data set {self.source.name}"
+
+    @cached_property
+    def note(self) -> str:
+        """What weights the networks have, in a line for a picture of them."""
+        metric = self.recipe.main_metric()
+        small, files, random = [], [], []
+        for label, model, _ in self.variants:
+            if label in self.by_label:
+                score = mean(_record(run)["values"][metric.name] for run in self.by_label[label])
+                small.append(f"{label} {score:.{metric.decimals}f}")
+            else:
+                (files if model in self.checkpoints else random).append(label)
+        parts = {
+            f"small networks trained on {self.source.name}, {metric.heading}": small,
+            "weights of files": files,
+            "random weights": random,
+            "did not train": self.untrained(),
+        }
+        return "; ".join(f"{words}: {', '.join(found)}" for words, found in parts.items() if found)
 
     def illustration(
         self,

@@ -15,6 +15,7 @@ from .predictions import predictions
 from .responses import frequency_responses
 from .scanning import scanning
 from .scenes import scenes
+from .style import noted
 
 __all__ = [
     "accuracy_against_cost",
@@ -23,6 +24,7 @@ __all__ = [
     "dense_comparison",
     "filter_gallery",
     "frequency_responses",
+    "noted",
     "pictures",
     "predictions",
     "relative_log_amplitude",

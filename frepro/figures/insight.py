@@ -14,7 +14,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from frepro.analysis import fourier
+from frepro.analysis import filters, fourier
 from frepro.analysis.fourier import Spectrum
 from frepro.analysis.similarity import Similarity
 from frepro.figures.style import COLOURS, MARKERS, ORDERED, PAGE_WIDTH, close_together, finished, subplots
@@ -59,6 +59,7 @@ def spectrum_maps(models: Mapping[str, Spectrum | Tensor]) -> Figure:
     values = torch.cat([item.flatten() for item in maps.values()]).double()
     low, high = (float(values.quantile(q)) for q in (0.01, 0.99))
     figure, panels = _panels(len(maps), ratio=1, columns=5, pictures=True)
+    figure.set_figheight(figure.get_figheight() + 0.15)  # for the labels below
     for axes, (label, item) in zip(panels, maps.items(), strict=True):
         (bottom, top), (left, right) = (_edges(side) for side in item.shape)
         image = axes.imshow(
@@ -78,8 +79,8 @@ def spectrum_maps(models: Mapping[str, Spectrum | Tensor]) -> Figure:
 def filter_gallery(amplitudes: Mapping[str, Tensor], count: int = 8) -> Figure:
     """Plot filters in the frequency domain, a column per layer, a row per filter (DFFormer Figures 2 and 9).
 
-    Zero frequency is in the centre of each image. Each image has its own colour scale, from its lowest (dark) to its
-    highest amplitude (yellow).
+    Zero frequency is in the centre of each image, and the class of the filter (``filters.kind``) at the lower left.
+    Each image has its own colour scale, from its lowest (dark) to its highest amplitude (yellow).
 
     Args:
         amplitudes: Name -> (K, H, W), as returned by ``filters.amplitudes``.
@@ -87,7 +88,7 @@ def filter_gallery(amplitudes: Mapping[str, Tensor], count: int = 8) -> Figure:
     """
     rows = min(count, max(len(item) for item in amplitudes.values()))
     columns = len(amplitudes)
-    width = min(PAGE_WIDTH, 0.8 * columns + 0.6)
+    width = min(PAGE_WIDTH, 1.4 * columns + 0.6)
     height = (width - 0.5) / columns * rows + 1.1
     figure, grid = subplots(rows, columns, pictures=True, squeeze=False, figsize=(width, height))
     close_together(figure)
@@ -98,6 +99,10 @@ def filter_gallery(amplitudes: Mapping[str, Tensor], count: int = 8) -> Figure:
             axes.set(xticks=[], yticks=[], frame_on=False)
             if row < len(item):
                 axes.imshow(item[row].cpu().numpy(), cmap="viridis")
+                if min(item.shape[1:]) >= filters.SMALLEST:
+                    kind = filters.kind(item[row])
+                    box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1}
+                    axes.text(0.04, 0.05, kind, transform=axes.transAxes, fontsize=8, bbox=box)
         grid[0, column].set_title(f" \n{column + 1}", fontsize=8, pad=3)  # room for the size above
         if column == 0 or sizes[column] != sizes[column - 1]:
             size = f"{sizes[column][0]} × {sizes[column][1]}"
@@ -141,7 +146,8 @@ def shape_bias(models: Mapping[str, Mapping[str, float]]) -> Figure:
     """Plot shape bias per category, a marker per model, and the mean over categories of each (SPANetV2 Figure 4).
 
     Args:
-        models: Label -> category -> shape bias in [0, 1] (``bias.shape_bias_by_category``).
+        models: Label -> category -> shape bias in [0, 1] (``bias.shape_bias_by_category``). A model with no value has
+            no marker; the legend says that it follows neither cue.
     """
     categories = list(next(iter(models.values())))
     figure, axes = subplots(1, 1, figsize=(PAGE_WIDTH, 1.3 + 0.36 * len(categories)))
@@ -149,6 +155,9 @@ def shape_bias(models: Mapping[str, Mapping[str, float]]) -> Figure:
         colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
         points = [values[category] for category in categories]
         known = [value for value in points if value == value]
+        if not known:
+            axes.plot([], [], marker, color=colour, label=f"{label} (left out: over 50 % follow neither cue)")
+            continue
         mean = sum(known) / len(known)
         axes.axvline(mean, color=colour, linewidth=1.5, linestyle="--")
         offset = 0.6 * ((i + 0.5) / len(models) - 0.5)  # models of equal bias are below each other
@@ -158,7 +167,8 @@ def shape_bias(models: Mapping[str, Mapping[str, float]]) -> Figure:
     axes.set_ylim(len(categories) - 0.5, -0.5)
     axes.set_yticks(range(len(categories)), categories)
     axes.set_xlabel("fraction of shape decisions (0: all texture, 1: all shape)")
-    figure.legend(loc="outside upper center", ncols=min(len(models), 3), frameon=False)
+    figure.set_figheight(figure.get_figheight() + 0.22 * -(-len(models) // 2))
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return finished(figure)
 
 
@@ -190,7 +200,9 @@ def context_maps(pictures: Tensor, maps: Mapping[Any, Tensor]) -> Figure:
         grid[row, 0].imshow(picture.permute(1, 2, 0).numpy())
         for axes, item in zip(grid[row, 1:], maps.values(), strict=True):
             axes.imshow(picture.mean(0).numpy(), cmap="gray", vmin=0, vmax=1)
-            image = axes.imshow(item[row].cpu().numpy(), cmap="viridis", alpha=0.6)
+            low, high = float(item[row].min()), float(item[row].max())
+            high = max(high, 1.001 * low)  # otherwise a constant map would show rounding errors
+            image = axes.imshow(item[row].cpu().numpy(), cmap="viridis", alpha=0.6, vmin=low, vmax=high)
     for axes, label in zip(grid[0], ["image", *maps], strict=True):
         axes.set_title(f"stage {label}" if isinstance(label, int) else label)
     for axes in grid.flat:

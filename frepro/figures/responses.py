@@ -42,6 +42,7 @@ def frequency_responses(simulations: Sequence[Simulation]) -> Figure:
     left.set_ylim(0, 1.03)
     left.set_xlabel("graph frequency λ of the grid (square-root scale)")
     left.set_ylabel("gain (root mean square)")
+    figure.suptitle("random weights, as in the paper", fontsize=9, color="0.25")
     left.legend(handles=handles, title="mixer: cut-off λ (gain 1/√2)", fontsize=8, title_fontsize=8)
     right.axvline(1, color="0.3", linewidth=1)
     right.set_xlim(-0.03, 2.03)

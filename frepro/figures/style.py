@@ -1,5 +1,6 @@
 """Common style of all figures: page width, fonts, colours."""
 
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -36,6 +37,17 @@ def close_together(figure: Figure) -> None:
 
 def finished(figure: Figure) -> Figure:
     plt.close(figure)  # the caller shows it; pyplot would show it a second time
+    return figure
+
+
+def noted(figure: Figure, note: str) -> Figure:
+    """Write a note above the panels, in lines of the figure's width, so that the picture says it wherever it is shown.
+
+    Such a note states the weights of the networks (``Trained.note``), above all if they are random.
+    """
+    lines = fill(note[:1].upper() + note[1:], round(13 * figure.get_figwidth()))
+    figure.set_figheight(figure.get_figheight() + 0.16 * (lines.count("\n") + 1) + 0.1)
+    figure.suptitle(lines, fontsize=9, color="0.25")
     return figure
 
 

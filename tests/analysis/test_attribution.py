@@ -57,3 +57,11 @@ def test_constant_context():
 def test_other_models_have_none(images):
     with pytest.raises(ValueError, match="no SPAM mixer"):
         attribution.context_maps(timm.create_model("dfformer_s18", num_classes=0), images)
+
+
+def test_context_on_an_object():
+    maps = {1: torch.ones(2, 8, 8), 2: torch.ones(2, 8, 8)}
+    maps[1][:, :4] = 3
+    masks = torch.zeros(2, 16, 16)
+    masks[:, :8] = 1
+    assert attribution.on_object(maps, masks) == pytest.approx({1: 3, 2: 1})

@@ -87,7 +87,7 @@ def test_pictures_of_a_folder(tmp_path):
 
 def test_pictures_of_digits():
     images, shapes, textures = bias.digit_conflicts(30)
-    assert images.shape == (30, 3, 32, 32)
+    assert images.shape == (30, 3, 64, 64)
     assert images.dtype == torch.float32
     assert 0 <= images.min() < images.max() <= 1
     assert all(shape != texture for shape, texture in zip(shapes, textures, strict=True))
@@ -103,3 +103,10 @@ def test_errors():
         bias.cue_accuracy(["bear"], ["bear"], ["bear"])
     with pytest.raises(ValueError, match="longer"):
         bias.shape_bias(["bear"], SHAPES, TEXTURES)
+
+
+def test_bias_is_left_out_where_most_decisions_follow_no_cue():
+    lost = [*SHAPES[:7], *["oven"] * 9]
+    assert math.isnan(bias.shape_bias_if_meaningful(lost, SHAPES, TEXTURES))
+    assert all(math.isnan(value) for value in bias.shape_bias_by_category(lost, SHAPES, TEXTURES).values())
+    assert bias.shape_bias_if_meaningful(SHAPES, SHAPES, TEXTURES) == 1

@@ -94,3 +94,24 @@ def test_errors():
         filters.amplitudes(timm.create_model("convformer_s18", num_classes=0))
     with pytest.raises(ValueError, match="give its width"):
         filters.centred_amplitude(torch.zeros(8, 4, 1))
+
+
+def test_kinds_of_filters():
+    y, x = torch.meshgrid(torch.arange(-8, 8), torch.arange(-8, 8), indexing="ij")
+    radius = (y**2 + x**2).sqrt() / 8
+    found = {
+        "low": (radius < 0.3).float(),
+        "high": (radius > 0.7).float(),
+        "band": ((radius > 0.4) & (radius < 0.6)).float(),
+        "flat": torch.ones(16, 16),
+        "notch": ((radius < 0.3) | (radius > 0.7)).float(),
+    }
+    assert {name: filters.kind(0.1 + item) for name, item in found.items()} == {name: name for name in found}
+
+
+def test_shares_of_kinds_sum_to_one_at_each_size():
+    torch.manual_seed(0)
+    model = timm.create_model("dfformer_s18", img_size=64, num_classes=0)
+    rows = filters.shares({"DFFormer-S18": [model]})
+    assert [(row["side"], row["filters"]) for row in rows] == [(16, 12), (8, 12), (4, 36)]  # 2 x 2 is left out
+    assert all(sum(row[name] for name in filters.PASSES) == pytest.approx(1) for row in rows)

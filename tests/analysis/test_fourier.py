@@ -80,3 +80,26 @@ def test_spectra_of_a_model_average_over_all_images():
     for a, b in zip(whole, parts, strict=True):
         torch.testing.assert_close(a.log_amplitude, b.log_amplitude, atol=1e-4, rtol=0)
     assert whole[0].log_amplitude.shape == (16, 16)
+
+
+def layer(size, depth, high=0.0):
+    """A spectrum that is 0 at zero frequency and ``high`` elsewhere."""
+    values = torch.full((size, size), high)
+    values[size // 2, size // 2] = 0
+    return fourier.Spectrum("x", "block", 1, depth, values)
+
+
+def test_layers_of_similar_size():
+    stages = [layer(16, 1), layer(8, 2), layer(8, 3), layer(4, 4)]
+    plain = [layer(8, depth) for depth in range(1, 4)]
+    found = fourier.of_similar_size({"four stages": stages, "plain": plain})
+    assert {label: (len(one.log_amplitude), one.depth) for label, one in found.items()} == {
+        "four stages": (8, 3),
+        "plain": (8, 3),
+    }
+    assert len(fourier.of_similar_size({"a": stages, "b": [layer(7, 1)]})["a"].log_amplitude) == 8
+
+
+def test_high_frequencies_leave_out_the_smallest_maps():
+    rows = fourier.high_frequencies({"A": [[layer(8, 1, -1.0), layer(2, 2, -3.0)], [layer(4, 1, -2.0)]]})
+    assert [(row["network"], row["block"], row["high"]) for row in rows] == [(0, 1, -1), (1, 1, -2)]

@@ -36,7 +36,7 @@ def test_the_plan_names_the_runs_that_a_figure_needs():
     plan = reproduce.plan(FILTERS, {"profile": "smoke", "seeds": [0, 1]})
     assert [run.title.split(",")[0] for run in plan.runs] == ["gfnet_ti", "gfnet_ti"]
     assert "one notebook, 2 of 2 training runs, 3 in parallel" in plan.describe(3)
-    untrained = reproduce.plan(Artefact("dfformer", "figure", 8), {"profile": "smoke"})
+    untrained = reproduce.plan(Artefact("dfformer", "figure", 8), {"profile": "paper"})
     assert "one notebook, no training runs" in untrained.describe(3)
     bias = reproduce.plan(Artefact("spanetv2", "figure", 4), {"profile": "demo", "seeds": [3]})
     assert {run.source.name for run in bias.runs} == {"cues"}
@@ -173,3 +173,39 @@ def test_bad_input_is_named():
         Trained("dfformer", [TINY], seeds=[0, 0])
     with pytest.raises(FreproError, match="unknown profile"):
         Trained("dfformer", [TINY], "dmeo")
+
+
+@pytest.mark.parametrize(
+    ("paper", "figure", "other"),
+    [
+        ("dfformer", 1, ("dfformer", "figure", 2)),
+        ("dfformer", 8, ("dfformer", "figure", 7)),
+        ("spanet", 1, ("spanet", "table", 2)),
+        ("spanet", 2, ("spanet", "figure", 1)),
+        ("spanet", 4, ("spanet", "table", 5)),
+        ("spanetv2", 3, ("spanetv2", "table", 2)),
+    ],
+)
+def test_figures_share_runs_with_other_pages(paper, figure, other):
+    """Whatever both train is the same run; the seeds and the profile alone do not make another one."""
+    here, there = (
+        {run.measurement.key for run in reproduce.plan(each, {"profile": "demo", "seeds": [0]}).runs}
+        for each in (Artefact(paper, "figure", figure), Artefact(*other))
+    )
+    assert here & there
+    if (paper, figure) not in {("dfformer", 1), ("spanet", 1)}:  # these also have networks of timm
+        assert here <= there
+
+
+def test_the_note_of_a_picture_says_what_weights_it_shows(tmp_path):
+    assert Trained("dfformer", [TINY], "paper").note == "random weights: GFNet-Ti"
+    file = tmp_path / "gfnet-ti.safetensors"
+    save_file(timm.create_model("gfnet_ti").state_dict(), file)
+    trained = Trained("dfformer", [TINY, DFFORMER], checkpoints={"gfnet_ti": str(file)})
+    trained.run(log=silent)
+    score = trained.runs[0].measurement.record()["values"]["top1"]
+    note = trained.note
+    assert note.startswith(
+        f"small networks trained on textured, top-1 (%): DFFormer-S18 {score:.2f}; weights of files: G"
+    )
+    assert ("did not train: DFFormer-S18, seed 0" in note) == bool(trained.untrained())
