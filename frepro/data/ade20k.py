@@ -21,7 +21,7 @@ from frepro.data.annotated import IGNORED, AnnotatedImage, read_image
 from frepro.data.listing import IMAGES
 from frepro.data.sources import ADE20K
 from frepro.data.sources import ADE20K_FOLDERS as FOLDERS
-from frepro.errors import FreproError, printable
+from frepro.errors import DamagedImageError, FreproError, printable
 
 REVISION = {"ADE20K": 1}
 
@@ -44,6 +44,12 @@ class Ade20k(Dataset):
             raise FreproError(
                 f"{Path(root) / 'images' / FOLDERS[split]} holds no images ({', '.join(IMAGES)}): give the folder "
                 "ADEChallengeData2016 itself, with all images of a split in one folder"
+            )
+
+        if not any(map(_may_have_labels, (annotation for _, annotation in self.pairs))):
+            raise FreproError(
+                f"{self.pairs[0][1].parent} has no label in any of its {len(self.pairs):,} maps: a map holds 0 for "
+                "what is ignored, and 1 and more for classes"
             )
 
     def __len__(self) -> int:
@@ -97,6 +103,15 @@ def class_names(root: str | Path) -> list[str]:
     if not 2 <= len(names) <= IGNORED:
         raise FreproError(f"{table} names {len(names)} classes, but a segmenter needs 2 to {IGNORED}: copy it again")
     return names
+
+
+def _may_have_labels(annotation: Path) -> bool:
+    """Return whether a map has a label, or is damaged, which is an error once it is read."""
+    try:
+        raw = grey_levels(read_image(annotation))
+    except DamagedImageError:
+        return True
+    return raw is None or bool(raw.any())
 
 
 def grey_levels(annotation: Image.Image) -> np.ndarray | None:

@@ -359,7 +359,7 @@ def damaged_json(rng: random.Random, root: Path) -> None:
 
 def damaged_map(rng: random.Random, root: Path) -> None:
     path = rng.choice(used_images(root / "annotations"))
-    match rng.randrange(7):
+    match rng.randrange(8):
         case 0:
             Image.new("L", (SIDE, SIDE), 200).save(path, format="PNG")
         case 1:
@@ -374,6 +374,9 @@ def damaged_map(rng: random.Random, root: Path) -> None:
             path.rename(path.with_suffix(".jpg"))
         case 6:
             rng.choice(used_images(root / "images")).unlink()
+        case 7:
+            for each in used_images(path.parent):
+                Image.new("L", (SIDE, SIDE)).save(each, format="PNG")
 
 
 def damaged_classes(rng: random.Random, root: Path) -> None:
