@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from frepro import recipes, tasks
 from frepro.data import locate
-from frepro.data.coco import annotation_file
+from frepro.data.coco_files import annotation_file
 from frepro.data.export import export
 from frepro.errors import FreproError, one_line
 from frepro.training import loop, nonfinite
@@ -88,19 +88,19 @@ def unknown_category(folder: Path) -> str:
     content = json.loads(file.read_text())
     content["annotations"][5]["category_id"] = 11
     file.write_text(json.dumps(content))
-    return "has category 11, which is not one of its 10 categories: run `frepro data check"
+    return "category 11 is not one of the 10: run `frepro data check"
 
 
 def empty_val(folder: Path) -> str:
     for file in files(folder, "coco", 1):
         file.unlink()
-    return "val2017 holds no images (.png, .jpg, .jpeg)"
+    return "val2017 holds no images that "
 
 
 def empty_list(folder: Path) -> str:
     file = annotation_file(folder / "coco", "test")
     file.write_text(json.dumps(json.loads(file.read_text()) | {"images": [], "annotations": []}))
-    return "instances_val2017.json lists no images"
+    return "instances_val2017.json: splits without images: it lists none"
 
 
 @pytest.mark.parametrize("damage", [other_categories, fewer_categories, unknown_category, empty_val, empty_list])
@@ -115,7 +115,7 @@ def test_masks_and_areas_of_coco_that_are_none(folders, frepro_command):
     for change, expected in (
         ({"segmentation": [[3, 4]]}, "a polygon is not three or more pairs of numbers: [3, 4]"),
         ({"segmentation": [[1, 2, 9, 9]]}, "a polygon is not three or more pairs of numbers: [1, 2, 9, 9]"),
-        ({"area": None}, "is not a number: `frepro data check` names it"),
+        ({"area": None}, "areas that are not numbers: annotation "),
     ):
         file.write_text(json.dumps(whole | {"annotations": [each | change for each in whole["annotations"]]}))
         assert expected in said(frepro_command("train", *DETECTOR, "--data", str(folders / "coco")))

@@ -4,6 +4,7 @@ import contextlib
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -110,18 +111,38 @@ def test_the_kernel_of_a_notebook_ends_with_its_parent(number, store):
     assert not [path for path in store.rglob(".table_4.*") if number != signal.SIGKILL]
 
 
+def kill(process: subprocess.Popen, kind: int, rng: random.Random, store: Path) -> None:
+    """Kill a command alone, its whole group, or one of the processes that it has started and then the command."""
+    if kind == 0:
+        process.kill()
+    elif kind == 1:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        if others := sorted(alive(store).keys() - {process.pid}):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rng.choice(others), signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(0, 3))
+        process.kill()
+
+
 def test_reproduce_killed_at_random_moments_ends_as_if_it_had_not_been(store, frepro_command, tmp_path, monkeypatch):
-    """At the start, in training, timing or the notebook; the process alone or its whole group."""
+    """At the start, in training, timing or the notebook. FREPRO_KILLS is the number of kills; a release takes 100."""
     arguments = (*TABLE_4, "--seeds", "2", "-p", "models", '["dfformer_s18"]')
     rng = random.Random(0)
-    for number in range(6):
+    for number in range(int(os.environ.get("FREPRO_KILLS", "12"))):
         process = start(*arguments)
+        if number % 4:  # others are killed at the start
+            wait_for(lambda: store.exists() or process.poll() is not None, 60)  # noqa: B023
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(rng.uniform(0, 15))
+            process.wait(rng.uniform(0, 8))
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL) if number % 2 else process.kill()
-        process.communicate()
+            kill(process, number % 3, rng, store)
+        _, errors = process.communicate()
+        assert "Traceback" not in errors, errors
         assert wait_for(lambda: not alive(store), GRACE), alive(store)
+        if number % 10 == 9:  # begin with nothing again, so that kills do not all come after the work is done
+            shutil.rmtree(store, ignore_errors=True)
     assert frepro_command(*arguments).returncode == 0
     files = {str(path.relative_to(store)): path for path in store.rglob("*") if path.is_file()}
     monkeypatch.setenv("FREPRO_RESULTS", str(tmp_path / "straight"))
@@ -149,3 +170,23 @@ def test_a_section_of_the_benchmark_ends_with_it(number, store):
     # Its fork server, and what that has forked.
     assert wait_for(lambda: sum("forkserver" in command for command in alive(store).values()) == 2, 120)
     check_end(process, number, store)
+
+
+def test_six_at_once_make_each_run_once(store):
+    """The same table three times, and one with another run besides three times."""
+    one, two = '["dfformer_s18"]', '["dfformer_s18", "gfformer_s18"]'
+    commands = [(*TABLE_4, "--seeds", "1", "-p", "models", models) for models in (one, two) * 3]
+    processes = [start(*arguments) for arguments in commands]
+    written: dict[str, set[int]] = {}  # the files of each record that were seen: a run that is made again has two
+    while any(process.poll() is None for process in processes):
+        for record in store.glob("runs/*/record.json"):
+            with contextlib.suppress(FileNotFoundError):
+                written.setdefault(record.parent.name, set()).add(record.stat().st_ino)
+        time.sleep(0.02)
+    for process in processes:
+        _, errors = process.communicate()
+        assert process.returncode == 0, errors
+        assert all(line.startswith("waiting for another process") for line in errors.splitlines()), errors
+    assert [len(files) for files in written.values()] == [1] * 4  # two runs, and two timings
+    assert len(list(store.glob("smoke-*/dfformer/table_4/provenance.json"))) == 2
+    assert not list(store.rglob("*.part"))

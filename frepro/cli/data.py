@@ -16,16 +16,18 @@ def data_group() -> None:
 
 @data_group.command("check")
 @click.argument("folder", type=FilePath())
+@click.option("--split", type=float, help="Share of test images, for images without separate test images.")
 @click.option("--headers", is_flag=True, help="Read only image headers: faster, but misses damaged pixel data.")
-def data_check_command(folder: Path, headers: bool) -> None:
+def data_check_command(folder: Path, split: float | None, headers: bool) -> None:
     """Check a data set for missing or damaged files.
 
-    FOLDER has the layout of ImageNet, COCO 2017 or ADE20K, or MNIST's idx files (idx:/path). Prints the number of
-    images and annotations, and lists what is missing or damaged. Exits with status 1 if anything is.
+    FOLDER has the layout of ImageNet, COCO 2017 or ADE20K, or MNIST's idx files (idx:/path); it may also be a CSV.
+    Prints the number of images and annotations, and lists what is missing, damaged or unusual. Exits with status 1 if
+    anything is missing or damaged.
     """
     from frepro.data.check import check
 
-    report = check(folder, decode=not headers)
+    report = check(folder, decode=not headers, split=split)
     click.echo(report.text())
     if report.faults:
         raise FreproError(f"{folder} has missing or damaged files: repair or download again those listed above")

@@ -17,11 +17,11 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from frepro.data import listing
-from frepro.data.annotated import AnnotatedImage, read_image
+from frepro.data.annotated import IGNORED, AnnotatedImage, read_image
 from frepro.data.listing import IMAGES
 from frepro.data.sources import ADE20K
 from frepro.data.sources import ADE20K_FOLDERS as FOLDERS
-from frepro.errors import FreproError
+from frepro.errors import DamagedImageError, FreproError, printable
 
 REVISION = {"ADE20K": 1}
 
@@ -38,23 +38,27 @@ class Ade20k(Dataset):
     """
 
     def __init__(self, root: str | Path, split: str) -> None:
-        self.images = images(root, split)
-        self.annotations = Path(root) / "annotations" / FOLDERS[split]
+        self.pairs = pairs(root, split)
         self.semantic_classes = self.classes = class_names(root)
-        if not self.images:
+        if not self.pairs:
             raise FreproError(
                 f"{Path(root) / 'images' / FOLDERS[split]} holds no images ({', '.join(IMAGES)}): give the folder "
                 "ADEChallengeData2016 itself, with all images of a split in one folder"
             )
 
+        if not any(map(_may_have_labels, (annotation for _, annotation in self.pairs))):
+            raise FreproError(
+                f"{self.pairs[0][1].parent} has no label in any of its {len(self.pairs):,} maps: a map holds 0 for "
+                "what is ignored, and 1 and more for classes"
+            )
+
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.pairs)
 
     def __getitem__(self, index: int) -> AnnotatedImage:
-        file = self.images[index]
+        file, annotation = self.pairs[index]
         image = read_image(file, "RGB")
         width, height = image.size
-        annotation = self.annotations / f"{file.stem}.png"
         raw = grey_levels(read_image(annotation))
         fault = map_fault(raw, (height, width), len(self.classes))
         if fault:
@@ -72,21 +76,42 @@ class Ade20k(Dataset):
         )
 
 
-def images(root: str | Path, split: str) -> list[Path]:
-    """Return the image files of a split, sorted by name."""
-    folder = Path(root) / "images" / FOLDERS[split]
-    if not folder.is_dir():
-        raise FreproError(f"{folder} is missing: give the folder ADEChallengeData2016 itself")
-    return [folder / file.path for file in listing.images(folder)]
+def pairs(root: str | Path, split: str) -> list[tuple[Path, Path]]:
+    """Return the image files of a split with their annotations, sorted by name; see ``listing.pairs``."""
+    folders = [Path(root) / kind / FOLDERS[split] for kind in ("images", "annotations")]
+    for folder in folders:
+        if not folder.is_dir():
+            raise FreproError(f"{folder} is missing: give the folder ADEChallengeData2016 itself")
+    return listing.pairs(*folders)
 
 
 def class_names(root: str | Path) -> list[str]:
-    """Return the names in the data set's table objectInfo150.txt, or the numbers 1 to 150 if it is missing."""
-    table = next(iter(sorted(Path(root).glob("objectInfo*.txt"))), None)
+    """Return the names in the data set's table objectInfo150.txt, or the numbers 1 to 150 if it is missing.
+
+    Raises:
+        FreproError: The table cannot be read.
+    """
+    table = listing.class_table(Path(root))
     if table is None:
         return [str(number) for number in range(1, CLASSES + 1)]
-    lines = table.read_text(encoding="utf-8").splitlines()[1:]  # skips the header; the last column is Name
-    return [line.split("\t")[-1].strip() for line in lines if line.strip()]
+    try:
+        listing.check_regular(table)
+        lines = table.read_text(encoding="utf-8-sig").splitlines()[1:]  # skips the header; the last column is Name
+    except (OSError, UnicodeDecodeError) as error:
+        raise FreproError(f"{printable(table)} cannot be read ({printable(error)}): copy it again") from error
+    names = [line.split("\t")[-1].strip() for line in lines if line.strip()]
+    if not 2 <= len(names) <= IGNORED:
+        raise FreproError(f"{table} names {len(names)} classes, but a segmenter needs 2 to {IGNORED}: copy it again")
+    return names
+
+
+def _may_have_labels(annotation: Path) -> bool:
+    """Return whether a map has a label, or is damaged, which is an error once it is read."""
+    try:
+        raw = grey_levels(read_image(annotation))
+    except DamagedImageError:
+        return True
+    return raw is None or bool(raw.any())
 
 
 def grey_levels(annotation: Image.Image) -> np.ndarray | None:

@@ -1,7 +1,8 @@
 """An image with its annotations: the common sample type of scenes, COCO and ADE20K."""
 
-import stat
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,12 +10,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from frepro.data.listing import check_regular
 from frepro.errors import damaged
 
 IGNORED = 255  # in a semantic map: a pixel of no class, which counts neither in the loss nor in the metric
 
 # The errors that Pillow raises for damaged files.
 DAMAGE = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# What a file may contain, whatever its suffix. Pillow reads some other formats by starting programs.
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+# Pillow's modes of 16 bits and more, which it converts to 8 by clipping: nearly all pixels would be white.
+DEEP = ("I", "F")
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,21 +62,29 @@ def tight_boxes(masks: Tensor) -> Tensor:
     return boxes
 
 
-def check_regular(path: Path) -> None:
-    """Raise ``OSError`` unless the path is a regular file; opening a pipe would wait for a writer."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("it is not a regular file")
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """Open an image file; its pixels are not decoded yet.
+
+    Raises:
+        FileNotFoundError: It is missing.
+        OSError, ...: One of ``DAMAGE``.
+    """
+    check_regular(path)
+    with Image.open(path, formats=FORMATS) as image:
+        if image.mode.startswith(DEEP):
+            raise OSError(f"it has more than 8 bits per pixel (Pillow's mode {image.mode}): convert it to 8")
+        yield image
 
 
 def read_image(path: Path, mode: str | None = None) -> Image.Image:
     """Return a decoded image file, converted to a Pillow mode such as "RGB"; ``None`` keeps its mode.
 
     Raises:
-        DamagedImageError: The file is missing or damaged.
+        DamagedImageError: The file is missing or damaged, or has more than 8 bits per pixel and channel.
     """
     try:
-        check_regular(path)
-        with Image.open(path) as image:
+        with opened(path) as image:
             image.load()
             return image if mode is None else image.convert(mode)
     except FileNotFoundError:

@@ -3,8 +3,8 @@
 Every image is decoded, in threads, since Pillow releases Python's lock while it decodes.
 """
 
+import os
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -13,12 +13,11 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image
 
-from frepro.data import ade20k, coco, idx, listing
-from frepro.data.annotated import DAMAGE, check_regular, read_image
+from frepro.data import ade20k, coco_files, idx, listing, lists
+from frepro.data.annotated import DAMAGE, opened, read_image
 from frepro.data.sources import ADE20K, COCO, IDX, IMAGENET, check_is_folder, layout, prefix
-from frepro.errors import FreproError, printable
+from frepro.errors import DamagedImageError, FreproError, printable
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,6 +29,7 @@ TITLES = {
     "coco": "COCO 2017",
     "ade20k": "ADE20K",
     "idx": "idx files, like MNIST",
+    "list": "images of labels, to be split or split already",
 }
 SLACK = 2.0  # tolerance for boxes and masks in pixels: some coordinates in the original files are rounded
 
@@ -42,33 +42,44 @@ class Report:
         root: The data set's folder.
         layout: "imagenet", "coco", "ade20k" or "idx".
         found: One line for each split.
-        faults: Kind of fault -> number of faults and first example.
+        faults: Kind of fault -> number of faults and first example. Data with a fault cannot be used as they are.
+        notes: The same for what is unusual but can be read.
     """
 
     root: Path
     layout: str
     found: list[str] = field(default_factory=list)
     faults: dict[str, tuple[int, str]] = field(default_factory=dict)
+    notes: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def add(self, faults: Iterable[Fault]) -> None:
         for kind, example in faults:
-            count, first = self.faults.get(kind, (0, example))
-            self.faults[kind] = (count + 1, first)
+            _count(self.faults, kind, example)
+
+    def note(self, kind: str, example: str) -> None:
+        _count(self.notes, kind, example)
 
     def name(self, path: Path) -> str:
         """Return a path as shown in the report."""
-        return printable(path.relative_to(self.root).as_posix())
+        return printable(os.path.relpath(path, self.root if self.layout != "list" else self.root.parent))
 
     def text(self) -> str:
         lines = [f"{printable(self.root)}: {TITLES[self.layout]}", *(f"  {line}" for line in self.found)]
+        lines += [f"  note: {kind}: {count:,}, first {first}" for kind, (count, first) in self.notes.items()]
         lines += [f"  wrong: {kind}: {count:,}, first {first}" for kind, (count, first) in self.faults.items()]
         return "\n".join(lines if self.faults else [*lines, "  nothing is missing or damaged"])
 
 
-def check(root: str | Path, decode: bool = True) -> Report:
+def _count(found: dict[str, tuple[int, str]], kind: str, example: str) -> None:
+    count, first = found.get(kind, (0, example))
+    found[kind] = (count + 1, first)
+
+
+def check(root: str | Path, decode: bool = True, split: float | None = None) -> Report:
     """Check a complete data set.
 
     Args:
+        split: Share of test images, as for ``data.locate``.
         root: Its folder; for idx files it may be given as in ``data.sources``, after "idx:".
         decode: Decode every image and map; otherwise only headers are read, and damage after them is not found.
             Idx files are always read completely.
@@ -81,9 +92,21 @@ def check(root: str | Path, decode: bool = True) -> Report:
         check_is_folder(Path(folder))
     else:
         folder = str(root)
+    if split is not None or (lists.is_csv(folder) and not os.path.isdir(folder)):
+        report = Report(Path(folder), "list")
+        _list(report, decode, split)
+        return report
     report = Report(Path(folder), "idx" if reader in IDX else layout(Path(folder)))
     {"imagenet": _imagenet, "coco": _coco, "ade20k": _ade20k, "idx": _idx}[report.layout](report, decode)
     return report
+
+
+def _list(report: Report, decode: bool, split: float | None) -> None:
+    for name, found in lists.splits(report.root, split, seed=0).items():
+        files = [found.folder / image.path for image in found.images]
+        for _, faults in _mapped(lambda file: _size(report, file, decode), files):
+            report.add(faults)
+        report.found.append(f"{name}: {len(files):,} images of {len(found.class_to_idx):,} classes")
 
 
 def _imagenet(report: Report, decode: bool) -> None:
@@ -118,41 +141,44 @@ def _idx(report: Report, decode: bool) -> None:
 
 
 def _coco(report: Report, decode: bool) -> None:
-    tools = coco.mask_tools()
+    tools = coco_files.mask_tools()
     categories, counts = [], {}
     for split in SPLITS:
-        file, folder = coco.annotation_file(report.root, split), report.root / coco.FOLDERS[split]
+        file, folder = coco_files.annotation_file(report.root, split), report.root / coco_files.FOLDERS[split]
         if not folder.is_dir():
             report.add([("missing folders", f"{folder.name}/")])
-        if not file.is_file():
+        if not os.path.lexists(file):
             report.add([("missing annotation files", report.name(file))])
             continue
         try:
-            content = coco.read_annotations(file)
-            images = {image["id"]: (image["file_name"], image["width"], image["height"]) for image in content["images"]}
-            names = {category["id"]: category["name"] for category in content["categories"]}
+            content = coco_files.read_annotations(file)
         except FreproError as error:
             report.add([("damaged annotation files", str(error))])
             continue
-        for kind in ("image", "annotation"):
-            ids = Counter(item["id"] for item in content[f"{kind}s"])
-            twice = [number for number, count in ids.items() if count > 1]
-            report.add((f"duplicate {kind} ids", f"{file.name}: {number}") for number in twice)
+        report.add((kind, f"{file.name}: {example}") for kind, example in coco_files.faults(content))
+        found = listing.on_disk(folder, (image["file_name"] for image in content["images"]))
+        images = {
+            image["id"]: (file.path, image["width"], image["height"])
+            for image, file in zip(content["images"], found, strict=True)
+        }
+        names = {category["id"]: category["name"] for category in content["categories"]}
         has_masks = any(item.get("segmentation") for item in content["annotations"])
         for item in content["annotations"]:
-            where = f"{file.name}: annotation {item['id']} of image {printable(item['image_id'])}"
-            said_of = _annotation_faults(item, images, names, tools if has_masks else None)
-            report.add((kind, f"{where}: {said}") for kind, said in said_of)
-        if not content["annotations"]:
-            report.add([("splits without objects", folder.name)])
+            if item["image_id"] in images and item["category_id"] in names:
+                _, width, height = images[item["image_id"]]
+                _check_annotation(report, file.name, item, width, height, tools if has_masks else None)
+        others = 0
         if folder.is_dir():
             for faults in _mapped(lambda image: _coco_image_faults(report, folder, *image, decode), images.values()):  # noqa: B023
                 report.add(faults)
+            present = {file.path for file in listing.files(folder) if listing.is_image(file.path)}
+            others = len(present - {file.path for file in found})
         empty = len(images.keys() - {item["image_id"] for item in content["annotations"]})
         report.found.append(
             f"{folder.name}/: {len(images):,} images, {empty:,} of them without boxes, "
             f"{len(content['annotations']):,} boxes of {len(names):,} classes"
             + ("" if has_masks else ", without masks: enough for RetinaNet")
+            + (f"; not read: {others:,} images that are not listed" if others else "")
         )
         categories.append(names)
         counts[folder.name] = len(images)
@@ -162,7 +188,8 @@ def _coco(report: Report, decode: bool) -> None:
             ("classes in only one split", f"{name!r}, number {number}") for number, name in sorted(lone, key=str)
         )
     if any(len(names) == COCO.classes for names in categories):
-        _compare_with_whole(report, "COCO 2017", counts, {coco.FOLDERS[split]: COCO.images[split] for split in SPLITS})
+        whole = {coco_files.FOLDERS[split]: COCO.images[split] for split in SPLITS}
+        _compare_with_whole(report, "COCO 2017", counts, whole)
 
 
 def _coco_image_faults(report: Report, folder: Path, name: str, width: int, height: int, decode: bool) -> list[Fault]:
@@ -173,43 +200,37 @@ def _coco_image_faults(report: Report, folder: Path, name: str, width: int, heig
     return faults
 
 
-def _annotation_faults(
-    item: dict[str, Any], images: dict[int, tuple[str, int, int]], names: dict[int, str], tools: ModuleType | None
-) -> Iterator[Fault]:
-    """Yield what is wrong with an annotation of COCO, with its mask if ``tools`` are given."""
-    if item["image_id"] not in images:
-        yield "annotations of images that are not listed", "the file does not list its image"
+def _check_annotation(
+    report: Report, file: str, item: dict[str, Any], width: int, height: int, tools: ModuleType | None
+) -> None:
+    """Report what is wrong or unusual with an annotation of COCO, and with its mask if ``tools`` are given."""
+    where = f"{file}: {coco_files.described(item)}"
+    if faults := [*coco_files.object_faults(item)]:
+        report.add((kind, f"{where}: {said}") for kind, said in faults)
         return
-    if item["category_id"] not in names:
-        yield "labels out of range", f"category {item['category_id']} is not one of the {len(names)}"
-    if "area" in item and coco.numbers([item["area"]]) is None:
-        yield "areas that are not numbers", str(item["area"])
-    _, width, height = images[item["image_id"]]
-    box = coco.numbers(item["bbox"])
-    if box is None or len(box) != 4:
-        yield "boxes that are not four numbers", str(item["bbox"])
+    (x1, y1), (x2, y2) = item["bbox"][:2], np.add(item["bbox"][:2], item["bbox"][2:])
+    said = f"{where}: {x1:g}, {y1:g} to {x2:g}, {y2:g} in {width} x {height} pixels"
+    if not (max(x1, 0) < min(x2, width) and max(y1, 0) < min(y2, height)):
+        report.note("boxes without a pixel in their image, which are left out", said)
         return
-    (x1, y1), (x2, y2) = box[:2], box[:2] + box[2:]
-    if x1 >= x2 or y1 >= y2:
-        yield "boxes of zero size", f"{box[2]:g} x {box[3]:g} pixels"
     if min(x1, y1) < -SLACK or x2 > width + SLACK or y2 > height + SLACK:
-        yield "boxes outside their image", f"{x1:g}, {y1:g} to {x2:g}, {y2:g} in {width} x {height} pixels"
+        report.note("boxes that extend beyond their image, which are clipped", said)
     if tools is None:
         return
-    if item.get("segmentation") is None:
-        yield "annotations without masks", "others in the file have one"
+    if not item.get("segmentation"):
+        report.add([("annotations without masks", f"{where}: others in the file have one")])
         return
     try:
         reach = _reach(item["segmentation"], width, height, tools)
     except ValueError as error:
-        yield "masks that do not match", str(error)
+        report.add([("masks that do not match", f"{where}: {printable(error)}")])
         return
     if reach is None:
-        yield "empty masks", "it has no pixel"
+        report.note("masks without a pixel", where)
     elif min(reach[0] - x1, reach[1] - y1, x2 - reach[2], y2 - reach[3]) < -SLACK:
         span = "{:g}, {:g} to {:g}, {:g}"
         said = f"it extends from {span.format(*reach)}, but its box from {span.format(x1, y1, x2, y2)}"
-        yield "masks that do not match", said
+        report.note("masks that extend beyond their boxes", f"{where}: {said}")
 
 
 def _reach(segmentation: Any, width: int, height: int, tools: ModuleType) -> np.ndarray | None:
@@ -219,21 +240,20 @@ def _reach(segmentation: Any, width: int, height: int, tools: ModuleType) -> np.
         ValueError: It is not a segmentation, or belongs to an image of another size; the message says which.
     """
     if isinstance(segmentation, list):
-        polygons = coco.polygons(segmentation)
-        if not polygons:
-            return None
+        polygons = coco_files.polygons(segmentation)
         points = np.concatenate(polygons).reshape(-1, 2)
         return np.concatenate([points.min(0), points.max(0)])
-    try:
-        lengths = coco.run_lengths(segmentation, height, width, tools)
-    except TypeError as error:  # entries that are not numbers
-        raise ValueError(f"its run lengths cannot be read: {error}") from error
+    lengths = coco_files.run_lengths(segmentation, height, width, tools)
     x, y, w, h = tools.toBbox(lengths)
     return np.array([x, y, x + w, y + h]) if w and h else None
 
 
 def _ade20k(report: Report, decode: bool) -> None:
-    classes, counts = len(ade20k.class_names(report.root)), {}
+    counts, classes = {}, 0
+    try:
+        classes = len(ade20k.class_names(report.root))
+    except FreproError as error:
+        report.add([("damaged tables of classes", str(error))])
     for split in SPLITS:
         part = ade20k.FOLDERS[split]
         folders = [report.root / kind / part for kind in ("images", "annotations")]
@@ -241,43 +261,42 @@ def _ade20k(report: Report, decode: bool) -> None:
         report.add(("missing folders", f"{report.name(folder)}/") for folder in missing)
         if missing:
             continue
-        images, maps = (
-            {Path(file.path).stem: folder / file.path for file in listing.images(folder)} for folder in folders
-        )
-        if not images:
+        pairs = listing.pairs(*folders)
+        if not pairs:
             report.add([("splits without images", f"{report.name(folders[0])}/")])
-        report.add(("images without an annotation", report.name(images[name])) for name in sorted(images.keys() - maps))
-        report.add(("annotations without an image", report.name(maps[name])) for name in sorted(maps.keys() - images))
         seen, empty = np.zeros(256, dtype=bool), 0
-        pairs = [(images[name], maps.get(name)) for name in images]
         for faults, labels in _mapped(lambda pair: _pair(report, *pair, classes, decode), pairs):
             report.add(faults)
             if labels is not None:
                 seen[labels] = True
                 empty += not labels.any()
-        line = f"{part}/: {len(images):,} images"
+        line = f"{part}/: {len(pairs):,} images"
         if decode:
             line += f", {empty:,} of them without labels, {seen[1:].sum()} of {classes} classes present"
-        report.found.append(line)
-        counts[part] = len(images)
+            if pairs and empty == len(pairs):
+                report.add([("splits without labels", f"{report.name(folders[1])}/")])
+        deeper = sum("/" in path and listing.is_image(path) for path, _ in listing.files(folders[0]))
+        report.found.append(line + (f"; not read: {deeper:,} images in subfolders" if deeper else ""))
+        counts[part] = len(pairs)
     if classes == ade20k.CLASSES:
         _compare_with_whole(report, "ADE20K", counts, {ade20k.FOLDERS[split]: ADE20K.images[split] for split in SPLITS})
 
 
 def _pair(
-    report: Report, image: Path, annotation: Path | None, classes: int, decode: bool
+    report: Report, image: Path, annotation: Path, classes: int, decode: bool
 ) -> tuple[list[Fault], np.ndarray | None]:
     """Return the faults of an image and its annotation, and the annotation's labels as stored in the file."""
+    if not os.path.lexists(annotation):
+        return [*_size(report, image, decode)[1], ("images without an annotation", report.name(image))], None
+    if not os.path.lexists(image):
+        return [("annotations without an image", report.name(annotation))], None
     size, faults = _size(report, image, decode)
-    if annotation is None:
+    try:
+        raw = ade20k.grey_levels(read_image(annotation)) if decode else None
+    except DamagedImageError as error:
+        return [*faults, ("undecodable images", f"{report.name(annotation)}: {error}")], None
+    if size is None or not decode:
         return faults, None
-    other, more = _size(report, annotation, decode)
-    faults += more
-    if size is None or other is None:
-        return faults, None
-    if not decode:
-        return faults, None
-    raw = ade20k.grey_levels(read_image(annotation))
     if fault := ade20k.map_fault(raw, size[::-1], classes):
         return [*faults, (fault[0], f"{report.name(annotation)} {fault[1]}")], None
     assert raw is not None  # a map without grey levels is a fault
@@ -287,10 +306,9 @@ def _pair(
 def _size(report: Report, file: Path, decode: bool) -> tuple[tuple[int, int] | None, list[Fault]]:
     """Return the width and height of an image, and what is wrong with the file."""
     try:
-        check_regular(file)
-        with Image.open(file) as image:
+        with opened(file) as image:
             if decode:
-                image.load()
+                image.convert("RGB")
             return image.size, []
     except FileNotFoundError:
         return None, [("missing images", report.name(file))]
@@ -299,10 +317,10 @@ def _size(report: Report, file: Path, decode: bool) -> tuple[tuple[int, int] | N
 
 
 def _compare_with_whole(report: Report, name: str, counts: dict[str, int], whole: dict[str, int]) -> None:
-    """Report splits whose number of images differs from that of the complete data set with the same classes."""
+    """Note splits whose number of images differs from that of the complete data set with the same classes."""
     for split, count in counts.items():
         if count != whole[split]:
-            report.add([(f"splits that differ from {name}", f"{split}/: {count:,} images instead of {whole[split]:,}")])
+            report.note(f"splits that differ from {name}", f"{split}/: {count:,} images instead of {whole[split]:,}")
 
 
 def _mapped(function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

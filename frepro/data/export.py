@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from frepro.data import ade20k, coco
+from frepro.data import ade20k, coco_files
 from frepro.data.loading import Digits
 from frepro.data.scenes import CLASSES, SEMANTIC_CLASSES, SIZE, Scenes
 from frepro.errors import FreproError, unknown
@@ -59,7 +59,7 @@ def _imagenet(folder: Path, split: str, count: int | None, size: int, seed: int)
 
 
 def _coco(folder: Path, split: str, count: int | None, size: int, seed: int) -> int:
-    tools = coco.mask_tools()
+    tools = coco_files.mask_tools()
     scenes = _scenes(split, count, size, seed)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -67,7 +67,7 @@ def _coco(folder: Path, split: str, count: int | None, size: int, seed: int) -> 
         scene = scenes.annotated(index)  # used once, so not cached
         assert scene.masks is not None
         name = f"{index:012d}.png"
-        _save(scene.image, folder / coco.FOLDERS[split] / name)
+        _save(scene.image, folder / coco_files.FOLDERS[split] / name)
         images.append({"id": index, "file_name": name, "width": size, "height": size})
         for box, label, mask in zip(scene.boxes.tolist(), scene.labels.tolist(), scene.masks, strict=True):
             x1, y1, x2, y2 = box
@@ -89,7 +89,7 @@ def _coco(folder: Path, split: str, count: int | None, size: int, seed: int) -> 
         "annotations": annotations,
         "categories": [{"id": label + 1, "name": name, "supercategory": "digit"} for label, name in enumerate(CLASSES)],
     }
-    records.write_text(coco.annotation_file(folder, split), json.dumps(content))
+    records.write_text(coco_files.annotation_file(folder, split), json.dumps(content))
     return len(scenes)
 
 

@@ -13,6 +13,7 @@ with class folders. Folders of Kaggle's download are found below its root. val/ 
 """
 
 import os
+import posixpath
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -223,6 +224,29 @@ def images(folder: Path) -> list[File]:
     return in_order(File(entry.name, _size(entry)) for entry in found)
 
 
+def pairs(images_folder: Path, maps_folder: Path) -> list[tuple[Path, Path]]:
+    """Return each image with the map (.png) of the same name, sorted by name.
+
+    An image without a map, or a map without an image, is paired with the path of the missing file. Maps alone are none.
+
+    Raises:
+        FreproError: A folder cannot be read.
+    """
+    found = [file.path for file in images(images_folder)]
+    if not found:
+        return []
+    maps = {nfc(Path(name).stem): name for name, _ in images(maps_folder) if name.lower().endswith(".png")}
+    both = [(name, maps.get(nfc(Path(name).stem), f"{Path(name).stem}.png")) for name in found]
+    lone = maps.keys() - {nfc(Path(name).stem) for name in found}
+    both += [(f"{Path(maps[stem]).stem}.jpg", maps[stem]) for stem in sorted(lone)]
+    return [(images_folder / image, maps_folder / annotation) for image, annotation in both]
+
+
+def class_table(root: Path) -> Path | None:
+    """Return ADE20K's table of class names, objectInfo150.txt; ``None`` if there is none."""
+    return next((root / entry.name for entry in _entries(str(root)) if entry.name.startswith("objectInfo")), None)
+
+
 def in_order(found: Iterable[File]) -> list[File]:
     """Return files sorted by name."""
     return sorted(found, key=lambda file: (nfc(file.path), file.path))
@@ -234,6 +258,37 @@ def fingerprint_parts(found: Iterable[File | Image]) -> Iterator[bytes]:
         # An image without a folder of its class counts as if it lay in it, so that both are the same data set.
         path = f"{file.label}/{file.path}" if isinstance(file, Image) and "/" not in file.path else file.path
         yield os.fsencode(f"{nfc(path)}:{file.size}")
+
+
+def check_regular(path: Path) -> None:
+    """Raise ``OSError`` unless the path is a regular file; opening a pipe would wait for a writer."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is not a regular file")
+
+
+def size_of(path: Path) -> int:
+    """Return the size of a file in bytes, -1 if there is no regular file."""
+    try:
+        check_regular(path)
+        return path.stat().st_size
+    except (OSError, ValueError):  # ValueError: its name has a null character
+        return -1
+
+
+def on_disk(folder: Path, names: Iterable[str]) -> list[File]:
+    """Return files by their names below a folder, in the same order.
+
+    A name that the folder has in another Unicode form is found too. The size of a missing file is -1.
+    """
+    found, known = [], None
+    for name in names:
+        size = size_of(folder / name)
+        if size < 0 and not name.isascii():
+            known = known or {nfc(file.path): file for file in files(folder)}
+            found.append(known.get(nfc(posixpath.normpath(name)), File(name, size)))
+        else:
+            found.append(File(name, size))
+    return found
 
 
 def nfc(name: str) -> str:

@@ -12,7 +12,7 @@ import hashlib
 from collections import Counter
 from pathlib import Path
 
-from frepro.data.listing import TEST_FOLDERS, TRAIN_FOLDER, Image, Split, is_image, nfc
+from frepro.data.listing import TEST_FOLDERS, TRAIN_FOLDER, Image, Split, check_regular, is_image, nfc, on_disk
 from frepro.errors import FreproError, printable
 
 REVISION = {"image lists": 1}
@@ -93,12 +93,13 @@ def _in_folders(root: Path) -> list[Image]:
 def _listed(path: Path) -> tuple[list[Image], dict[Image, str]]:
     """Return the images of a CSV, and "train" or "test" for each if the CSV says so."""
     try:
+        check_regular(path)
         with path.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream)
             rows = list(reader)
             header = [name.strip().lower() for name in reader.fieldnames or ()]
     except OSError as error:
-        raise FreproError(f"no CSV at {path}: {error.strerror}") from error
+        raise FreproError(f"no CSV at {path}: {error.strerror or error}") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise FreproError(f"{path} is not a CSV in UTF-8: {printable(error)}") from error
     columns = {kind: next((name for name in header if name in names), None) for kind, names in COLUMNS.items()}
@@ -108,27 +109,29 @@ def _listed(path: Path) -> tuple[list[Image], dict[Image, str]]:
         )
     if not rows:
         raise FreproError(f"{path} lists no images: add a line with file and label for each")
+    values = [{(k or "").strip().lower(): v for k, v in row.items() if isinstance(v, str)} for row in rows]
+    names = [value.get(columns["file"], "").strip() for value in values]
     images, given, missing = [], {}, []
-    for number, row in enumerate(rows, 2):
-        values = {(name or "").strip().lower(): value for name, value in row.items() if isinstance(value, str)}
-        name, label = (values.get(columns[kind] or "", "").strip() for kind in ("file", "label"))
+    for number, (value, file) in enumerate(zip(values, on_disk(path.parent, names), strict=True), 2):
+        name, label = file.path, value.get(columns["label"], "").strip()
         if not name or not label:
             raise FreproError(f"{path}:{number}: the file or its label is missing")
-        file = path.parent / name
-        if not file.is_file():
+        if Path(name).is_absolute():
+            raise FreproError(f"{path}:{number}: {printable(name)[:60]} must be relative to {path.parent}")
+        if file.size < 0:
             missing.append(name)
             continue
         if not is_image(name):
             raise FreproError(f"{path}:{number}: {printable(name)} is not an image that is read (.png, .jpg, .jpeg)")
-        images.append(Image(name, file.stat().st_size, nfc(label)))
+        images.append(Image(name, file.size, nfc(label)))
         if columns["split"] is not None:
-            part = values.get(columns["split"], "").strip().lower()
+            part = value.get(columns["split"], "").strip().lower()
             if part not in (TRAIN_FOLDER, *TEST_FOLDERS):
                 raise FreproError(f"{path}:{number}: split must be train or test, not {printable(part)!r}")
             given[images[-1]] = "train" if part == TRAIN_FOLDER else "test"
     if missing:
         raise FreproError(
-            f"{path} names {len(missing):,} files that do not exist, such as {printable(missing[0])}: files are "
+            f"{path} names {len(missing):,} files that do not exist, such as {printable(missing[0])[:60]}: files are "
             f"relative to {path.parent}"
         )
     twice, count = Counter(image.path for image in images).most_common(1)[0]

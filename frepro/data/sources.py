@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from frepro import recipes
-from frepro.data import idx, label_lists, listing, lists
+from frepro.data import coco_files, idx, label_lists, listing, lists
 from frepro.data.listing import IMAGES, TEST_FOLDERS
 from frepro.errors import FreproError, printable
 from frepro.store import provenance
@@ -55,9 +55,10 @@ IMAGENET = Whole("ImageNet-1K", 1_281_167, 50_000, 1000)
 COCO = Whole("COCO", 118_287, 5_000, 80)
 ADE20K = Whole("ADE20K", 20_210, 2_000, 150)  # the challenge's part of it
 
-# Folders of "train" and "test" images in those two layouts.
-COCO_FOLDERS = {"train": "train2017", "test": "val2017"}
-ADE20K_FOLDERS = {"train": "training", "test": "validation"}  # in images/ and in annotations/
+# What precedes and follows the name of a split of COCO in its paths.
+COCO_PATHS = (("", ""), ("annotations/instances_", ".json"))
+# Folders of "train" and "test" images of ADE20K, in images/ and in annotations/.
+ADE20K_FOLDERS = {"train": "training", "test": "validation"}
 
 # The first 1,297 scans are for training, the last 500 for test. Neighbours in the file were written by the same people,
 # so this split, unlike a shuffled one, tests mostly on handwriting that is not in the training data.
@@ -195,7 +196,7 @@ def _locate(data: str | None, default: str) -> Source:
     kind = layout(folder)
     if kind == "idx":
         return _idx(folder, kind)
-    return _folder(folder) if kind == "imagenet" else _annotated(folder, kind)
+    return {"imagenet": _folder, "coco": _coco, "ade20k": _ade20k}[kind](folder)
 
 
 def prefix(data: str) -> tuple[str | None, str]:
@@ -221,7 +222,7 @@ def layout(root: Path) -> str:
     """
     check_is_folder(root)
     marks = {
-        "coco": [*COCO_FOLDERS.values(), *(f"annotations/instances_{name}.json" for name in COCO_FOLDERS.values())],
+        "coco": [f"{before}{name}{after}" for name in coco_files.FOLDERS.values() for before, after in COCO_PATHS],
         "ade20k": [f"{kind}/{name}" for kind in ("images", "annotations") for name in ADE20K_FOLDERS.values()],
         "imagenet": ["train", *TEST_FOLDERS],
     }
@@ -267,36 +268,57 @@ def _embedded(name: str) -> Source:
     return Source(name, name, None, fingerprint, *counts, classes=10)
 
 
-def _annotated(root: Path, kind: str) -> Source:
-    if kind == "coco":
-        folders, whole = [*COCO_FOLDERS.values()], COCO
-    else:
-        folders, whole = [f"images/{name}" for name in ADE20K_FOLDERS.values()], ADE20K
-    listings = []
-    for folder in folders:
+def _coco(root: Path) -> Source:
+    """Return a data set of the images that COCO's annotation files list; others in its folders are not read."""
+    files, categories = [], []
+    for split, folder in coco_files.FOLDERS.items():
         if not (root / folder).is_dir():
             raise FreproError(f"{root / folder} is missing: `frepro data check {root}` lists all that is missing")
-        # COCO's annotations name images by path; ADE20K's images must lie directly in the folder.
-        found = [file for file in listing.files(root / folder) if listing.is_image(file.path)]
-        listings.append(listing.in_order(found) if kind == "coco" else listing.images(root / folder))
-        if not listings[-1]:
-            challenge = ": arrange ADE20K as in ADEChallengeData2016, with all images of a split in one folder"
-            remedy = challenge if kind == "ade20k" else ""
-            raise FreproError(f"{root / folder} holds no images ({', '.join(IMAGES)}){remedy}")
-    parts = [part for files in (*listings, _annotation_files(root, kind)) for part in listing.fingerprint_parts(files)]
-    train, test = map(len, listings)
-    name = whole.name if (train, test) == (whole.train, whole.test) else _name(root)
+        names, known = coco_files.split(root, split)
+        found = listing.on_disk(root / folder, names)
+        if all(file.size < 0 for file in found):
+            raise FreproError(f"{root / folder} holds no images that {coco_files.annotation_file(root, split)} lists")
+        files.append(listing.in_order(found))
+        categories.append(known)
+    if categories[0] != categories[1]:
+        train, test = map(len, categories)
+        raise FreproError(
+            f"{_name(root)}: {train} training categories and {test} test categories, or different names: both "
+            "splits must have the same categories"
+        )
+    annotations = [coco_files.annotation_file(root, split) for split in coco_files.FOLDERS]
+    files.append(listing.in_order(listing.File(file.name, listing.size_of(file)) for file in annotations))
+    train, test = map(len, files[:2])
+    is_whole = (train, test, len(categories[0])) == (COCO.train, COCO.test, COCO.classes)
+    return _annotated(root, "coco", files, train, test, COCO.name if is_whole else _name(root))
+
+
+def _ade20k(root: Path) -> Source:
+    images, maps, counts = [], [], []
+    for part in ADE20K_FOLDERS.values():
+        folders = [root / kind / part for kind in ("images", "annotations")]
+        if folders[0].is_dir() and not listing.images(folders[0]):
+            raise FreproError(
+                f"{folders[0]} holds no images ({', '.join(IMAGES)}): arrange ADE20K as in ADEChallengeData2016, with "
+                "all images of a split in one folder"
+            )
+        for folder in folders:
+            if not folder.is_dir():
+                raise FreproError(f"{folder} is missing: `frepro data check {root}` lists all that is missing")
+        pairs = listing.pairs(*folders)
+        images.append([listing.File(image.name, listing.size_of(image)) for image, _ in pairs])
+        maps += [listing.File(f"{part}/{annotation.name}", listing.size_of(annotation)) for _, annotation in pairs]
+        counts.append(len(pairs))
+    table = listing.class_table(root)
+    tables = [] if table is None else [listing.File(table.name, listing.size_of(table))]
+    train, test = counts
+    name = ADE20K.name if (train, test) == (ADE20K.train, ADE20K.test) else _name(root)
+    return _annotated(root, "ade20k", [*images, listing.in_order(maps), tables], train, test, name)
+
+
+def _annotated(root: Path, kind: str, files: list[list[listing.File]], train: int, test: int, name: str) -> Source:
+    parts = [part for each in files for part in listing.fingerprint_parts(each)]
     return Source(name, kind, str(root.resolve()), provenance.sha256(*parts), train, test)
-
-
-def _annotation_files(root: Path, kind: str) -> list[listing.File]:
-    """Return the annotation files that are read, ignoring all others in their folder."""
-    folder = root / "annotations"
-    found = listing.in_order(listing.files(folder)) if folder.is_dir() else []
-    if kind == "coco":
-        return [file for file in found if file.path in {f"instances_{name}.json" for name in COCO_FOLDERS.values()}]
-    maps = [f"{name}/" for name in ADE20K_FOLDERS.values()]
-    return [file for file in found if file.path.startswith(tuple(maps)) and listing.is_image(file.path)]
 
 
 def _idx(root: Path, reader: str) -> Source:

@@ -210,6 +210,10 @@ def read_record(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: The file is damaged: it is not JSON, or lacks an entry.
     """
+    if (
+        os.path.lexists(path) and not path.is_file()
+    ):  # also a link to nowhere, and a FIFO, which would wait for a writer
+        raise ValueError("not a regular file")
     record = json.loads(path.read_text(encoding="utf-8"))
     kinds: dict[str, Any] = {
         **dict.fromkeys(("kind", "key"), str),
@@ -218,6 +222,8 @@ def read_record(path: Path) -> dict[str, Any]:
         "code": (dict, str),
     }
     if not isinstance(record, dict) or not all(isinstance(record.get(name), kind) for name, kind in kinds.items()):
+        raise ValueError("not a complete record")
+    if not isinstance(record["provenance"].get("versions"), dict):
         raise ValueError("not a complete record")
     return record
 

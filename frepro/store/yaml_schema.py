@@ -7,6 +7,7 @@ machine that only has torch, timm and accelerate.)
 
 import dataclasses
 import math
+import stat
 import types
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -28,6 +29,8 @@ class Document:
     @classmethod
     def read(cls, path: Path) -> "Document":
         try:
+            if not stat.S_ISREG(path.stat().st_mode):  # opening a FIFO would wait for a writer
+                raise OSError("it is not a regular file")
             with path.open(encoding="utf-8") as stream:  # a node then knows the name of its file
                 node = yaml.compose(stream, Loader=yaml.SafeLoader)
         except (yaml.YAMLError, UnicodeDecodeError) as error:

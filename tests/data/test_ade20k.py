@@ -59,6 +59,11 @@ def test_names_of_the_real_table(tmp_path):
     assert Ade20k(tmp_path, "train").classes == ["wall", "building, edifice"]
 
 
+def test_a_split_without_any_label_is_refused(tmp_path):
+    with pytest.raises(FreproError, match="has no label in any of its 1 maps"):
+        Ade20k(write(tmp_path, [[0, 0]]), "train")
+
+
 def test_what_is_wrong_is_named(tmp_path):
     def message(folder):
         with pytest.raises(FreproError) as error:

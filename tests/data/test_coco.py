@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from frepro.data.check import check
-from frepro.data.coco import Coco, _uncompressed, annotation_file
+from frepro.data.coco import Coco
+from frepro.data.coco_files import _uncompressed, annotation_file
 from frepro.data.export import export
 from frepro.data.scenes import CLASSES, Scenes
 from frepro.errors import FreproError
@@ -95,7 +96,12 @@ def test_boxes_are_cut_at_the_border_and_those_of_zero_size_left_out(tmp_path):
 
 
 def test_an_image_without_annotations(tmp_path):
-    (image,) = Coco(write(tmp_path, []), "train")
+    folder = write(tmp_path, [{"segmentation": POLYGON}])
+    file = annotation_file(folder, "train")
+    content = json.loads(file.read_text())
+    content["images"].append(content["images"][0] | {"id": 8})
+    file.write_text(json.dumps(content))
+    _, image = Coco(folder, "train")
     assert image.boxes.shape == (0, 4)
     assert image.masks.shape == (0, 10, 20)
     assert image.labels.dtype == torch.int64
@@ -123,15 +129,17 @@ def test_what_is_wrong_is_named(tmp_path):
     large = message("large", lambda folder: Image.new("RGB", (30, 10)).save(folder / "train2017" / "a.jpg"))
     assert "has 30 x 10 pixels, but its masks have 20 x 10" in large
     label = message("label", nothing, [{"segmentation": POLYGON, "category_id": 3}])
-    assert "annotation 1 has category 3, which is not one of its 2 categories" in label
+    assert "labels out of range: annotation 1 of image 7: category 3 is not one of the 2" in label
     mask = message("mask", nothing, [{"segmentation": {"size": [9, 20], "counts": [23, 2, 155]}}])
     assert "the mask of annotation 1 is damaged: it has 20 x 9 pixels, but its image has 20 x 10" in mask
     far = message("far", nothing, [{"segmentation": [[1, 1, 1e9, 1, 1, 1e9]]}])
     assert "the mask of annotation 1 is damaged: a polygon has a point 1e+09 pixels away" in far
-    assert "is not four numbers" in message("box", nothing, [{"segmentation": POLYGON, "bbox": [1, 2, 3]}])
+    assert "boxes that are not four numbers: annotation 1" in message(
+        "box", nothing, [{"segmentation": POLYGON, "bbox": [1, 2, 3]}]
+    )
     assert "annotation 1 has no mask: train RetinaNet, which learns boxes alone" in message("entry", nothing, [{}])
     lost = message("lost", nothing, [{"segmentation": POLYGON, "image_id": "1"}])
-    assert "annotation 1 belongs to image '1', which the file does not list: run `frepro data check" in lost
+    assert "annotation 1 of image 1: the file does not list its image: run `frepro data check" in lost
     null = message("null", nothing, [{"segmentation": POLYGON, "image_id": None}])
     assert "the image_id of annotation 1 is not an integer: None" in null
 
@@ -144,8 +152,8 @@ def test_what_is_wrong_is_named(tmp_path):
 
         return damage
 
-    assert "the id of one of its images is not an integer: 7" in message("text", edited(id="7"))
-    assert "the width of one of its images is not an integer: None" in message("width", edited(width=None))
+    assert "the id of one of its images is not an integer of 64 bits: 7" in message("text", edited(id="7"))
+    assert "the width of one of its images is not an integer of 64 bits: None" in message("width", edited(width=None))
     for place, name in (("absolute", "/etc/hostname"), ("above", "../val2017/b.jpg")):
         assert "which is outside the folder of images" in message(place, edited(file_name=name))
 

@@ -75,6 +75,7 @@ def test_record_round_trip_and_what_changed_since(store, monkeypatch):
         lambda text: text.replace('"values"', '"valves"'),
         lambda text: text.replace('"values": {', '"values": [{').replace('"seconds"', '"x": 1}], "seconds"'),
         lambda text: text.replace('"key": "', '"key": "0'),
+        lambda text: text.replace('"versions"', '"verses"'),
         lambda text: "\0" * len(text),
         lambda text: text.replace("97.0", "97.0\udcff"),
     ],
@@ -87,6 +88,21 @@ def test_a_damaged_record_counts_as_missing(store, damage):
     assert measurement.record() is None
     measurement.write({"top1": 97.0}, 1.5, "cpu")
     assert measurement.record()["values"] == {"top1": 97.0}
+
+
+@pytest.mark.parametrize("kind", ["fifo", "loop", "nowhere"])
+def test_what_is_no_file_is_no_record_and_is_replaced(store, kind):
+    measurement = Measurement("train", {"seed": 0})
+    measurement.folder.mkdir(parents=True)
+    make = {
+        "fifo": os.mkfifo,
+        "loop": lambda file: file.symlink_to(file.name),
+        "nowhere": lambda file: file.symlink_to("nowhere"),
+    }
+    make[kind](measurement.file)
+    assert measurement.record() is None
+    record = measurement.write({"top1": 97.0}, 1.5, "cpu")
+    assert measurement.record() == record
 
 
 def test_weights_that_differ_from_those_of_the_run_are_refused(store):
