@@ -130,7 +130,7 @@ def test_reproduce_killed_at_random_moments_ends_as_if_it_had_not_been(store, fr
     """At the start, in training, timing or the notebook. FREPRO_KILLS is the number of kills; a release takes 100."""
     arguments = (*TABLE_4, "--seeds", "2", "-p", "models", '["dfformer_s18"]')
     rng = random.Random(0)
-    for number in range(int(os.environ.get("FREPRO_KILLS", "12"))):
+    for number in range(int(os.environ.get("FREPRO_KILLS", "6"))):
         process = start(*arguments)
         if number % 4:  # others are killed at the start
             wait_for(lambda: store.exists() or process.poll() is not None, 60)  # noqa: B023

@@ -44,17 +44,17 @@ def ade(folder):
 @pytest.mark.parametrize("network", SEGMENTERS)
 def test_maps_without_a_label(network, folder):
     """In training their loss is nothing, in tests they count nothing."""
-    for path in (*maps(folder, "training"), *maps(folder, "validation")[:2]):
+    for path in (*maps(folder, "training")[1:], *maps(folder, "validation")[:2]):
         blank(path)
     values = loop.run(whole(network, source=ade(folder)), CPU)["values"]
-    assert values["train_loss"] == 0
+    assert np.isfinite(values["train_loss"])
     assert 0 <= values["miou"] <= 100
 
 
 def test_miou_without_a_label_is_refused(folder):
     for path in maps(folder, "validation"):
         blank(path)
-    with pytest.raises(FreproError, match="no pixel of the test images has a label: mIoU needs labelled pixels"):
+    with pytest.raises(FreproError, match="has no label in any of its 4 maps"):
         loop.run(whole("semantic_fpn", source=ade(folder)), CPU)
 
 
