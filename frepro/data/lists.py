@@ -116,8 +116,6 @@ def _listed(path: Path) -> tuple[list[Image], dict[Image, str]]:
         name, label = file.path, value.get(columns["label"], "").strip()
         if not name or not label:
             raise FreproError(f"{path}:{number}: the file or its label is missing")
-        if Path(name).is_absolute():
-            raise FreproError(f"{path}:{number}: {printable(name)[:60]} must be relative to {path.parent}")
         if file.size < 0:
             missing.append(name)
             continue
