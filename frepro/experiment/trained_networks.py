@@ -157,7 +157,9 @@ class Trained:
     def note(self) -> str:
         """What weights the networks have, in a line for a picture of them."""
         metric = self.recipe.main_metric()
-        small, files, random = [], [], []
+        small: list[str] = []
+        files: list[str] = []
+        random: list[str] = []
         for label, model, _ in self.variants:
             if label in self.by_label:
                 score = mean(_record(run)["values"][metric.name] for run in self.by_label[label])
