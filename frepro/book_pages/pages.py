@@ -234,6 +234,7 @@ def page(artefact: Artefact, folder: Path) -> None:
     describe_pictures(notebook, f" In the paper: {item.shows}" if isinstance(item, papers.Figure) else "")
     files = copied(sorted(source.glob("*.csv")), folder, f"{artefact.paper}_{artefact.name}_")
     text = render("artefact_end", origin=origin(source), folder=artefact.paper, files=files)
+    fold_code(notebook)
     title, rest = "".join(notebook["cells"][0]["source"]).split("\n", 1)
     notebook["cells"][0]["source"] = f"{title}\n\n{answer(artefact, profile, folder, files)}\n{rest}"
     notebook["cells"].append({"cell_type": "markdown", "id": "origin", "metadata": {}, "source": text})
@@ -282,6 +283,16 @@ def evidence(outcome: claims.Outcome, profile: str) -> str:
     if outcome.unit != claims.POINTS:
         return "full size"
     return "ImageNet" if profile == "paper" else "small scale"
+
+
+def fold_code(notebook: dict[str, Any]) -> None:
+    """Fold the code of every cell, and remove from it the markers of nbval, which mean nothing to a reader."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["source"] = re.sub(r"(?m)^# NBVAL_\w+\n?", "", "".join(cell["source"]))
+            tags = cell["metadata"].setdefault("tags", [])
+            if not {"remove-input", "remove-cell", "hide-cell", "hide-input"} & set(tags):
+                tags.append("hide-input")
 
 
 def describe_pictures(notebook: dict[str, Any], more: str) -> None:

@@ -74,6 +74,14 @@ def test_a_page_begins_with_its_answer(monkeypatch, tmp_path):
                 assert all(f"{verdicts.count(verdict)} {verdict}" in box for verdict in verdicts)
 
 
+def test_code_is_folded_without_markers():
+    code = {"cell_type": "code", "metadata": {}, "source": ["# NBVAL_CHECK_OUTPUT\n", "x = 1\n", "x"]}
+    removed = {"cell_type": "code", "metadata": {"tags": ["remove-input"]}, "source": "y"}
+    pages.fold_code({"cells": [code, removed, {"cell_type": "markdown", "metadata": {}, "source": "# NBVAL_X"}]})
+    assert (code["source"], code["metadata"]["tags"]) == ("x = 1\nx", ["hide-input"])
+    assert removed["metadata"]["tags"] == ["remove-input"]
+
+
 def test_every_committed_figure_is_current_and_says_what_stands_in(monkeypatch, tmp_path):
     monkeypatch.delenv("FREPRO_RESULTS")
     pages.lay_out(tmp_path / "pages")
