@@ -7,6 +7,7 @@ copies the contents of ``results/demo`` to ``book/results``, which git ignores.
 import json
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from frepro.bench import results as bench
 from frepro.bench import scaling
 from frepro.book_pages import audit
 from frepro.book_pages.markdown import render
+from frepro.experiment import claims
 from frepro.experiment.claims import did_train
 from frepro.experiment.findings import from_csv
 from frepro.report import benchmark as bench_report
@@ -232,8 +234,65 @@ def page(artefact: Artefact, folder: Path) -> None:
     describe_pictures(notebook, f" In the paper: {item.shows}" if isinstance(item, papers.Figure) else "")
     files = copied(sorted(source.glob("*.csv")), folder, f"{artefact.paper}_{artefact.name}_")
     text = render("artefact_end", origin=origin(source), folder=artefact.paper, files=files)
+    fold_code(notebook)
+    title, rest = "".join(notebook["cells"][0]["source"]).split("\n", 1)
+    notebook["cells"][0]["source"] = f"{title}\n\n{answer(artefact, profile, folder, files)}\n{rest}"
     notebook["cells"].append({"cell_type": "markdown", "id": "origin", "metadata": {}, "source": text})
     (folder / f"{artefact.name}.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+
+
+def answer(artefact: Artefact, profile: str, folder: Path, files: list[str]) -> str:
+    """Return the box at the top of a page: a claim and its test, the verdicts of all claims, and the command.
+
+    The claim shown is the first that was tested, or the first of the table if none was.
+
+    Args:
+        files: Names of the CSV files of the page, which are in the folder already.
+    """
+    source, prefix = artefact.folder(profile), f"{artefact.paper}_{artefact.name}_"
+    table = source / "claims.csv"
+    outcomes = claims.from_csv(table.read_text(encoding="utf-8")) if table.exists() else []
+    main = next((outcome for outcome in outcomes if outcome.n), outcomes[0] if outcomes else None)
+    data = [name for name in files if name == f"{prefix}claims.csv"] or files[:1]
+    command = f"make reproduce PAPER={artefact.paper} {artefact.kind.upper()}={artefact.number}"
+    return render(
+        "answer",
+        main=main,
+        badge=badge(main.verdict) if main else "",
+        evidence=evidence(main, profile) if main else "",
+        total=len(outcomes),
+        counts=Counter(outcome.verdict for outcome in outcomes),
+        stands_in=read(source)[1].get("stands_in", ""),
+        command=command + (f" PROFILE={profile}" if profile == "paper" else ""),
+        folder=artefact.paper,
+        files=copied([source / f"{artefact.name}.ipynb"], folder, prefix)
+        + data
+        + copied([source / "provenance.json"], folder, prefix),
+    )
+
+
+def badge(verdict: str) -> str:
+    """Return a verdict as HTML."""
+    return f'<span class="frepro-badge frepro-{verdict.replace(" ", "-")}">{verdict}</span>'
+
+
+def evidence(outcome: claims.Outcome, profile: str) -> str:
+    """Return what the measured difference of a claim rests on; empty if it was not measured."""
+    if not outcome.n:
+        return ""
+    if outcome.unit != claims.POINTS:
+        return "full size"
+    return "ImageNet" if profile == "paper" else "small scale"
+
+
+def fold_code(notebook: dict[str, Any]) -> None:
+    """Fold the code of every cell, and remove from it the markers of nbval, which mean nothing to a reader."""
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            cell["source"] = re.sub(r"(?m)^# NBVAL_\w+\n?", "", "".join(cell["source"]))
+            tags = cell["metadata"].setdefault("tags", [])
+            if not {"remove-input", "remove-cell", "hide-cell", "hide-input"} & set(tags):
+                tags.append("hide-input")
 
 
 def describe_pictures(notebook: dict[str, Any], more: str) -> None:

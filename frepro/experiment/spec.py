@@ -132,7 +132,9 @@ class Spec:
         if self.epochs is not None:
             if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
                 raise FreproError(f"epochs must be a positive integer, or None for the recipe's, not {self.epochs!r}")
-            recipe = recipes.of_length(recipe, self.epochs)
+            changed = recipes.of_length(recipe, self.epochs)
+            assert isinstance(changed, recipes.Classification)
+            recipe = changed
         object.__setattr__(self, "recipe", recipe)
         object.__setattr__(self, "source", source)
         labels = [label for label, *_ in self.variants]

@@ -22,7 +22,7 @@ importing torch: its metrics, data and networks. ``TASKS`` lists these classes.
 from dataclasses import replace
 from functools import lru_cache, reduce
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from frepro.errors import FreproError, unknown
 from frepro.recipes.classification import Classification
@@ -60,8 +60,6 @@ __all__ = [
     "profiles",
     "read",
 ]
-
-R = TypeVar("R", bound=Recipe)
 
 # What tables and figures are made with, and what a single model can be trained with.
 PROFILES = ("smoke", "demo", "paper")
@@ -220,7 +218,7 @@ def _profiles(document: Document) -> dict[str, tuple[Any, Document]]:
     return found
 
 
-def of_length(recipe: R, epochs: int) -> R:
+def of_length(recipe: Recipe, epochs: int) -> Recipe:
     """Return a recipe with another number of epochs.
 
     A warm-up that is too long for them is shortened. One in optimizer steps becomes the same share of the training.

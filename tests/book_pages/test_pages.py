@@ -11,6 +11,7 @@ from markdown_it import MarkdownIt
 from frepro import papers, paths, report, reproduce
 from frepro.analysis import sizes
 from frepro.book_pages import pages
+from frepro.experiment import claims
 from frepro.store import provenance
 
 
@@ -47,6 +48,38 @@ def test_pages_from_committed_results(monkeypatch, tmp_path):
     assert "{dropdown}" in origin
     assert origin.count("| `dfformer_s18` |") >= 3  # each seed of the baseline
     assert "| demo |" in (tmp_path / "pages" / "status.md").read_text()
+
+
+def test_a_page_begins_with_its_answer(monkeypatch, tmp_path):
+    monkeypatch.delenv("FREPRO_RESULTS")
+    pages.lay_out(tmp_path / "pages")
+    for artefact in reproduce.artefacts():
+        if not artefact.is_built or not (profile := pages.state(artefact)):
+            continue
+        folder = tmp_path / "pages" / artefact.paper
+        first = json.loads((folder / f"{artefact.name}.ipynb").read_text())["cells"][0]["source"]
+        title, box = first.split("\n", 1)
+        assert title.startswith("# ")
+        assert box.lstrip().startswith("::::{container} frepro-answer")
+        box = box.partition("\n::::\n")[0]
+        assert f"make reproduce PAPER={artefact.paper} {artefact.kind.upper()}={artefact.number}" in box
+        linked = re.findall(r"</results/([^>]+)>", box)
+        assert all((tmp_path / "pages" / name).exists() for name in linked)
+        assert {name.rpartition(".")[2] for name in linked} >= {"ipynb", "json"}
+        table = artefact.folder(profile) / "claims.csv"
+        if table.exists():
+            verdicts = [outcome.verdict for outcome in claims.from_csv(table.read_text())]
+            assert any(pages.badge(verdict) in box for verdict in verdicts)
+            if len(verdicts) > 1:
+                assert all(f"{verdicts.count(verdict)} {verdict}" in box for verdict in verdicts)
+
+
+def test_code_is_folded_without_markers():
+    code = {"cell_type": "code", "metadata": {}, "source": ["# NBVAL_CHECK_OUTPUT\n", "x = 1\n", "x"]}
+    removed = {"cell_type": "code", "metadata": {"tags": ["remove-input"]}, "source": "y"}
+    pages.fold_code({"cells": [code, removed, {"cell_type": "markdown", "metadata": {}, "source": "# NBVAL_X"}]})
+    assert (code["source"], code["metadata"]["tags"]) == ("x = 1\nx", ["hide-input"])
+    assert removed["metadata"]["tags"] == ["remove-input"]
 
 
 def test_every_committed_figure_is_current_and_says_what_stands_in(monkeypatch, tmp_path):
