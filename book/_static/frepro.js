@@ -50,6 +50,36 @@ function makeSortable(table) {
   });
 }
 
+/** A menu above the table for each column with `data-filter`, and the number of the rows that are shown. */
+function makeFilterable(table) {
+  const columns = [...table.tHead.querySelectorAll("th[data-filter]")];
+  if (!columns.length) return;
+  const rows = [...table.tBodies[0].rows];
+  const bar = document.createElement("div");
+  bar.className = "frepro-filters";
+  const count = document.createElement("span");
+  count.setAttribute("role", "status");
+  const menus = columns.map((head) => {
+    const menu = document.createElement("select");
+    const values = new Set(rows.map((row) => cellText(row, head.cellIndex)));
+    menu.append(new Option("all", ""), ...[...values].filter(Boolean).sort().map((value) => new Option(value)));
+    const label = document.createElement("label");
+    label.append(`${head.textContent.trim()} `, menu);
+    bar.append(label);
+    menu.addEventListener("change", show);
+    return { menu, column: head.cellIndex };
+  });
+  function show() {
+    const fits = (row) => menus.every(({ menu, column }) => !menu.value || cellText(row, column) === menu.value);
+    rows.forEach((row) => (row.hidden = !fits(row)));
+    count.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} claims`;
+  }
+  bar.append(count);
+  show();
+  table.parentElement.before(bar);
+}
+
 document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll("table.frepro").forEach(makeFilterable);
   document.querySelectorAll("table.frepro").forEach(makeSortable);
 });

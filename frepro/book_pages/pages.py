@@ -7,7 +7,6 @@ copies the contents of ``results/demo`` to ``book/results``, which git ignores.
 import json
 import re
 import shutil
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ from frepro import papers, recipes, report
 from frepro.analysis import sizes
 from frepro.bench import results as bench
 from frepro.bench import scaling
-from frepro.book_pages import audit
+from frepro.book_pages import audit, verdicts
 from frepro.book_pages.markdown import render
-from frepro.experiment import claims
+from frepro.book_pages.verdicts import state
 from frepro.experiment.claims import did_train
 from frepro.experiment.findings import from_csv
 from frepro.report import benchmark as bench_report
@@ -60,6 +59,7 @@ def lay_out(folder: Path) -> None:
     models(folder / "models")
     performance(folder / "performance")
     front(folder)
+    verdicts.write(folder)
     (folder / "audit.md").write_text(audit.page(), encoding="utf-8")
 
 
@@ -206,11 +206,6 @@ def _benchmark(found: bench.Found, folder: Path, source: Path) -> dict[str, str]
     return parts
 
 
-def state(artefact: Artefact) -> str:
-    """Return the most complete profile with a result: "paper", "demo", or empty."""
-    return next((p for p in ("paper", "demo") if (artefact.folder(p) / "provenance.json").exists()), "")
-
-
 def progress(artefact: Artefact) -> str:
     """Return the state of an artefact with a notebook for the status page."""
     profile = state(artefact)
@@ -244,24 +239,18 @@ def page(artefact: Artefact, folder: Path) -> None:
 def answer(artefact: Artefact, profile: str, folder: Path, files: list[str]) -> str:
     """Return the box at the top of a page: a claim and its test, the verdicts of all claims, and the command.
 
-    The claim shown is the first that was tested, or the first of the table if none was.
-
     Args:
         files: Names of the CSV files of the page, which are in the folder already.
     """
     source, prefix = artefact.folder(profile), f"{artefact.paper}_{artefact.name}_"
-    table = source / "claims.csv"
-    outcomes = claims.from_csv(table.read_text(encoding="utf-8")) if table.exists() else []
-    main = next((outcome for outcome in outcomes if outcome.n), outcomes[0] if outcomes else None)
-    data = [name for name in files if name == f"{prefix}claims.csv"] or files[:1]
+    found = verdicts.of(artefact, profile)
+    data = [name for name in files if name == f"{prefix}{verdicts.NAME}"] or files[:1]
     command = f"make reproduce PAPER={artefact.paper} {artefact.kind.upper()}={artefact.number}"
     return render(
         "answer",
-        main=main,
-        badge=badge(main.verdict) if main else "",
-        evidence=evidence(main, profile) if main else "",
-        total=len(outcomes),
-        counts=Counter(outcome.verdict for outcome in outcomes),
+        main=verdicts.main(found),
+        total=len(found),
+        counts=verdicts.totals(found),
         stands_in=read(source)[1].get("stands_in", ""),
         command=command + (f" PROFILE={profile}" if profile == "paper" else ""),
         folder=artefact.paper,
@@ -269,20 +258,6 @@ def answer(artefact: Artefact, profile: str, folder: Path, files: list[str]) -> 
         + data
         + copied([source / "provenance.json"], folder, prefix),
     )
-
-
-def badge(verdict: str) -> str:
-    """Return a verdict as HTML."""
-    return f'<span class="frepro-badge frepro-{verdict.replace(" ", "-")}">{verdict}</span>'
-
-
-def evidence(outcome: claims.Outcome, profile: str) -> str:
-    """Return what the measured difference of a claim rests on; empty if it was not measured."""
-    if not outcome.n:
-        return ""
-    if outcome.unit != claims.POINTS:
-        return "full size"
-    return "ImageNet" if profile == "paper" else "small scale"
 
 
 def fold_code(notebook: dict[str, Any]) -> None:

@@ -1,17 +1,18 @@
 """The pages that are made from results."""
 
+import csv
 import html
 import json
 import re
 import shutil
+from collections import Counter
 
 import pytest
 from markdown_it import MarkdownIt
 
 from frepro import papers, paths, report, reproduce
 from frepro.analysis import sizes
-from frepro.book_pages import pages
-from frepro.experiment import claims
+from frepro.book_pages import pages, verdicts
 from frepro.store import provenance
 
 
@@ -66,12 +67,30 @@ def test_a_page_begins_with_its_answer(monkeypatch, tmp_path):
         linked = re.findall(r"</results/([^>]+)>", box)
         assert all((tmp_path / "pages" / name).exists() for name in linked)
         assert {name.rpartition(".")[2] for name in linked} >= {"ipynb", "json"}
-        table = artefact.folder(profile) / "claims.csv"
-        if table.exists():
-            verdicts = [outcome.verdict for outcome in claims.from_csv(table.read_text())]
-            assert any(pages.badge(verdict) in box for verdict in verdicts)
-            if len(verdicts) > 1:
-                assert all(f"{verdicts.count(verdict)} {verdict}" in box for verdict in verdicts)
+        if found := [each.outcome.verdict for each in verdicts.of(artefact, profile)]:
+            assert any(verdicts.badge(verdict) in box for verdict in found)
+            if len(found) > 1:
+                assert all(f"{found.count(verdict)} {verdict}" in box for verdict in found)
+
+
+def test_the_page_of_claims_and_its_totals_are_those_of_the_tables(monkeypatch, tmp_path):
+    monkeypatch.delenv("FREPRO_RESULTS")
+    pages.lay_out(tmp_path / "pages")
+    stored = [
+        row
+        for file in (paths.ROOT / "results" / "demo").glob("*/table_*/claims.csv")
+        for row in csv.DictReader(file.open(encoding="utf-8"))
+    ]
+    rows = list(csv.DictReader((tmp_path / "pages" / "all_claims.csv").open(encoding="utf-8")))
+    assert Counter(row["verdict"] for row in rows) == Counter(row["verdict"] for row in stored)
+    page = (tmp_path / "pages" / "claims.md").read_text()
+    strip = (tmp_path / "pages" / "totals.md").read_text()
+    assert f"Of the {len(stored)} claims" in strip
+    for verdict, count in Counter(row["verdict"] for row in stored).items():
+        assert f"{count} {verdicts.badge(verdict)}" in page
+        assert f"{count} {verdicts.badge(verdict)}" in strip
+    assert all(row["claim"] in html.unescape(page) for row in stored)
+    assert {row["evidence"] for row in rows if not row["measured"]} == {""}
 
 
 def test_code_is_folded_without_markers():
