@@ -41,7 +41,7 @@ def test_notebook(path):
     of_backbones = {"trained", "checkpoints", "backbones", "sizes", "images", "native_size"}
     experiment = notebook.definition(notebook.parameters())
     starts = experiment.starts or {}
-    own = of_backbones if table.is_of_backbones else {"trained", "checkpoints"}
+    own = of_backbones if table.is_of_backbones else {"trained", "checkpoints", "epochs"}
     if starts:
         own = own | {"backbones"}
     assert set(notebook.parameters()) - own == {"profile", "seeds", "models", "data", "device", "output"}

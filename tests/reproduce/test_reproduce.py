@@ -191,8 +191,8 @@ def test_a_notebook_of_another_artefact_is_refused(checkout):
     """Copied for a new table, and the old one's name left in: nothing is made, and the remedy is told."""
     edit(
         checkout / "notebooks" / "spanet" / "table_5.ipynb",
-        'Experiment(\\"spanet\\", 5,',
-        'Experiment(\\"dfformer\\", 4,',
+        '\\"spanet\\", 5, variants,',
+        '\\"dfformer\\", 4, variants,',
     )
     done = in_checkout(checkout, "reproduce", "--paper", "spanet", "--table", "5", "--profile", "smoke")
     assert done.returncode == 1
@@ -216,10 +216,10 @@ def test_a_result_that_names_another_figure_is_refused(checkout, store):
 
 def test_a_variant_added_in_the_notebook_is_in_plan_and_result(checkout, store):
     """As a tinkerer would: one call after the experiment, a claim with it; a misspelt one takes its row alone."""
-    cell = "checkpoints=checkpoints)"
+    cell = 'epochs=epochs\\n",\n    ")'
     more = '.with_variant(\\n    \\"N = 8\\", \\"dfformer_s18\\", \\"Eight outperform four.\\", num_filters=8\\n)'
     bad = '.with_variant(\\"odd\\", \\"dfformer_s18\\", num_filterz=8)'
-    edit(checkout / "notebooks" / "dfformer" / "table_4.ipynb", cell, f"{cell}{more}{bad}")
+    edit(checkout / "notebooks" / "dfformer" / "table_4.ipynb", cell, f'{cell[:-1]}{more}{bad}"')
     done = in_checkout(checkout, *TABLE_4, *TWO)
     assert done.returncode == 1  # for the row that could not be built
     assert "training runs: 0 cached, 4 to do" in done.stdout
