@@ -219,7 +219,7 @@ def test_a_variant_added_in_the_notebook_is_in_plan_and_result(checkout, store):
     cell = 'epochs=epochs\\n",\n    ")'
     more = '.with_variant(\\n    \\"N = 8\\", \\"dfformer_s18\\", \\"Eight outperform four.\\", num_filters=8\\n)'
     bad = '.with_variant(\\"odd\\", \\"dfformer_s18\\", num_filterz=8)'
-    edit(checkout / "notebooks" / "dfformer" / "table_4.ipynb", cell, f'{cell[:-1]}{more}{bad}"')
+    edit(checkout / "notebooks" / "dfformer" / "table_4.ipynb", cell, f"{cell}{more}{bad}")
     done = in_checkout(checkout, *TABLE_4, *TWO)
     assert done.returncode == 1  # for the row that could not be built
     assert "training runs: 0 cached, 4 to do" in done.stdout
